@@ -1,0 +1,2 @@
+//! The `hookwright` program.
+fn main() {}
