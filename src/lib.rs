@@ -1,1 +1,13 @@
-//! hookwright
+//! Hookwright: a Kubernetes operator that is a complete webhook delivery system.
+//!
+//! Knowledge flows one way: [`api`] and [`model`] know nobody, [`store`] and [`routes`] hold state,
+//! [`delivery`], `server` and `controller` act, `run` wires them.
+
+pub mod api;
+pub mod clock;
+pub mod config;
+pub mod delivery;
+pub mod metrics;
+pub mod model;
+pub mod routes;
+pub mod store;

@@ -1,0 +1,122 @@
+//! Settings of `hookwright run`. Each flag is also an environment variable; the chart names them once.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use ipnet::IpNet;
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// For people.
+    Text,
+}
+
+/// `NAMESPACE/NAME` of the Service in front of the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceName {
+    /// Its namespace, which is the operator's own.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl std::str::FromStr for ServiceName {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('/') {
+            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+                Ok(Self { namespace: namespace.to_owned(), name: name.to_owned() })
+            }
+            _ => Err(format!("must be NAMESPACE/NAME, is {text:?}")),
+        }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    text.parse::<jiff::SignedDuration>()
+        .map_err(|error| error.to_string())
+        .and_then(|duration| Duration::try_from(duration).map_err(|_| "must not be negative".to_owned()))
+}
+
+/// Settings of `hookwright run`.
+#[derive(Args, Clone, Debug)]
+pub struct Config {
+    /// Kubeconfig file; none: the pod's ServiceAccount, else the user's own kubeconfig.
+    #[arg(long, env = "HOOKWRIGHT_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Directory of the store. One process at a time uses it.
+    #[arg(long, env = "HOOKWRIGHT_DATA_DIR", value_name = "DIR", default_value = "/var/lib/hookwright")]
+    pub data_dir: PathBuf,
+
+    /// Address of the HTTPS door.
+    #[arg(long, env = "HOOKWRIGHT_LISTEN", value_name = "ADDRESS:PORT", default_value = "[::]:8443")]
+    pub listen: SocketAddr,
+
+    /// Address of /metrics, /livez and /readyz (plain HTTP).
+    #[arg(long, env = "HOOKWRIGHT_METRICS_LISTEN", value_name = "ADDRESS:PORT", default_value = "[::]:8080")]
+    pub metrics_listen: SocketAddr,
+
+    /// The Service in front: names in the serving certificate, and the operator's own namespace.
+    #[arg(
+        long,
+        env = "HOOKWRIGHT_SERVICE",
+        value_name = "NAMESPACE/NAME",
+        default_value = "hookwright-system/hookwright"
+    )]
+    pub service: ServiceName,
+
+    /// Range that deliveries may reach although the built-in table denies it. Repeatable.
+    #[arg(long, env = "HOOKWRIGHT_ALLOW_CIDR", value_name = "CIDR", value_delimiter = ',')]
+    pub allow_cidr: Vec<IpNet>,
+
+    /// Range that deliveries may not reach; wins over --allow-cidr. Repeatable.
+    #[arg(long, env = "HOOKWRIGHT_DENY_CIDR", value_name = "CIDR", value_delimiter = ',')]
+    pub deny_cidr: Vec<IpNet>,
+
+    /// Serve only this namespace. Repeatable; none: all.
+    #[arg(long, env = "HOOKWRIGHT_NAMESPACE", value_name = "NAMESPACE", value_delimiter = ',')]
+    pub namespace: Vec<String>,
+
+    /// How log lines are written.
+    #[arg(long, env = "HOOKWRIGHT_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
+    pub log_format: LogFormat,
+
+    /// Which log lines: a tracing filter such as `info` or `hookwright=debug,kube=warn`.
+    #[arg(long, env = "HOOKWRIGHT_LOG", value_name = "FILTER", default_value = "info")]
+    pub log: String,
+
+    /// Largest body of one publishing request, in bytes.
+    #[arg(long, env = "HOOKWRIGHT_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = 1 << 20)]
+    pub max_body_bytes: usize,
+
+    /// How long data of a deleted Webhook is kept after its deletion was seen.
+    #[arg(long, env = "HOOKWRIGHT_PURGE_GRACE", value_name = "DURATION", default_value = "10m", value_parser = duration)]
+    pub purge_grace: Duration,
+
+    /// A Webhook whose every attempt failed for this long is disabled.
+    #[arg(long, env = "HOOKWRIGHT_DISABLE_AFTER", value_name = "DURATION", default_value = "120h", value_parser = duration)]
+    pub disable_after: Duration,
+
+    /// A delivery that was held for longer ends as Failed, reason Expired.
+    #[arg(long, env = "HOOKWRIGHT_HELD_LIMIT", value_name = "DURATION", default_value = "168h", value_parser = duration)]
+    pub held_limit: Duration,
+
+    /// Shortest time between two writes of one Webhook's status.
+    #[arg(long, env = "HOOKWRIGHT_STATUS_INTERVAL", value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    pub status_interval: Duration,
+
+    /// On SIGTERM, attempts under way get this long to end.
+    #[arg(long, env = "HOOKWRIGHT_SHUTDOWN_GRACE", value_name = "DURATION", default_value = "20s", value_parser = duration)]
+    pub shutdown_grace: Duration,
+
+    /// Free space in the data directory's file system below which publishing is refused, in bytes.
+    #[arg(long, env = "HOOKWRIGHT_MIN_FREE_BYTES", value_name = "BYTES", default_value_t = 256 << 20)]
+    pub min_free_bytes: u64,
+}

@@ -1,0 +1,38 @@
+//! Delivering: what is due is claimed, sent, judged and recorded.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+
+use crate::model::ids::DeliveryName;
+use crate::model::verdict::Verdict;
+use crate::routes::Endpoint;
+use crate::store::{Attempt, Event};
+
+/// One attempt to make.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Its name is the `webhook-id`.
+    pub name: DeliveryName,
+    /// Where to and how.
+    pub endpoint: Arc<Endpoint>,
+    /// What.
+    pub event: Arc<Event>,
+    /// Marked as a test in the request (`hookwright-test: true`).
+    pub test: bool,
+}
+
+/// An attempt that was made, and judged.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// As it is recorded, already masked and cut.
+    pub attempt: Attempt,
+    /// What follows.
+    pub verdict: Verdict,
+}
+
+/// Makes attempts. One implementation talks HTTPS; tests script another.
+pub trait Sender: Send + Sync + 'static {
+    /// Makes one attempt; never fails, never takes longer than the endpoint's timeout (and a little).
+    fn send(&self, job: Job) -> BoxFuture<'_, Sent>;
+}

@@ -1,0 +1,63 @@
+//! Which event types a Webhook wants.
+
+use std::collections::HashSet;
+
+/// Compiled `spec.eventTypes`: exact names, `prefix.*`, or `*`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    all: bool,
+    exact: HashSet<Box<str>>,
+    /// With the final dot: `invoice.` for `invoice.*`.
+    prefixes: Vec<Box<str>>,
+}
+
+impl Filter {
+    /// Compiles patterns that the CRD's rules have accepted; any other is taken as an exact name.
+    pub fn compile<S: AsRef<str>>(patterns: &[S]) -> Self {
+        let mut filter = Self::default();
+        for pattern in patterns.iter().map(AsRef::as_ref) {
+            match pattern.strip_suffix('*') {
+                Some("") => filter.all = true,
+                Some(prefix) if prefix.ends_with('.') => filter.prefixes.push(prefix.into()),
+                _ => {
+                    filter.exact.insert(pattern.into());
+                }
+            }
+        }
+        filter
+    }
+
+    /// Whether an event of this type is wanted. `invoice.*` wants `invoice.paid` and `invoice.a.b`, not
+    /// `invoice` or `invoice.`.
+    pub fn wants(&self, event_type: &str) -> bool {
+        self.all
+            || self.exact.contains(event_type)
+            || self.prefixes.iter().any(|prefix| {
+                event_type.strip_prefix(&**prefix).is_some_and(|rest| !rest.is_empty())
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_is_wanted_exactly_by_prefix_or_always() {
+        let filter = Filter::compile(&["order.created", "invoice.*"]);
+        for (event_type, wanted) in [
+            ("order.created", true),
+            ("order.created.v2", false),
+            ("order.Created", false),
+            ("invoice.paid", true),
+            ("invoice.a.b", true),
+            ("invoice", false),
+            ("invoice.", false),
+            ("invoices.paid", false),
+        ] {
+            assert_eq!(filter.wants(event_type), wanted, "{event_type}");
+        }
+        assert!(Filter::compile(&["*"]).wants("anything"));
+        assert!(!Filter::compile::<&str>(&[]).wants("anything"));
+    }
+}

@@ -1,0 +1,136 @@
+//! Names of things: Webhooks, events, deliveries.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::time::UnixMillis;
+
+macro_rules! uuid_newtype {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// Wraps a UUID.
+            pub const fn from_uuid(uuid: Uuid) -> Self {
+                Self(uuid)
+            }
+
+            /// The UUID.
+            pub const fn uuid(self) -> Uuid {
+                self.0
+            }
+
+            /// The 16 bytes, which sort as the text does.
+            pub const fn as_bytes(&self) -> &[u8; 16] {
+                self.0.as_bytes()
+            }
+
+            /// From 16 bytes.
+            pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+                Self(Uuid::from_bytes(bytes))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.hyphenated().fmt(f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = uuid::Error;
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                Uuid::parse_str(text).map(Self)
+            }
+        }
+    };
+}
+
+uuid_newtype! {
+    /// `metadata.uid` of a Webhook: one of the same name made later has another.
+    WebhookUid
+}
+uuid_newtype! {
+    /// Ours, for one accepted event: a `UUIDv7`, answered to the publisher as `id`. Not the `CloudEvents` id.
+    EventUid
+}
+uuid_newtype! {
+    /// One event for one Webhook: a `UUIDv7`, its name in the log and the `webhook-id` of every attempt.
+    /// Sorts by acceptance, since the time in it is the time of acceptance.
+    DeliveryName
+}
+
+/// A namespace's name. Cheap to clone.
+pub type Namespace = Arc<str>;
+
+/// Which Webhook, by identity and by the name that people use.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct WebhookRef {
+    /// `metadata.uid`.
+    pub uid: WebhookUid,
+    /// `metadata.namespace`.
+    pub namespace: Namespace,
+    /// `metadata.name`.
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for WebhookRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Makes `UUIDv7`s that grow within one process, also within a millisecond and when the clock is set back
+/// (then they go on from the last time seen).
+#[derive(Debug, Default)]
+pub struct Minter(Mutex<uuid::ContextV7>);
+
+impl Minter {
+    /// A new event's id.
+    pub fn event(&self, now: UnixMillis) -> EventUid {
+        EventUid(self.mint(now))
+    }
+
+    /// A new delivery's name.
+    pub fn delivery(&self, now: UnixMillis) -> DeliveryName {
+        DeliveryName(self.mint(now))
+    }
+
+    fn mint(&self, now: UnixMillis) -> Uuid {
+        let millis = u64::try_from(now.as_millis()).unwrap_or(0);
+        let nanos = u32::try_from(millis % 1000).unwrap_or(0) * 1_000_000;
+        let context = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Uuid::new_v7(uuid::Timestamp::from_unix(&*context, millis / 1000, nanos))
+    }
+}
+
+impl DeliveryName {
+    /// The time in the name: when the delivery was accepted.
+    pub fn accepted_at(self) -> UnixMillis {
+        let mut bytes = [0; 8];
+        bytes[2..].copy_from_slice(&self.as_bytes()[..6]);
+        UnixMillis::from_millis(i64::from_be_bytes(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_grow_within_a_millisecond_and_when_the_clock_is_set_back() {
+        let minter = Minter::default();
+        let now = UnixMillis::from_millis(1_700_000_000_123);
+        let names: Vec<_> =
+            [now, now, now, UnixMillis::from_millis(1_600_000_000_000)].map(|at| minter.delivery(at)).into();
+        assert!(names.is_sorted_by(|a, b| a < b), "{names:?}");
+        assert_eq!(names[0].accepted_at(), now);
+    }
+}

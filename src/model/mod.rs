@@ -1,0 +1,15 @@
+//! The pure domain: what an event, a target, a retry, a verdict and a signature are.
+//!
+//! Nothing here knows tokio, kube, reqwest or hyper, asks a clock or opens a socket.
+
+pub mod address;
+pub mod event;
+pub mod filter;
+pub mod ids;
+pub mod rate;
+pub mod retry;
+pub mod signature;
+pub mod target;
+pub mod text;
+pub mod time;
+pub mod verdict;

@@ -1,0 +1,118 @@
+//! The table of routes: plain state, tested by calling it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use super::Route;
+use crate::model::event::Attributes;
+use crate::model::ids::{Namespace, WebhookRef, WebhookUid};
+use crate::store::Wakes;
+
+/// Compiled Webhooks by namespace and by identity.
+#[derive(Debug, Default)]
+pub struct Table {
+    routes: RwLock<Routes>,
+    synced: AtomicBool,
+    for_engine: Wakes,
+    for_controller: Wakes,
+}
+
+#[derive(Debug, Default)]
+struct Routes {
+    by_namespace: HashMap<Namespace, Vec<Arc<Route>>>,
+    by_uid: HashMap<WebhookUid, Arc<Route>>,
+}
+
+impl Routes {
+    fn take(&mut self, uid: WebhookUid) -> Option<Arc<Route>> {
+        let route = self.by_uid.remove(&uid)?;
+        let namespace = &route.webhook.namespace;
+        if let Some(list) = self.by_namespace.get_mut(namespace) {
+            list.retain(|other| other.webhook.uid != uid);
+            if list.is_empty() {
+                self.by_namespace.remove(namespace);
+            }
+        }
+        Some(route)
+    }
+}
+
+impl Table {
+    fn read(&self) -> RwLockReadGuard<'_, Routes> {
+        self.routes.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a route in force, in place of an earlier one of the same Webhook.
+    pub fn upsert(&self, route: Route) {
+        let uid = route.webhook.uid;
+        let route = Arc::new(route);
+        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+        routes.take(uid);
+        routes.by_namespace.entry(Arc::clone(&route.webhook.namespace)).or_default().push(Arc::clone(&route));
+        routes.by_uid.insert(uid, route);
+        drop(routes);
+        self.wake(uid);
+    }
+
+    /// Takes a Webhook out; tells whether it was there.
+    pub fn remove(&self, uid: WebhookUid) -> bool {
+        let removed = self.routes.write().unwrap_or_else(PoisonError::into_inner).take(uid).is_some();
+        if removed {
+            self.wake(uid);
+        }
+        removed
+    }
+
+    fn wake(&self, uid: WebhookUid) {
+        self.for_engine.add([uid]);
+        self.for_controller.add([uid]);
+    }
+
+    /// The Webhooks of a namespace that want this event.
+    pub fn matching(&self, namespace: &str, event: &Attributes) -> Vec<Arc<Route>> {
+        let routes = self.read();
+        let list = routes.by_namespace.get(namespace).map(Vec::as_slice).unwrap_or_default();
+        list.iter().filter(|route| route.filter.wants(&event.event_type)).cloned().collect()
+    }
+
+    /// All Webhooks of a namespace.
+    pub fn namespace(&self, namespace: &str) -> Vec<Arc<Route>> {
+        self.read().by_namespace.get(namespace).cloned().unwrap_or_default()
+    }
+
+    /// One Webhook.
+    pub fn get(&self, uid: WebhookUid) -> Option<Arc<Route>> {
+        self.read().by_uid.get(&uid).cloned()
+    }
+
+    /// Every Webhook.
+    pub fn webhooks(&self) -> Vec<WebhookRef> {
+        self.read().by_uid.values().map(|route| route.webhook.clone()).collect()
+    }
+
+    /// Namespaces that have a Webhook.
+    pub fn namespaces(&self) -> Vec<Namespace> {
+        self.read().by_namespace.keys().cloned().collect()
+    }
+
+    /// Called once the first complete list is in the table: from then on what does not match has no Webhook.
+    pub fn set_synced(&self) {
+        self.synced.store(true, Ordering::Release);
+    }
+
+    /// Whether the first complete list is in the table. Before, nothing may be accepted.
+    pub fn is_synced(&self) -> bool {
+        self.synced.load(Ordering::Acquire)
+    }
+
+    /// Webhooks whose route changed or went. One consumer: the delivery engine.
+    pub fn for_engine(&self) -> &Wakes {
+        &self.for_engine
+    }
+
+    /// Webhooks whose route changed or went. One consumer: the controller.
+    pub fn for_controller(&self) -> &Wakes {
+        &self.for_controller
+    }
+}

@@ -1,0 +1,209 @@
+//! The durable queue and log: what is accepted is here before it is answered, and stays until it is done.
+//!
+//! [`Store`] is the seam between the engines. It assumes neither one process nor one machine: ids are made by
+//! the caller, time is given by the caller, a claim expires. What an engine promises:
+//!
+//! 1. [`Store::append`], [`Store::record`], [`Store::update`] and [`Store::adopt`] return after their effect is
+//!    synced to disk (one sync serves the group of callers that came together). It then survives `kill -9` and
+//!    power loss. Each call is atomic: all of it is there after a crash, or nothing.
+//! 2. A delivery is claimed by one claimant at a time until the claim is recorded, released or expired.
+//! 3. After a failed sync nothing more is written ([`Error::Poisoned`]): the process must end.
+//! 4. What is read ([`Store::summary`], [`Store::query`]) reflects every call that has returned.
+//!
+//! `Held` is not stored: it is derived from the Webhook's live state by whoever reads.
+
+pub mod embedded;
+pub mod records;
+pub mod wakes;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+use crate::model::ids::{DeliveryName, EventUid, Namespace, WebhookRef, WebhookUid};
+use crate::model::time::UnixMillis;
+pub use records::{
+    Attempt, Claimed, Delivery, EndReason, Event, NewDelivery, NewEvent, Next, Outcome, State, Summary,
+};
+pub use wakes::Wakes;
+
+/// What can go wrong in a store.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A write or sync failed earlier; nothing is written until the process is started anew.
+    #[error("the store stopped writing after a failed write or sync; restart the process")]
+    Poisoned,
+    /// The store is being closed.
+    #[error("the store is closed")]
+    Closed,
+    /// The disk has too little room to accept more; outcomes are still recorded.
+    #[error("too little room on the disk of the data directory: free some or enlarge the volume")]
+    Full,
+    /// What the directory holds cannot be used by this program.
+    #[error("{0}")]
+    Unusable(String),
+    /// What was read is not what was written.
+    #[error("cannot read {what}")]
+    Corrupt {
+        /// Which record.
+        what: String,
+        /// The decoder's word.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The engine failed.
+    #[error("cannot {what}")]
+    Engine {
+        /// What was attempted.
+        what: &'static str,
+        /// The engine's word.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl Error {
+    /// Metric label.
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::Poisoned => "poisoned",
+            Self::Closed => "closed",
+            Self::Full => "full",
+            Self::Unusable(_) => "unusable",
+            Self::Corrupt { .. } => "corrupt",
+            Self::Engine { .. } => "engine",
+        }
+    }
+}
+
+/// A store's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What became of one appended event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// Stored, with all its deliveries.
+    New,
+    /// The same `source` and `id` came within the window: nothing stored; the first one's id.
+    Duplicate(EventUid),
+}
+
+/// Asks for deliveries that are due.
+#[derive(Clone, Debug)]
+pub struct ClaimRequest {
+    /// Of which Webhook.
+    pub webhook: WebhookUid,
+    /// Due at or before this.
+    pub now: UnixMillis,
+    /// At most so many.
+    pub limit: usize,
+    /// Only this one, due or not (the probe of an unhealthy endpoint).
+    pub only: Option<DeliveryName>,
+    /// The claim is void after this, and the delivery may be claimed by another.
+    pub lease: Duration,
+}
+
+/// The answer to a [`ClaimRequest`].
+#[derive(Debug, Default)]
+pub struct Claims {
+    /// Claimed, longest due first.
+    pub deliveries: Vec<Claimed>,
+    /// When the next unclaimed delivery is due (may be in the past when the limit cut the list);
+    /// none: nothing else waits.
+    pub next_due: Option<UnixMillis>,
+}
+
+/// Which part of the log.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    /// One namespace; none: all.
+    pub namespace: Option<Namespace>,
+    /// One Webhook by identity.
+    pub webhook: Option<WebhookUid>,
+    /// Only these stored states; empty: all.
+    pub states: Vec<State>,
+    /// Only older than this name (exclusive), for paging newest first.
+    pub before: Option<DeliveryName>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// A page of the log, newest first.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// The deliveries.
+    pub deliveries: Vec<Delivery>,
+    /// Where the next page begins; none: this was the last.
+    pub next: Option<DeliveryName>,
+}
+
+/// A change of a Webhook's summary that no delivery causes.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A disabled Webhook is enabled again, and its failures in a row are forgotten.
+    Enable,
+    /// A disabled or enabled state is set, as when it failed without a break for too long.
+    Disable(records::Disabled),
+}
+
+/// A durable queue and log. See the module for what each engine promises.
+pub trait Store: Send + Sync + 'static {
+    /// Stores the events with their deliveries, all or nothing, in the order given; returns after the sync.
+    /// Two events with the same dedup key within the window, also within one call, give one and a duplicate.
+    fn append(&self, events: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Appended>>>;
+
+    /// Whether [`Store::append`] would be taken now: poisoned, full or closed stores say why not.
+    fn accepting(&self) -> Result<()>;
+
+    /// The first id under a dedup key within the window, if any (for a dry run; [`Store::append`] decides).
+    fn duplicate_of(&self, key: records::DedupKey, now: UnixMillis) -> Result<Option<EventUid>>;
+
+    /// Claims due deliveries of one Webhook. Tests (`test: true`) are never claimed: who appends a test makes
+    /// its one attempt and records it.
+    fn claim(&self, request: ClaimRequest) -> BoxFuture<'_, Result<Claims>>;
+
+    /// Gives claims back unused: no attempt was made.
+    fn release(&self, claims: Vec<(WebhookUid, DeliveryName)>) -> BoxFuture<'_, Result<()>>;
+
+    /// Records attempts and what follows from them; returns after the sync. An outcome whose delivery is gone
+    /// (its Webhook was purged meanwhile) is dropped.
+    fn record(&self, outcomes: Vec<Outcome>) -> BoxFuture<'_, Result<()>>;
+
+    /// Makes a Webhook known, with counters to start from if it is not known yet.
+    fn adopt(&self, summary: Summary) -> BoxFuture<'_, Result<()>>;
+
+    /// Applies a change to a known Webhook.
+    fn update(&self, webhook: WebhookUid, change: Change) -> BoxFuture<'_, Result<()>>;
+
+    /// The numbers of one Webhook. From memory.
+    fn summary(&self, webhook: WebhookUid) -> Option<Arc<Summary>>;
+
+    /// Every known Webhook: with the feed's list, this tells which are gone. From memory.
+    fn known(&self) -> Vec<WebhookRef>;
+
+    /// Erases everything of one Webhook: log, pending deliveries, summary, and events that no other needs.
+    fn purge(&self, webhook: WebhookUid) -> BoxFuture<'_, Result<()>>;
+
+    /// A page of the log.
+    fn query(&self, query: Query) -> BoxFuture<'_, Result<Page>>;
+
+    /// One delivery.
+    fn delivery(&self, name: DeliveryName) -> BoxFuture<'_, Result<Option<Delivery>>>;
+
+    /// One event with its body.
+    fn event(&self, uid: EventUid) -> BoxFuture<'_, Result<Option<Arc<Event>>>>;
+
+    /// Earliest due time among all pending deliveries of a Webhook, claimed or not.
+    fn oldest_due(&self, webhook: WebhookUid) -> Option<UnixMillis>;
+
+    /// Webhooks that may have something to claim, set by append, record (a retry), release and at opening.
+    /// One consumer: the delivery engine.
+    fn work(&self) -> &Wakes;
+
+    /// Webhooks whose summary or log has changed. One consumer: the controller's reporter.
+    fn changes(&self) -> &Wakes;
+
+    /// Syncs and closes; further calls fail with [`Error::Closed`].
+    fn close(&self) -> BoxFuture<'_, Result<()>>;
+}
