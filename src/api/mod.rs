@@ -22,7 +22,8 @@ pub const USE_LABEL: &str = "hookwright.dev/use";
 pub const REQUESTED_AT: &str = "hookwright.dev/requestedAt";
 
 /// The CRDs, in the order in which `hookwright crds` prints them.
-pub fn crds() -> Vec<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition> {
+pub fn crds()
+-> Vec<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition> {
     use kube::CustomResourceExt;
     vec![Webhook::crd(), WebhookTest::crd()]
 }
