@@ -85,7 +85,8 @@ mod tests {
 
     #[test]
     fn extremes_neither_overflow_nor_wait_longer_than_max() {
-        let policy = Policy { max_retries: 20, initial: Duration::from_secs(86_400), factor: 100, ..defaults() };
+        let policy =
+            Policy { max_retries: 20, initial: Duration::from_secs(86_400), factor: 100, ..defaults() };
         assert!(policy.delays_after(1).all(|wait| wait == policy.max));
         assert_eq!(Policy { max_retries: 0, ..defaults() }.next(1, None, 0), None);
     }
