@@ -21,7 +21,7 @@ const EVENT_TYPE_PATTERN: &str = "^([*]|[^*[:space:][:cntrl:]]+([.][*])?)$";
 /// One exact event type.
 const EVENT_TYPE: &str = "^[^*[:space:][:cntrl:]]+$";
 /// User information before the host.
-const USER_INFO: &str = "^https://[^/?#]*@";
+const USER_INFO: &str = r"^https://[^/?#\\]*@";
 
 /// Header names that Hookwright or HTTP itself sets.
 pub const RESERVED_HEADERS: &[&str] = &[
