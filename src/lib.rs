@@ -4,6 +4,7 @@
 //! [`delivery`], `server` and `controller` act, `run` wires them.
 
 pub mod api;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod delivery;
@@ -11,3 +12,4 @@ pub mod metrics;
 pub mod model;
 pub mod routes;
 pub mod store;
+pub mod telemetry;
