@@ -53,10 +53,9 @@ pub fn execute(cli: Cli) -> ExitCode {
 }
 
 fn run(config: Config) -> Result<(), crate::Error> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| crate::Error::Start { what: "the async runtime".to_owned(), source: source.into() })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|source| {
+        crate::Error::Start { what: "the async runtime".to_owned(), source: source.into() }
+    })?;
     let result = runtime.block_on(crate::run(config));
     // Blocking look-ups that hang must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));

@@ -1,24 +1,18 @@
 #!/usr/bin/env bash
-# Generated files: crds/*.yaml from the Rust types, and the chart's copy of them.
+# Generated files: crds/hookwright.dev.yaml from the Rust types, and the chart's copy of it.
 # `write` makes them anew, `check` fails when one is not current.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mode=${1:?write or check}
 
-fresh=$(mktemp -d)
-trap 'rm -rf "$fresh"' EXIT
-cargo run --quiet --locked --bin hookwright -- crds |
-  awk -v dir="$fresh" '
-    function flush() { if (doc != "") printf "%s", doc > (dir "/" name ".yaml"); doc = ""; name = "" }
-    /^---$/ { flush(); next }
-    name == "" && /^  name: / { name = $2 }
-    { doc = doc $0 "\n" }
-    END { flush() }'
+fresh=$(mktemp)
+trap 'rm -f "$fresh"' EXIT
+cargo run --quiet --locked --bin hookwright -- crds >"$fresh"
 
-for place in crds charts/hookwright/files/crds; do
+for copy in crds/hookwright.dev.yaml charts/hookwright/files/crds.yaml; do
   case $mode in
-    write) mkdir -p "$place"; rm -f "$place"/*.yaml; cp "$fresh"/*.yaml "$place"/ ;;
-    check) diff -ru "$place" "$fresh" || { echo "$place is not current: run 'make generate'" >&2; exit 1; } ;;
+    write) mkdir -p "$(dirname "$copy")"; cat "$fresh" >"$copy" ;;
+    check) diff -u "$copy" "$fresh" || { echo "$copy is not current: run 'make generate'" >&2; exit 1; } ;;
     *) echo "write or check, not $mode" >&2; exit 2 ;;
   esac
 done
