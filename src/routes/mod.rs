@@ -3,7 +3,9 @@
 //! [`table`] is plain state; `compile` makes a [`Route`] from a Webhook and what it refers to; `feed` keeps
 //! the table like the cluster.
 
+pub mod compile;
 pub mod hold;
+pub mod references;
 pub mod table;
 
 use std::sync::Arc;
