@@ -1,5 +1,7 @@
 //! `Webhook`: where the events of a namespace go.
 
+#![expect(clippy::duplicated_attributes, reason = "clippy takes the columns of a kind for one attribute")]
+
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

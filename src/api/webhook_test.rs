@@ -1,5 +1,7 @@
 //! `WebhookTest`: one test delivery, on demand.
 
+#![expect(clippy::duplicated_attributes, reason = "clippy takes the columns of a kind for one attribute")]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;

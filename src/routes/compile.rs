@@ -92,6 +92,26 @@ impl Compiler {
         let unready = Unready { reason: READING, message, stalled: false };
         Some(route(webhook, identity, key.public_key().into(), Err(unready)))
     }
+
+    /// The route of a Webhook whose object does not fit its kind: it matches what it matched before, and waits.
+    pub fn broken(&self, webhook: &WebhookRef, generation: i64, before: Option<&Route>) -> Route {
+        let key = SigningKey::derive(&self.master_key.0, &webhook.namespace, &webhook.name);
+        let message = format!(
+            "the object does not fit the definition of its kind: apply the CRDs of this version of Hookwright, or \
+             write the object anew (kubectl -n {} edit hook {})",
+            webhook.namespace, webhook.name
+        );
+        Route {
+            webhook: webhook.clone(),
+            generation,
+            filter: before.map(|route| route.filter.clone()).unwrap_or_default(),
+            active: before.is_none_or(|route| route.active),
+            endpoint: Err(Unready { reason: "ObjectInvalid", message, stalled: true }),
+            public_key: key.public_key().into(),
+            gives_up_after: None,
+            requested_at: before.and_then(|route| route.requested_at.clone()),
+        }
+    }
 }
 
 fn route(

@@ -4,9 +4,12 @@
 //! the table like the cluster.
 
 pub mod compile;
+pub mod feed;
 pub mod hold;
+pub mod master_key;
 pub mod references;
 pub mod table;
+pub mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
