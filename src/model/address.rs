@@ -53,8 +53,15 @@ const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> IpNet {
 }
 
 const fn v6(groups: [u16; 8], prefix: u8) -> IpNet {
-    let [a, b, c, d, e, f, g, h] = groups;
-    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), prefix))
+    let mut bits = 0;
+    let mut at = 0;
+    while at < groups.len() {
+        #[expect(clippy::indexing_slicing, reason = "at is below the length; iterators are not const")]
+        let group = groups[at] as u128;
+        bits = bits << 16 | group;
+        at += 1;
+    }
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::from_bits(bits), prefix))
 }
 
 /// Special-purpose ranges by the IANA registries and beyond; the first that matches is named.
