@@ -7,6 +7,7 @@ pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod controller;
 pub mod delivery;
 pub mod metrics;
 pub mod model;

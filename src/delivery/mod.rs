@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
-use crate::model::ids::DeliveryName;
+use crate::model::ids::{DeliveryName, WebhookRef};
 use crate::model::verdict::Verdict;
 use crate::routes::Endpoint;
 use crate::store::{Attempt, Event};
@@ -14,6 +14,8 @@ use crate::store::{Attempt, Event};
 pub struct Job {
     /// Its name is the `webhook-id`.
     pub name: DeliveryName,
+    /// For which Webhook. Two Webhooks never share a connection, or one that hangs could fill it.
+    pub webhook: WebhookRef,
     /// Where to and how.
     pub endpoint: Arc<Endpoint>,
     /// What.
