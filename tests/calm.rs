@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use hookwright_harness::publisher::Event;
 use serde_json::json;
 
 #[path = "e2e/world.rs"]
@@ -36,12 +37,9 @@ async fn ten_thousand_deliveries_in_a_minute_are_at_most_thirteen_writes() -> an
         for batch in 0..100 {
             tick.tick().await;
             let events: Vec<_> = (0..100)
-                .map(|n| {
-                    json!({"specversion": "1.0", "id": format!("{batch}-{n}"), "source": "/calm",
-                           "type": "order.created", "data": {"n": n}})
-                })
+                .map(|n| Event::new(format!("{batch}-{n}"), "order.created", json!({ "n": n })))
                 .collect();
-            team.publisher.publish_batch(&team.namespace, &events).await?;
+            team.batch(&events).await?;
         }
         // One more after the minute, so that the watch sees a change then.
         tokio::time::sleep(minute.saturating_sub(begun.elapsed())).await;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use hookwright_harness::publisher::Event;
 use hookwright_harness::receiver::Answer;
 use serde_json::{Value, json};
 
@@ -42,13 +43,12 @@ async fn publish_until(team: &Team, end: &AtomicBool, acknowledged: &AtomicU64) 
             .map(|_| {
                 number += 1;
                 let kind = kind_of(number);
-                json!({"specversion": "1.0", "id": format!("{kind}{number}"), "source": "/crash",
-                       "type": kind, "data": {"n": number}})
+                Event::new(format!("{kind}{number}"), kind, json!({ "n": number }))
             })
             .collect();
         // A batch is sent again until it is answered: the same ids, so at least once and never lost.
         loop {
-            match team.publisher.publish_batch(&team.namespace, &batch).await {
+            match team.batch(&batch).await {
                 Ok(receipts) => {
                     assert_eq!(receipts.len(), batch.len());
                     break;
@@ -57,7 +57,7 @@ async fn publish_until(team: &Team, end: &AtomicBool, acknowledged: &AtomicU64) 
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
-        ids.extend(batch.iter().filter_map(|event| event["id"].as_str().map(str::to_owned)));
+        ids.extend(batch.into_iter().map(|event| event.id));
         acknowledged.store(ids.len() as u64, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -118,8 +118,10 @@ async fn fifty_kills_under_load_lose_nothing_and_turn_nothing_back() -> anyhow::
     };
     for kill in 0..KILLS {
         tokio::time::sleep(Duration::from_millis(dice.below(500))).await;
-        world.operator.kill9().await?;
-        world.operator.start_again().await?;
+        let mut operator = world.operator.lock().await;
+        operator.kill9();
+        operator.start_process().await?;
+        drop(operator);
         if kill % 10 == 9 {
             eprintln!("{} kills, {} acknowledged", kill + 1, acknowledged.load(Ordering::SeqCst));
         }

@@ -1,7 +1,6 @@
 //! Deleting never waits for the operator, and what was deleted meanwhile is purged when it is back.
 
 
-use hookwright::clock::Clock;
 use hookwright::store::Store as _;
 use hookwright::store::embedded::{Embedded, Options};
 use hookwright_harness::wait::eventually;
@@ -21,23 +20,23 @@ async fn with_the_operator_gone_deletion_finishes_and_with_it_back_the_data_is_p
         let done = |webhook: &serde_json::Value| newest(webhook)["state"] == "Success";
         team.await_webhook("orders", "Success", done).await?;
     }
-    world.operator.kill9().await?;
+    world.operator.lock().await.kill9();
     team.kubectl.ok(&["delete", "hook/orders", "-n", &team.namespace, "--timeout=20s"]).await?;
     team.kubectl.ok(&["delete", "namespace", &other.namespace, "--timeout=60s"]).await?;
 
-    world.operator.start_again().await?;
+    world.operator.lock().await.start_process().await?;
     eventually(SOON, "both purged, as the log says", async || {
-        let log = world.operator.log();
+        let log = world.operator.lock().await.log();
         let purged = log.lines().filter(|line| line.contains("purged")).count();
         if purged >= 2 { Ok(()) } else { Err(format!("{purged} purged")) }
     })
     .await?;
     team.publish("order.created", &json!({})).await?;
     team.await_webhook("kept", "still works", |webhook| newest(webhook)["state"] == "Success").await?;
-    assert!(world.operator.sigterm().await?.success());
+    assert!(world.operator.lock().await.sigterm().await?.success());
 
     // The directory itself: of the three only the one that still exists is known.
-    let store = Embedded::open(Options::new(world.operator.data_dir(), Clock::system()))?;
+    let store = Embedded::open(Options::new(world.operator.lock().await.data_dir()))?;
     let known: Vec<_> = store.known().iter().map(ToString::to_string).collect();
     assert_eq!(known, [format!("{}/kept", team.namespace)]);
     let page = store.query(hookwright::store::Query { limit: 100, ..Default::default() }).await?;

@@ -18,12 +18,12 @@ async fn what_is_under_way_ends_and_what_waits_goes_out_after_the_restart() -> a
     team.receiver.await_requests("/orders", 1, SOON).await?;
 
     let asked = Instant::now();
-    let status = world.operator.sigterm().await?;
+    let status = world.operator.lock().await.sigterm().await?;
     assert!(status.success(), "{status}");
     assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
     assert_eq!(team.receiver.count("/orders"), 1, "no new claims");
 
-    world.operator.start_again().await?;
+    world.operator.lock().await.start_process().await?;
     let requests = team.receiver.await_requests("/orders", 2, SOON).await?;
     assert_ne!(requests[0].header("webhook-id"), requests[1].header("webhook-id"), "the first was recorded");
     team.await_webhook("orders", "both Success", |webhook| {
@@ -43,11 +43,11 @@ async fn an_attempt_that_outlasts_the_grace_is_made_again_with_the_same_id() -> 
     team.publish("order.created", &json!({"n": 1})).await?;
     team.receiver.await_requests("/orders", 1, SOON).await?;
     let asked = Instant::now();
-    let status = world.operator.sigterm().await?;
+    let status = world.operator.lock().await.sigterm().await?;
     assert!(status.success(), "{status}");
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
 
-    world.operator.start_again().await?;
+    world.operator.lock().await.start_process().await?;
     let requests = team.receiver.await_requests("/orders", 2, SOON).await?;
     assert_eq!(requests[0].header("webhook-id"), requests[1].header("webhook-id"));
     Ok(())

@@ -38,7 +38,9 @@ async fn a_canary_is_nowhere_but_at_the_receiver() -> anyhow::Result<()> {
     team.kubectl.apply(&test.to_string()).await?;
     team.kubectl.wait("hooktest/try", &team.namespace, "condition=Succeeded").await?;
 
-    let mut places = vec![("log", team.world.operator.log()), ("metrics", team.world.operator.metrics().await?)];
+    let operator = team.world.operator.lock().await;
+    let mut places = vec![("log", operator.log()), ("metrics", operator.metrics().await?)];
+    drop(operator);
     let events = ["get", "events.events.k8s.io", "-n", &team.namespace, "-o", "yaml"];
     places.push(("Events", team.kubectl.ok(&events).await?));
     for kind in ["webhooks.hookwright.dev", "webhooktests.hookwright.dev"] {

@@ -55,7 +55,14 @@ async fn an_event_reaches_exactly_those_who_want_it_byte_for_byte_and_signed() -
 
     // Spaces, escapes and key order that a re-encoding would lose.
     let body = "{ \"z\" : 1.0,\t\"a\":\"\\u00e9é\" }\n";
-    let receipt = team.publisher.publish_binary(&team.namespace, "id 1", "order.created", body).await?;
+    let headers = [
+        ("ce-specversion", "1.0"),
+        ("ce-id", "id%201"),
+        ("ce-source", "/e2e"),
+        ("ce-type", "order.created"),
+        ("content-type", "application/json"),
+    ];
+    let receipt = team.publisher.publish(&team.namespace, &headers, body).await?.accepted()?;
     assert_eq!(receipt["matched"], 2, "{receipt}");
 
     let exact = team.receiver.await_requests("/exact", 1, SOON).await?.remove(0);
@@ -161,12 +168,12 @@ async fn a_url_changed_while_a_retry_waits_gets_the_retry() -> anyhow::Result<()
 async fn a_changed_webhook_is_in_force_within_a_second() -> anyhow::Result<()> {
     let team = Team::new("inforce").await?;
     team.webhook("orders", json!({"eventTypes": ["a"]})).await?;
-    let before = team.publisher.dry_run(&team.namespace, "b").await?;
+    let before = team.dry_run("b").await?;
     assert_eq!(before["matched"], 0, "{before}");
     team.patch("orders", json!({"eventTypes": ["b"]})).await?;
     let applied = std::time::Instant::now();
     hookwright_harness::wait::eventually(Duration::from_secs(10), "the new event type to match", async || {
-        let answer = team.publisher.dry_run(&team.namespace, "b").await.map_err(|error| error.to_string())?;
+        let answer = team.dry_run("b").await.map_err(|error| error.to_string())?;
         if answer["matched"] == 1 { Ok(()) } else { Err(answer.to_string()) }
     })
     .await?;

@@ -1,14 +1,14 @@
 //! Who may publish, and what is answered.
 
+use hookwright_harness::publisher::Event;
 use serde_json::{Value, json};
 
 use crate::world::{SOON, Team, newest};
 
-async fn attempt(team: &Team, namespace: &str, token: Option<&str>) -> anyhow::Result<(u16, Value)> {
-    let publisher = team.publisher.with_token(token);
-    let headers =
-        [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/e2e"), ("ce-type", "order.created")];
-    publisher.post(namespace, &headers, "{}").await
+async fn attempt(team: &Team, namespace: &str, token: &str) -> anyhow::Result<(u16, Value)> {
+    let event = Event::new("1", "order.created", json!({}));
+    let answer = team.publisher.with_token(token).publish_binary(namespace, &event).await?;
+    Ok((answer.status, answer.json()))
 }
 
 #[tokio::test]
@@ -23,11 +23,11 @@ async fn only_a_token_for_us_of_an_account_with_the_role_in_that_namespace_may_p
     let right = plane.token(&team.namespace, "producer", Some("hookwright")).await?;
 
     for (case, namespace, token, expected) in [
-        ("no token", &team.namespace, None, 401),
-        ("a wrong token", &team.namespace, Some("nonsense"), 401),
-        ("a wrong audience", &team.namespace, Some(&*wrong_audience), 401),
-        ("no role", &team.namespace, Some(&*without_role), 403),
-        ("a role in another namespace", &other.namespace, Some(&*right), 403),
+        ("no token", &team.namespace, "", 401),
+        ("a wrong token", &team.namespace, "nonsense", 401),
+        ("a wrong audience", &team.namespace, &*wrong_audience, 401),
+        ("no role", &team.namespace, &*without_role, 403),
+        ("a role in another namespace", &other.namespace, &*right, 403),
     ] {
         let (code, status) = attempt(&team, namespace, token).await?;
         assert_eq!(code, expected, "{case}: {status}");
@@ -35,7 +35,7 @@ async fn only_a_token_for_us_of_an_account_with_the_role_in_that_namespace_may_p
         assert_eq!(status["code"], expected, "{case}: {status}");
         assert!(status["message"].as_str().is_some_and(|message| message.len() > 10), "{case}: {status}");
     }
-    let (code, receipt) = attempt(&team, &team.namespace, Some(&right)).await?;
+    let (code, receipt) = attempt(&team, &team.namespace, &right).await?;
     assert_eq!((code, &receipt["matched"]), (202, &json!(1)), "{receipt}");
     assert!(receipt["duplicate"].is_null(), "nothing of the refused ones was stored: {receipt}");
     team.receiver.await_requests("/orders", 1, SOON).await?;
@@ -64,27 +64,25 @@ async fn nothing_crosses_a_namespace() -> anyhow::Result<()> {
 async fn all_three_modes_and_duplicates() -> anyhow::Result<()> {
     let team = Team::new("modes").await?;
     team.webhook("orders", json!({})).await?;
-    let structured = json!({"specversion": "1.0", "id": "s", "source": "/e2e", "type": "a.b",
-                            "data": {"mode": "structured"}});
-    let receipt = team.publisher.publish_structured(&team.namespace, &structured).await?;
+    let first = Event::new("s", "a.b", json!({"mode": "structured"}));
+    let receipt = team.publisher.publish_structured(&team.namespace, &first).await?.accepted()?;
     assert_eq!(receipt["matched"], 1, "{receipt}");
-    let again = team.publisher.publish_structured(&team.namespace, &structured).await?;
+    let again = team.publisher.publish_structured(&team.namespace, &first).await?.accepted()?;
     assert_eq!((&again["duplicate"], &again["id"]), (&json!(true), &receipt["id"]), "{again}");
 
-    let mut second = structured.clone();
-    second["id"] = json!("b");
-    let receipts =
-        team.publisher.publish_batch(&team.namespace, &[second.clone(), structured, second]).await?;
+    let second = Event { id: "b".to_owned(), ..first.clone() };
+    let receipts = team.batch(&[second.clone(), first, second]).await?;
     let duplicates: Vec<_> = receipts.iter().map(|receipt| receipt["duplicate"] == true).collect();
     assert_eq!(duplicates, [false, true, true], "{receipts:?}");
     let requests = team.receiver.await_requests("/orders", 2, SOON).await?;
     assert_eq!(requests[0].json()?, json!({"mode": "structured"}));
 
-    let bad = [json!({"specversion": "1.0", "id": "x", "source": "/e2e", "type": "a"}), json!({"id": "y"})];
-    let (code, status) = team.publisher.post_batch(&team.namespace, &bad).await?;
-    assert_eq!(code, 400, "{status}");
+    let bad = [Event::new("x", "a", json!({})), Event::new("", "a", json!({}))];
+    let answer = team.publisher.publish_batch(&team.namespace, &bad).await?;
+    let status = answer.json();
+    assert_eq!(answer.status, 400, "{status}");
     assert!(status["message"].as_str().is_some_and(|message| message.contains("[1]")), "{status}");
-    let dry = team.publisher.dry_run(&team.namespace, "a").await?;
+    let dry = team.dry_run("a").await?;
     assert_eq!(dry["matched"], 1, "{dry}");
     let webhook = team
         .await_webhook("orders", "two deliveries", |webhook| newest(webhook)["state"] == "Success")

@@ -8,10 +8,10 @@ use anyhow::Context as _;
 use hookwright_harness::control_plane::{self, ControlPlane};
 use hookwright_harness::kubectl::Kubectl;
 use hookwright_harness::operator::{Operator, OperatorOptions};
-use hookwright_harness::publisher::Publisher;
+use hookwright_harness::publisher::{Event, Publisher, create_account};
 use hookwright_harness::receiver::Receiver;
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 
 /// Longest wait for what should take a second or two; generous, since machines are shared.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
@@ -19,7 +19,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(60);
 /// A control plane with an operator.
 pub(crate) struct World {
     pub(crate) plane: Plane,
-    pub(crate) operator: Operator,
+    pub(crate) operator: Mutex<Operator>,
 }
 
 /// One that the tests of this binary share, or one of a test's own.
@@ -58,14 +58,10 @@ impl World {
     }
 }
 
-async fn operator(plane: &ControlPlane, arguments: &[&str]) -> anyhow::Result<Operator> {
-    let mut options = OperatorOptions::new(env!("CARGO_BIN_EXE_hookwright"))
-        .arg("--allow-cidr=127.0.0.0/8")
-        .arg("--log=info,hookwright=debug");
-    for argument in arguments {
-        options = options.arg(argument);
-    }
-    Operator::start(plane, options).await
+async fn operator(plane: &ControlPlane, arguments: &[&str]) -> anyhow::Result<Mutex<Operator>> {
+    let options = OperatorOptions::default().arg("--log=info,hookwright=debug");
+    let options = arguments.iter().fold(options, |options, argument| options.arg(*argument));
+    Ok(Mutex::new(Operator::start(plane, env!("CARGO_BIN_EXE_hookwright"), &options).await?))
 }
 
 /// A namespace with a receiver, and a producer that may publish there.
@@ -88,21 +84,14 @@ impl Team {
         let namespace = world.plane.namespace(prefix).await?;
         let kubectl = world.plane.kubectl();
         let receiver = Receiver::start().await?;
-        let objects = json!({"apiVersion": "v1", "kind": "List", "items": [
-            {"apiVersion": "v1", "kind": "ServiceAccount",
-             "metadata": {"name": "producer", "namespace": namespace}},
-            {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
-             "metadata": {"name": "publish", "namespace": namespace},
-             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
-                         "name": "hookwright-publisher"},
-             "subjects": [{"kind": "ServiceAccount", "name": "producer", "namespace": namespace}]},
-            {"apiVersion": "v1", "kind": "ConfigMap",
-             "metadata": {"name": "receiver-ca", "namespace": namespace},
-             "data": {"ca.crt": receiver.ca_pem()}},
-        ]});
-        kubectl.apply(&objects.to_string()).await?;
-        let token = world.plane.token(&namespace, "producer", Some("hookwright")).await?;
-        let publisher = Publisher::new(&world.plane, &world.operator, &token).await?;
+        let trust = json!({"apiVersion": "v1", "kind": "ConfigMap",
+                           "metadata": {"name": "receiver-ca", "namespace": namespace},
+                           "data": {"ca.crt": receiver.ca_pem()}});
+        kubectl.apply(&trust.to_string()).await?;
+        create_account(&world.plane, &namespace, "producer").await?;
+        let operator = world.operator.lock().await;
+        let publisher = Publisher::with_account(&world.plane, &operator, &namespace, "producer").await?;
+        drop(operator);
         Ok(Self { world: Arc::clone(world), namespace, kubectl, receiver, publisher })
     }
 
@@ -152,8 +141,9 @@ impl Team {
         enough: impl FnMut(&Value) -> bool,
     ) -> anyhow::Result<Value> {
         let object = ("webhooks.hookwright.dev", &*self.namespace, name);
-        self.kubectl.wait_for(object, SOON, what, enough).await.with_context(|| {
-            let log = self.world.operator.log();
+        let waited = self.kubectl.wait_for(object, SOON, what, enough).await;
+        let log = self.world.operator.lock().await.log();
+        waited.with_context(|| {
             let lines: Vec<_> = log.lines().filter(|line| line.contains(&self.namespace)).collect();
             format!("the operator's log on it:\n{}", lines[lines.len().saturating_sub(30)..].join("\n"))
         })
@@ -161,7 +151,22 @@ impl Team {
 
     /// Publishes `data` as an event of this type, and answers the receipt.
     pub(crate) async fn publish(&self, event_type: &str, data: &Value) -> anyhow::Result<Value> {
-        self.publisher.publish_binary(&self.namespace, &unique("event"), event_type, &data.to_string()).await
+        let event = Event::new(unique("event"), event_type, data.clone());
+        self.publisher.publish_binary(&self.namespace, &event).await?.accepted()
+    }
+
+    /// Publishes events of these ids and types in one batch, and answers the receipts.
+    pub(crate) async fn batch(&self, events: &[Event]) -> anyhow::Result<Vec<Value>> {
+        let answer = self.publisher.publish_batch(&self.namespace, events).await?.accepted()?;
+        answer["items"].as_array().cloned().with_context(|| format!("no items in {answer}"))
+    }
+
+    /// Asks who would get an event of this type.
+    pub(crate) async fn dry_run(&self, event_type: &str) -> anyhow::Result<Value> {
+        let event = Event::new(unique("event"), event_type, json!({}));
+        let path = format!("{}?dryRun=All", door(&self.namespace));
+        let send = self.publisher.send(http::Method::POST, &path, &event.binary_headers(), "{}");
+        Ok(send.await?.json())
     }
 
     /// The namespace's Events with this reason.
@@ -169,6 +174,11 @@ impl Team {
         let events = self.kubectl.list_json("events.events.k8s.io", &self.namespace, "").await?;
         Ok(events.into_iter().filter(|event| event["reason"] == reason).collect())
     }
+}
+
+/// The path of the publishing door of a namespace.
+pub(crate) fn door(namespace: &str) -> String {
+    format!("/apis/delivery.hookwright.dev/v1alpha1/namespaces/{namespace}/cloudevents")
 }
 
 /// A condition of an object, or null.
