@@ -191,8 +191,12 @@ impl Receiver {
         let mut arrivals = self.shared.arrivals.subscribe();
         let enough = arrivals.wait_for(|_| self.count(path) >= count);
         if tokio::time::timeout(timeout, enough).await.is_err() {
-            let seen: Vec<_> =
-                self.shared.endpoints().iter().map(|(path, endpoint)| (path.clone(), endpoint.count)).collect();
+            let seen: Vec<_> = self
+                .shared
+                .endpoints()
+                .iter()
+                .map(|(path, endpoint)| (path.clone(), endpoint.count))
+                .collect();
             bail!("waited {timeout:?} for {count} requests at {path}; arrived: {seen:?}");
         }
         Ok(self.requests(path))

@@ -46,7 +46,8 @@ async fn an_applied_config_map_is_read_back_and_watched() {
         kubectl.apply(&yaml).await.unwrap();
     };
     let object = ("configmap", namespace.as_str(), "paint");
-    let turns_red = kubectl.wait_for(object, Duration::from_secs(20), "red", |seen| seen["data"]["colour"] == "red");
+    let turns_red =
+        kubectl.wait_for(object, Duration::from_secs(20), "red", |seen| seen["data"]["colour"] == "red");
     let paint = async {
         write("blue").await;
         write("red").await;
