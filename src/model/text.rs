@@ -129,7 +129,7 @@ fn in_base64(value: &[u8]) -> impl Iterator<Item = Box<[u8]>> {
     let pieces = padded.into_iter().zip([0, 2, 3]).flat_map(move |(bytes, first)| {
         alphabets.map(|alphabet| {
             let text = GeneralPurpose::new(alphabet, NO_PAD).encode(&bytes).into_bytes();
-            Box::from(text.get(first..bytes.len() * 8 / 6).unwrap_or_default())
+            Box::<[u8]>::from(text.get(first..bytes.len() * 8 / 6).unwrap_or_default())
         })
     });
     pieces.filter(|piece| piece.len() >= SHORTEST_PART)
@@ -185,14 +185,12 @@ fn spelled(text: &[u8], value: &[u8], is_cut: bool) -> (Option<usize>, usize) {
     let mut at = 0;
     for (matched, byte) in value.iter().enumerate() {
         let rest = text.get(at..).unwrap_or_default();
-        match unit(rest, *byte) {
-            Some(length) => at += length,
-            None => {
-                let ends_here = rest.is_empty() || (is_cut && is_broken_escape(rest));
-                let found = (ends_here && matched >= shortest_beginning).then_some(text.len());
-                return (found, common + matched + 1);
-            }
-        }
+        let Some(length) = unit(rest, *byte) else {
+            let ends_here = rest.is_empty() || (is_cut && is_broken_escape(rest));
+            let found = (ends_here && matched >= shortest_beginning).then_some(text.len());
+            return (found, common + matched + 1);
+        };
+        at += length;
     }
     (Some(at), common + value.len())
 }
