@@ -110,6 +110,17 @@ async fn an_apiserver_that_was_away_comes_back_with_everything() {
     plane.kubectl().get_json("namespace", "", &namespace).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_cluster_that_is_given_by_its_kubeconfig_is_used_and_left_alone() {
+    let plane = shared().await;
+    let given = ControlPlane::connect(plane.kubeconfig_path()).await.unwrap();
+    assert_eq!((given.server_url(), given.ca_pem()), (plane.server_url(), plane.ca_pem()));
+    let namespace = given.namespace("given").await.unwrap();
+    given.stop_apiserver().await.unwrap_err();
+    given.stop();
+    plane.kubectl().get_json("namespace", "", &namespace).await.unwrap();
+}
+
 /// Not a test by itself: the next one runs it in a process of its own, and kills that.
 #[tokio::test]
 async fn victim_of_the_next_test() {
