@@ -3,6 +3,8 @@
 //! Nothing here knows tokio, kube, reqwest or hyper, asks a clock or opens a socket.
 
 pub mod address;
+pub mod ce_header;
+pub mod cloudevents;
 pub mod event;
 pub mod filter;
 pub mod ids;
