@@ -10,4 +10,5 @@ pub mod delivery;
 pub mod metrics;
 pub mod model;
 pub mod routes;
+pub mod server;
 pub mod store;
