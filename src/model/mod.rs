@@ -5,6 +5,7 @@
 pub mod address;
 pub mod ce_header;
 pub mod duration;
+pub mod cloudevents;
 pub mod event;
 pub mod filter;
 pub mod ids;
