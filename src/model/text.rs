@@ -129,7 +129,7 @@ fn in_base64(value: &[u8]) -> impl Iterator<Item = Box<[u8]>> {
     let pieces = padded.into_iter().zip([0, 2, 3]).flat_map(move |(bytes, first)| {
         alphabets.map(|alphabet| {
             let text = GeneralPurpose::new(alphabet, NO_PAD).encode(&bytes).into_bytes();
-            Box::from(text.get(first..bytes.len() * 8 / 6).unwrap_or_default())
+            Box::<[u8]>::from(text.get(first..bytes.len() * 8 / 6).unwrap_or_default())
         })
     });
     pieces.filter(|piece| piece.len() >= SHORTEST_PART)
