@@ -1,1 +1,5 @@
 //! Acts on the cluster.
+mod conditions;
+#[cfg(test)]
+mod fixtures;
+mod status;
