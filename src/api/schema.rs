@@ -17,7 +17,7 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
 
 /// The CRDs as one YAML stream, as `hookwright crds` prints it.
 pub fn crds_yaml() -> String {
-    crds().iter().map(|crd| format!("---\n{}", to_yaml(crd))).collect()
+    crds().iter().flat_map(|crd| ["---\n".to_owned(), to_yaml(crd)]).collect()
 }
 
 /// One CRD as YAML.

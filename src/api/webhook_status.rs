@@ -1,5 +1,7 @@
 //! The status of a `Webhook`.
 
+#![expect(clippy::doc_markdown, reason = "these comments are what kubectl explain shows")]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -2,8 +2,8 @@
 //! to on demand, compiles, and puts routes in force.
 //!
 //! Every existing Webhook has a route from the moment it is seen, so that no event misses it; until its references are
-//! read it is not ready. What a watch does not tell (ConfigMaps; Secrets without the label) is read again from time
-//! to time.
+//! read it is not ready. What no watch tells (of a `ConfigMap`, or of a Secret without the label) is read again
+//! from time to time.
 
 mod adopt;
 mod index;
@@ -139,7 +139,7 @@ impl Feed {
         let Some(event) = seen(event) else { return };
         for change in self.webhooks.apply(number, event) {
             match change {
-                Change::Put { key, old } => self.put(&key, old),
+                Change::Put { key, old } => self.put(&key, old.as_ref()),
                 Change::Gone { key, old } => self.gone(&key, old.webhook.uid),
             }
         }
@@ -161,15 +161,15 @@ impl Feed {
         }
     }
 
-    fn put(&mut self, key: &Key, old: Option<Seen>) {
+    fn put(&mut self, key: &Key, old: Option<&Seen>) {
         let Some(seen) = self.webhooks.get(key).cloned() else { return };
-        if let Some(old) = &old
+        if let Some(old) = old
             && old.webhook.uid != seen.webhook.uid
         {
             self.table.remove(old.webhook.uid);
             self.index.remove(key);
         }
-        if self.table.is_synced() && old.as_ref() != Some(&seen) {
+        if self.table.is_synced() && old != Some(&seen) {
             self.compile(key, &seen);
         }
     }

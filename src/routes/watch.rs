@@ -80,7 +80,7 @@ where
             .default_backoff()
             .boxed()
     });
-    numbered(watches, K::kind(&()).into_owned())
+    numbered(watches, K::kind(&()).as_ref())
 }
 
 /// Watches metadata only of the objects that carry a label.
@@ -96,15 +96,15 @@ where
     let watches = scope.apis::<PartialObjectMeta<K>>(client).into_iter().map(|api| {
         kube::runtime::watcher(api, watcher::Config::default().labels(label)).default_backoff().boxed()
     });
-    numbered(watches, K::kind(&()).into_owned())
+    numbered(watches, K::kind(&()).as_ref())
 }
 
 fn numbered<T: Send + 'static>(
     watches: impl Iterator<Item = BoxStream<'static, watcher::Result<Event<T>>>>,
-    kind: String,
+    kind: &str,
 ) -> BoxStream<'static, Watched<T>> {
     let numbered = watches.enumerate().map(|(number, watch)| {
-        let kind = kind.clone();
+        let kind = kind.to_owned();
         watch
             .filter_map(move |event| {
                 let event = event

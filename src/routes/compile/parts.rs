@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use http::{HeaderName, HeaderValue};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
@@ -43,7 +41,7 @@ fn wrong(reason: &'static str, message: String) -> Unready {
     Unready { reason, message, stalled: true }
 }
 
-/// It may come by itself: GitOps and controllers create things in any order.
+/// It may come by itself: other controllers, and people, create things in any order.
 fn missing(reason: &'static str, message: String) -> Unready {
     Unready { reason, message, stalled: false }
 }
@@ -136,7 +134,7 @@ fn one_header(
                 )
             })?;
             value.set_sensitive(true);
-            masks.extend(spellings(bytes));
+            masks.push(bytes.to_vec());
             Ok((name, value))
         }
         (None, None) | (Some(_), Some(_)) => {
@@ -148,22 +146,6 @@ fn one_header(
 fn printable(bytes: &[u8]) -> Option<HeaderValue> {
     let fits = bytes.len() <= MAX_HEADER && bytes.iter().all(|byte| (0x20..0x7f).contains(byte));
     fits.then(|| HeaderValue::from_bytes(bytes).ok()).flatten()
-}
-
-/// How a receiver may echo a header's value: whole, without its scheme (`Bearer …`), and what is in `Basic …`.
-fn spellings(value: &[u8]) -> Vec<Vec<u8>> {
-    let mut all = vec![value.to_vec()];
-    let words = value.split(u8::is_ascii_whitespace);
-    all.extend(words.clone().filter(|word| word.len() >= 8 && *word != value).map(<[u8]>::to_vec));
-    let mut words = words;
-    if words.next().is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"basic"))
-        && let Some(decoded) = words.next().and_then(|word| STANDARD.decode(word).ok())
-    {
-        let password = decoded.iter().position(|byte| *byte == b':').and_then(|at| decoded.get(at + 1..));
-        all.extend(password.filter(|password| password.len() >= 4).map(<[u8]>::to_vec));
-        all.push(decoded);
-    }
-    all
 }
 
 /// The keys that sign, in the order of the spec; they go into `masks`, too, although they are not sent: a receiver
