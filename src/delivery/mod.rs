@@ -8,8 +8,13 @@ pub mod egress;
 #[cfg(test)]
 mod egress_tests;
 mod failure;
+mod limits;
+mod outcome;
 mod request;
 mod retry_after;
+mod schedule;
+#[cfg(test)]
+mod schedule_tests;
 #[cfg(test)]
 mod testing;
 pub mod tls;
