@@ -55,12 +55,18 @@ fn cpu(process: u32) -> anyhow::Result<Duration> {
 fn memory(process: u32, what: &str) -> anyhow::Result<f64> {
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status.lines().find(|line| line.starts_with(what)).context("no such figure")?;
-    let kib: f64 = line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).context("a number")?;
+    let kib: f64 =
+        line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).context("a number")?;
     Ok(kib * 1024.0 / 1e6)
 }
 
 fn percentile(sorted: &[Duration], part: f64) -> f64 {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "an index")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "an index"
+    )]
     let at = ((sorted.len() as f64 * part) as usize).min(sorted.len().saturating_sub(1));
     sorted.get(at).map_or(f64::NAN, |took| took.as_secs_f64() * 1000.0)
 }
@@ -125,7 +131,10 @@ impl Bench {
         let rate = |took: Duration, count: usize| per_second(count, took);
         #[expect(clippy::cast_precision_loss, reason = "counts are small")]
         let per_thousand = spent.as_secs_f64() / (events as f64 / 1000.0);
-        println!("\nevents of {PAYLOAD} bytes, {CONNECTIONS} connections, {} cores, one machine for all\n", cores());
+        println!(
+            "\nevents of {PAYLOAD} bytes, {CONNECTIONS} connections, {} cores, one machine for all\n",
+            cores()
+        );
         println!("| figure | value | of the ceiling |\n| --- | --- | --- |");
         println!("| ceiling: posted straight to the receiver, per second | {ceiling:.0} | 1.00 |");
         for (what, value) in [
@@ -190,7 +199,11 @@ impl Bench {
     }
 
     /// Times until all batches are accepted, and until all their events are received.
-    async fn batches(self: &Arc<Self>, run: &'static str, events: usize) -> anyhow::Result<(Duration, Duration)> {
+    async fn batches(
+        self: &Arc<Self>,
+        run: &'static str,
+        events: usize,
+    ) -> anyhow::Result<(Duration, Duration)> {
         let target = self.receiver.count("/bench") + events;
         let begun = Instant::now();
         self.in_parallel(events / BATCH, move |bench, number| async move {
@@ -241,10 +254,14 @@ impl Bench {
         }
         let requests = self.receiver.await_requests("/bench", events, LONG).await?;
         self.receiver.keep_requests(false);
-        let arrived: std::collections::HashMap<_, _> =
-            requests.iter().filter_map(|request| Some((request.header("ce-id")?.to_owned(), request.at))).collect();
-        let mut took: Vec<_> =
-            sent.iter().filter_map(|(id, at)| Some(arrived.get(id)?.saturating_duration_since(*at))).collect();
+        let arrived: std::collections::HashMap<_, _> = requests
+            .iter()
+            .filter_map(|request| Some((request.header("ce-id")?.to_owned(), request.at)))
+            .collect();
+        let mut took: Vec<_> = sent
+            .iter()
+            .filter_map(|(id, at)| Some(arrived.get(id)?.saturating_duration_since(*at)))
+            .collect();
         anyhow::ensure!(took.len() == events, "{} of {events} arrived", took.len());
         took.sort_unstable();
         Ok(took)
@@ -261,7 +278,10 @@ impl Bench {
             .collect();
         let list = json!({"apiVersion": "v1", "kind": "List", "items": list});
         self.plane.kubectl().apply(&list.to_string()).await?;
-        self.plane.kubectl().ok(&["wait", "hook", "--all", "-n", NAMESPACE, "--for=condition=Ready", "--timeout=120s"]).await?;
+        self.plane
+            .kubectl()
+            .ok(&["wait", "hook", "--all", "-n", NAMESPACE, "--for=condition=Ready", "--timeout=120s"])
+            .await?;
         let mut operator = self.operator.lock().await;
         operator.sigterm().await?;
         operator.start_process().await?;

@@ -77,7 +77,11 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let started = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let flag = Arc::clone(&started);
     health.ready("started", move || {
-        if flag.load(std::sync::atomic::Ordering::Acquire) { Ok(()) } else { Err("still starting".to_owned()) }
+        if flag.load(std::sync::atomic::Ordering::Acquire) {
+            Ok(())
+        } else {
+            Err("still starting".to_owned())
+        }
     });
     let probes = Arc::new(Ops::new(health.clone(), metrics.clone()));
     let probes_end = CancellationToken::new();
@@ -191,7 +195,10 @@ impl Parts {
         let controllers = Controllers::new(self.controller(config, webhooks));
 
         let limits = Limits { drain: config.shutdown_grace, ..Limits::default() };
-        let keeping = { let stop = stop.clone(); async move { certificates.run(stop).await } };
+        let keeping = {
+            let stop = stop.clone();
+            async move { certificates.run(stop).await }
+        };
         Ok(Running {
             door: tasks.spawn(listener::serve(listener, Some(tls), door, limits, stop.clone())),
             engine: tasks.spawn(engine.run(stop.clone())),
@@ -216,19 +223,21 @@ impl Parts {
         Door::new(&self.client, publisher, self.metrics.clone(), settings)
     }
 
-    fn controller(&self, config: &Config, webhooks: crate::routes::feed::Webhooks) -> controller::Parts {
-        controller::Parts {
+    fn controller(&self, config: &Config, webhooks: crate::routes::feed::Webhooks) -> controller::Deps {
+        controller::Deps {
             client: self.client.clone(),
-            webhooks,
+            scope: self.scope.clone(),
             table: Arc::clone(&self.table),
             store: Arc::clone(&self.store),
+            webhooks,
             sender: Arc::clone(&self.sender) as _,
-            minter: Arc::clone(&self.minter),
             clock: self.clock.clone(),
+            minter: Arc::clone(&self.minter),
             metrics: self.metrics.clone(),
-            scope: self.scope.clone(),
             status_interval: config.status_interval,
             purge_grace: config.purge_grace,
+            disable_after: config.disable_after,
+            shutdown_grace: config.shutdown_grace,
         }
     }
 
@@ -289,9 +298,9 @@ async fn client(kubeconfig: Option<&Path>) -> Result<Client, Error> {
                 .await
                 .map_err(|error| Error::start(what(), error))?
         }
-        None => kube::Config::infer()
-            .await
-            .map_err(|error| Error::start("the Kubernetes client: give --kubeconfig, or run in a pod", error))?,
+        None => kube::Config::infer().await.map_err(|error| {
+            Error::start("the Kubernetes client: give --kubeconfig, or run in a pod", error)
+        })?,
     };
     Client::try_from(config).map_err(|error| Error::start("the Kubernetes client", error))
 }
@@ -344,7 +353,8 @@ async fn open_store(config: &Config, cluster: String, metrics: &Metrics) -> Resu
 fn policy(config: &Config) -> Result<Policy, Error> {
     let own = ["KUBERNETES_SERVICE_HOST", "POD_IP", "HOST_IP"];
     let own = own.into_iter().filter_map(|name| std::env::var(name).ok()?.parse::<std::net::IpAddr>().ok());
-    let servers = egress::name_servers().map_err(|error| Error::start("the resolver of host names", error))?;
+    let servers =
+        egress::name_servers().map_err(|error| Error::start("the resolver of host names", error))?;
     let policy = Policy::new(config.allow_cidr.iter().copied(), config.deny_cidr.iter().copied());
     Ok(policy.with_cluster(own.chain(servers)))
 }

@@ -4,8 +4,8 @@
 
 pub mod address;
 pub mod ce_header;
-pub mod duration;
 pub mod cloudevents;
+pub mod duration;
 pub mod event;
 pub mod filter;
 pub mod ids;

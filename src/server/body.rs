@@ -50,7 +50,8 @@ impl Bodies {
     where
         B: Body<Data = Bytes> + Unpin,
     {
-        let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+        let announced =
+            headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
         if announced.is_some_and(|length| length > self.limit) {
             throw_away(body).await;
             return Err(self.too_large());

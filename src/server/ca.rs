@@ -8,8 +8,8 @@
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -75,7 +75,8 @@ impl Authority {
     /// Reads one back.
     pub(super) fn read(certificate: &[u8], key: &[u8]) -> Result<Self, Error> {
         let (validity, public_key) = parse(certificate).ok_or(Error::NoCertificate)?;
-        let (Ok(certificate), Ok(key)) = (String::from_utf8(certificate.to_vec()), String::from_utf8(key.to_vec()))
+        let (Ok(certificate), Ok(key)) =
+            (String::from_utf8(certificate.to_vec()), String::from_utf8(key.to_vec()))
         else {
             return Err(Error::NoCertificate);
         };
@@ -135,7 +136,8 @@ impl Authorities {
 
     /// What clients trust: every certificate that signs, signed or will sign.
     pub(super) fn bundle(&self) -> String {
-        let current = std::iter::once(&self.signing).chain(&self.next).map(|authority| &authority.certificate);
+        let current =
+            std::iter::once(&self.signing).chain(&self.next).map(|authority| &authority.certificate);
         current.chain(&self.former).map(|certificate| format!("{}\n", certificate.trim_end())).collect()
     }
 
@@ -195,7 +197,8 @@ mod tests {
             roots.add(certificate.unwrap()).unwrap();
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let at = UnixTime::since_unix_epoch(at.since(UnixMillis::from_millis(0)));
         let end_entity = leaf.certified.end_entity_cert().unwrap();
@@ -223,7 +226,10 @@ mod tests {
             assert_eq!(verifies(&bundle, &leaf, name, at), expected, "{name} at {at}");
         }
         assert_eq!(leaf.validity.two_thirds(), START + LEAF_LIFE * 2 / 3);
-        assert!(!verifies(&Authorities::make(START).unwrap().bundle(), &leaf, "localhost", START), "another CA");
+        assert!(
+            !verifies(&Authorities::make(START).unwrap().bundle(), &leaf, "localhost", START),
+            "another CA"
+        );
     }
 
     #[test]
@@ -245,10 +251,11 @@ mod tests {
     #[test]
     fn what_is_no_ca_or_has_the_key_of_another_is_told_apart() {
         let (one, other) = (Authority::make(START).unwrap(), Authority::make(START).unwrap());
-        let read = |certificate: &str, key: &str| match Authority::read(certificate.as_bytes(), key.as_bytes()) {
-            Ok(_) => "good".to_owned(),
-            Err(error) => error.to_string(),
-        };
+        let read =
+            |certificate: &str, key: &str| match Authority::read(certificate.as_bytes(), key.as_bytes()) {
+                Ok(_) => "good".to_owned(),
+                Err(error) => error.to_string(),
+            };
         assert_eq!(read(&one.certificate, &one.key), "good");
         assert!(read(&one.certificate, &other.key).contains("not of its certificate"));
         assert!(read("garbage", &one.key).contains("no certificate"));

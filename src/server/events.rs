@@ -101,7 +101,9 @@ fn dry_run(query: &str) -> Result<bool, Failure> {
 fn refusal(error: cloudevents::Error) -> Failure {
     let message = error.to_string();
     match error {
-        cloudevents::Error::Unsupported(_) => Failure::new(Reason::UnsupportedMediaType, message).of(RESOURCE),
+        cloudevents::Error::Unsupported(_) => {
+            Failure::new(Reason::UnsupportedMediaType, message).of(RESOURCE)
+        }
         cloudevents::Error::Invalid(violations) => violations
             .into_iter()
             .fold(Failure::new(Reason::BadRequest, message).of(RESOURCE), |failure, violation| {
@@ -119,7 +121,9 @@ fn later(error: Error) -> Failure {
     let message = match &error {
         Error::Store(cause) => format!("{error}: {cause}; nothing was stored"),
         Error::RoutesNotReady => format!("{error}; nothing was stored"),
-        Error::Timeout => format!("{error}: publish again with the same source and id, nothing is sent twice"),
+        Error::Timeout => {
+            format!("{error}: publish again with the same source and id, nothing is sent twice")
+        }
     };
     Failure::later(Reason::ServiceUnavailable, message, error.retry_after())
 }
@@ -179,7 +183,11 @@ struct ShownMatch<'a> {
     held: Option<&'static str>,
 }
 
-fn preview(publisher: &Publisher, namespace: &Namespace, publication: Publication) -> Result<Answer, Failure> {
+fn preview(
+    publisher: &Publisher,
+    namespace: &Namespace,
+    publication: Publication,
+) -> Result<Answer, Failure> {
     let (events, is_batch) = match publication {
         Publication::One(event) => (vec![event], false),
         Publication::Batch(events) => (events, true),
@@ -230,4 +238,3 @@ pub(super) fn result_of(reason: Reason) -> &'static str {
         | Reason::UnsupportedMediaType => "invalid",
     }
 }
-

@@ -177,7 +177,8 @@ impl<H: Handler> Server<H> {
     fn make_one_give_way(&self) {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = open.values().filter(|activity| !activity.give_way.is_cancelled());
-        let longest = idle.filter_map(|activity| Some((activity.idle_since()?, activity))).min_by_key(|(at, _)| *at);
+        let longest =
+            idle.filter_map(|activity| Some((activity.idle_since()?, activity))).min_by_key(|(at, _)| *at);
         if let Some((_, activity)) = longest {
             activity.give_way.cancel();
         }
@@ -217,7 +218,8 @@ impl<H: Handler> Server<H> {
         };
         let (_, session) = socket.get_ref();
         let certificates = session.peer_certificates().unwrap_or_default();
-        let peer = Peer { address, certificates: certificates.iter().map(|c| c.clone().into_owned()).collect() };
+        let peer =
+            Peer { address, certificates: certificates.iter().map(|c| c.clone().into_owned()).collect() };
         if session.alpn_protocol() == Some(b"h2") {
             self.http2(socket, peer, activity).await;
         } else {

@@ -195,9 +195,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_is_a_status_with_code_reason_and_causes() {
-        let failure = Failure::new(Reason::BadRequest, "no")
-            .of("cloudevents")
-            .cause("FieldValueInvalid", "[3].source", "must be a URI reference");
+        let failure = Failure::new(Reason::BadRequest, "no").of("cloudevents").cause(
+            "FieldValueInvalid",
+            "[3].source",
+            "must be a URI reference",
+        );
         let (parts, body) = read(failure).await;
         assert_eq!(parts.status, 400);
         assert_eq!(parts.headers[CONTENT_TYPE], "application/json");

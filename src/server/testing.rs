@@ -22,7 +22,7 @@ use crate::model::filter::Filter;
 use crate::model::ids::{DeliveryName, EventUid, Minter, WebhookRef, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::routes::{Route, Table, Unready};
-use crate::store::records::{DedupKey, Disabled, DisableReason};
+use crate::store::records::{DedupKey, DisableReason, Disabled};
 use crate::store::*;
 
 /// When the clock of tests starts.
@@ -140,7 +140,9 @@ impl FakeApi {
             ("GET", Some(found)) => return (200, found.clone()),
             ("GET" | "PUT", None) => return failure(404, "NotFound"),
             ("POST", Some(_)) => return failure(409, "AlreadyExists"),
-            ("PUT", Some(found)) if found["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"] => {
+            ("PUT", Some(found))
+                if found["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"] =>
+            {
                 return failure(409, "Conflict");
             }
             _ => {}
@@ -283,7 +285,8 @@ impl World {
     }
 
     pub(super) fn with(settings: Settings) -> Self {
-        let (api, store, table) = (FakeApi::with_shop(), Arc::new(Recorder::default()), Arc::new(Table::default()));
+        let (api, store, table) =
+            (FakeApi::with_shop(), Arc::new(Recorder::default()), Arc::new(Table::default()));
         table.set_synced();
         let (clock, hand) = Clock::manual(START);
         let metrics = Metrics::default();
@@ -322,7 +325,11 @@ fn route(namespace: &str, name: &str, types: &[&str], active: bool) -> Route {
         generation: 1,
         filter: Filter::compile(types),
         active,
-        endpoint: Err(Unready { reason: "SecretNotFound", message: "Secret is not there".to_owned(), stalled: true }),
+        endpoint: Err(Unready {
+            reason: "SecretNotFound",
+            message: "Secret is not there".to_owned(),
+            stalled: true,
+        }),
         public_key: "whpk_".into(),
         gives_up_after: Some(Duration::from_secs(1)),
         requested_at: None,
@@ -331,5 +338,6 @@ fn route(namespace: &str, name: &str, types: &[&str], active: bool) -> Route {
 
 /// A structured event with this id and type.
 pub(super) fn event(id: &str, event_type: &str) -> String {
-    json!({"specversion": "1.0", "id": id, "source": "/shop", "type": event_type, "data": {"n": 1}}).to_string()
+    json!({"specversion": "1.0", "id": id, "source": "/shop", "type": event_type, "data": {"n": 1}})
+        .to_string()
 }

@@ -1,6 +1,5 @@
 //! Deleting never waits for the operator, and what was deleted meanwhile is purged when it is back.
 
-
 use hookwright::store::Store as _;
 use hookwright::store::embedded::{Embedded, Options};
 use hookwright_harness::wait::eventually;
@@ -9,7 +8,8 @@ use serde_json::json;
 use crate::world::{SOON, Team, World, newest};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_the_operator_gone_deletion_finishes_and_with_it_back_the_data_is_purged() -> anyhow::Result<()> {
+async fn with_the_operator_gone_deletion_finishes_and_with_it_back_the_data_is_purged() -> anyhow::Result<()>
+{
     let world = World::alone(&["--purge-grace=1s"]).await?;
     let (team, other) = (Team::of(&world, "purge").await?, Team::of(&world, "whole").await?);
     team.webhook("orders", json!({})).await?;

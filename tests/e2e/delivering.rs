@@ -88,9 +88,8 @@ async fn two_failures_then_success_are_three_attempts_with_one_id_and_backoff() 
     let stamp = |request: &Request| request.header("webhook-timestamp").and_then(|at| at.parse::<u64>().ok());
     assert!(stamp(&requests[2]) > stamp(&requests[0]), "each attempt has its own timestamp");
 
-    let webhook = team
-        .await_webhook("orders", "Success", |webhook| newest(webhook)["state"] == "Success")
-        .await?;
+    let webhook =
+        team.await_webhook("orders", "Success", |webhook| newest(webhook)["state"] == "Success").await?;
     let delivery = newest(&webhook);
     assert_eq!(delivery["retryCount"], 2, "{delivery}");
     assert_eq!(delivery["responseStatus"], 200);
@@ -143,10 +142,14 @@ async fn a_changed_webhook_is_in_force_within_a_second() -> anyhow::Result<()> {
     assert_eq!(before["matched"], 0, "{before}");
     team.patch("orders", json!({"eventTypes": ["b"]})).await?;
     let applied = std::time::Instant::now();
-    hookwright_harness::wait::eventually(Duration::from_secs(10), "the new event type to match", async || {
-        let answer = team.dry_run("b").await.map_err(|error| error.to_string())?;
-        if answer["matched"] == 1 { Ok(()) } else { Err(answer.to_string()) }
-    })
+    hookwright_harness::wait::eventually(
+        Duration::from_secs(10),
+        "the new event type to match",
+        async || {
+            let answer = team.dry_run("b").await.map_err(|error| error.to_string())?;
+            if answer["matched"] == 1 { Ok(()) } else { Err(answer.to_string()) }
+        },
+    )
     .await?;
     let took = applied.elapsed();
     assert!(took < Duration::from_secs(1), "{took:?}");

@@ -130,7 +130,10 @@ impl Team {
     pub(crate) async fn patch(&self, name: &str, spec: Value) -> anyhow::Result<()> {
         let patch = json!({ "spec": spec }).to_string();
         let object = format!("hook/{name}");
-        self.kubectl.ok(&["patch", "-n", &self.namespace, &object, "--type=merge", "-p", &patch]).await.map(drop)
+        self.kubectl
+            .ok(&["patch", "-n", &self.namespace, &object, "--type=merge", "-p", &patch])
+            .await
+            .map(drop)
     }
 
     /// Watches a Webhook until it is as it should be.

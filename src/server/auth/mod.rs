@@ -134,7 +134,11 @@ impl Default for Questions {
 }
 
 impl Questions {
-    async fn ask<T>(&self, what: &'static str, question: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
+    async fn ask<T>(
+        &self,
+        what: &'static str,
+        question: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, Failure> {
         static FAILED: Quiet = Quiet::new(Duration::from_secs(60));
         let asked = tokio::time::timeout(PATIENCE, async {
             let _turn = self.0.acquire().await;

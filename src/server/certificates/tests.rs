@@ -64,7 +64,9 @@ async fn a_bundle_that_somebody_changed_or_deleted_is_written_again() {
     let api = Arc::new(FakeApi::default());
     let (certificates, _) = certificates(&api);
     certificates.refresh().await.unwrap();
-    for spoilt in [Some(json!({"metadata": {}, "data": {"ca.crt": "x"}})), Some(json!({"metadata": {}})), None] {
+    for spoilt in
+        [Some(json!({"metadata": {}, "data": {"ca.crt": "x"}})), Some(json!({"metadata": {}})), None]
+    {
         match spoilt {
             Some(value) => api.objects.lock().unwrap().insert(MAP.to_owned(), value),
             None => api.objects.lock().unwrap().remove(MAP),

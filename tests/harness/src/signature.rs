@@ -13,7 +13,8 @@ pub fn verify_v1a(request: &Request, public_key: &str) -> anyhow::Result<()> {
     let key = VerifyingKey::from_bytes(key.as_slice().try_into()?)?;
     let header = |name: &str| request.header(name).with_context(|| format!("the request has no {name}"));
     let signatures = header("webhook-signature")?;
-    let text = signatures.split(' ').find_map(|each| each.strip_prefix("v1a,")).context("no v1a signature")?;
+    let text =
+        signatures.split(' ').find_map(|each| each.strip_prefix("v1a,")).context("no v1a signature")?;
     let signature = Signature::from_slice(&STANDARD.decode(text)?)?;
     let mut signed = format!("{}.{}.", header("webhook-id")?, header("webhook-timestamp")?).into_bytes();
     signed.extend_from_slice(&request.body);

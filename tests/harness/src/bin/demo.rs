@@ -36,9 +36,12 @@ impl Progress {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let progress = Progress(Instant::now());
-    let program = PathBuf::from(env::var_os("HOOKWRIGHT_BIN").context("set HOOKWRIGHT_BIN, or run `make demo`")?);
+    let program =
+        PathBuf::from(env::var_os("HOOKWRIGHT_BIN").context("set HOOKWRIGHT_BIN, or run `make demo`")?);
     let plane = start_plane(&progress).await?;
-    progress.step("installing charts/hookwright with helm, starting the operator with its ServiceAccount's token");
+    progress.step(
+        "installing charts/hookwright with helm, starting the operator with its ServiceAccount's token",
+    );
     let operator = Operator::start(&plane, program, &OperatorOptions::default()).await?;
     progress.step("starting a receiver with a certificate of its own authority");
     let receiver = Receiver::start().await?;
@@ -65,7 +68,9 @@ async fn start_plane(progress: &Progress) -> anyhow::Result<ControlPlane> {
         progress.step("using the cluster of KUBECONFIG");
         return ControlPlane::connect(Path::new(&file)).await;
     }
-    progress.step("starting a control plane: etcd, kube-apiserver, kube-controller-manager (built first, if need be)");
+    progress.step(
+        "starting a control plane: etcd, kube-apiserver, kube-controller-manager (built first, if need be)",
+    );
     ControlPlane::start().await
 }
 
@@ -90,18 +95,22 @@ async fn show(
     kubectl: &Kubectl,
 ) -> anyhow::Result<()> {
     progress.step("applying examples/");
-    for file in ["namespace.yaml", "publisher.yaml", "webhook.yaml", "webhook-signed.yaml", "webhook-tuned.yaml"] {
+    for file in
+        ["namespace.yaml", "publisher.yaml", "webhook.yaml", "webhook-signed.yaml", "webhook-tuned.yaml"]
+    {
         println!("$ kubectl apply -f examples/{file}");
         println!("{}", kubectl.ok(&["apply", "-f", &example(file)]).await?.trim_end());
     }
     progress.step("pointing them at the receiver here, with short waits between attempts");
     point_at(receiver, kubectl).await?;
-    run(kubectl, &["wait", "-n", NAMESPACE, "--for=condition=Ready", "hook", "--all", "--timeout=60s"]).await?;
+    run(kubectl, &["wait", "-n", NAMESPACE, "--for=condition=Ready", "hook", "--all", "--timeout=60s"])
+        .await?;
 
     progress.step("sending a test delivery");
     println!("$ kubectl apply -f examples/webhooktest.yaml");
     println!("{}", kubectl.ok(&["apply", "-f", &example("webhooktest.yaml")]).await?.trim_end());
-    let succeeded = ["wait", "-n", NAMESPACE, "--for=condition=Succeeded", "hooktest/orders-1", "--timeout=60s"];
+    let succeeded =
+        ["wait", "-n", NAMESPACE, "--for=condition=Succeeded", "hooktest/orders-1", "--timeout=60s"];
     run(kubectl, &succeeded).await?;
     run(kubectl, &["get", "hooktest", "-n", NAMESPACE, "-o", "wide"]).await?;
 
@@ -130,7 +139,8 @@ async fn show(
     verify_v1a(request, key).context("v1a")?;
     println!("v1a: valid for status.publicKey {key}");
     let secret = fs::read_to_string(example("webhook-signed.yaml"))?;
-    let secret = secret.split_whitespace().find(|word| word.starts_with("whsec_")).context("a whsec_ secret")?;
+    let secret =
+        secret.split_whitespace().find(|word| word.starts_with("whsec_")).context("a whsec_ secret")?;
     verify_v1(request, secret).context("v1")?;
     println!("v1:  valid for the secret of examples/webhook-signed.yaml");
     anyhow::ensure!(verify_v1a(&attempts[0], key).is_ok(), "the first attempt was signed as well");
