@@ -149,7 +149,7 @@ mod tests {
             (Verdict::Refused, 1, Next::Failed(EndReason::AddressDenied), Some(10)),
             (Verdict::Gone, 1, Next::Failed(EndReason::Gone), Some(10)),
         ] {
-            let (outcome, ended) = conclude(Made { verdict, attempts, ..made(&retry) });
+            let (outcome, ended) = conclude(Made { attempts, verdict, ..made(&retry) });
             assert_eq!(outcome.next, next, "{verdict:?} {attempts}");
             let due = if let Next::Retry(at) = next { Some(at) } else { None };
             let expected = pace.map_or(Ended::Success, |pace| Ended::Failure { pace: at(pace), retry: due });

@@ -86,6 +86,12 @@ struct Rise {
     successes: usize,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Probe {
+    /// The delivery that probes, once one does.
+    name: Option<DeliveryName>,
+}
+
 /// The state of one endpoint.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Schedule {
@@ -93,8 +99,8 @@ pub(super) struct Schedule {
     unrecorded: usize,
     waiting: Waiting,
     meter: Meter,
-    /// While probing: the delivery that probes, once one does.
-    probe: Option<Option<DeliveryName>>,
+    /// While probing.
+    probe: Option<Probe>,
     /// While probing, no attempt before this.
     pace: UnixMillis,
     rise: Option<Rise>,
@@ -136,7 +142,7 @@ impl Schedule {
 
     fn probe(&mut self, view: &View<'_>) -> Step {
         self.rise = None;
-        let name = *self.probe.get_or_insert_default();
+        let Probe { name } = *self.probe.get_or_insert_default();
         if self.under_way() > 0 {
             return Step::Rest;
         }
@@ -175,6 +181,11 @@ impl Schedule {
         meter.max(rise).max(pace).unwrap_or_default()
     }
 
+    /// What to do when nothing is to be claimed any more.
+    pub(super) fn end(&self) -> Step {
+        if self.under_way() > 0 { Step::Rest } else { Step::Done }
+    }
+
     /// Attempts and outcomes that have not come to their end.
     pub(super) fn under_way(&self) -> usize {
         self.in_flight + self.unrecorded
@@ -193,6 +204,12 @@ impl Schedule {
     /// Something may wait that was not there before.
     pub(super) fn woken(&mut self) {
         self.waiting = Waiting::Unknown;
+    }
+
+    /// Another spec is in force: what was wrong with the old one says nothing about it, so the next probe may
+    /// start at once.
+    pub(super) fn spec_changed(&mut self) {
+        self.pace = UnixMillis::default();
     }
 
     /// The answer to [`Step::Claim`]: what starts now, of how many that were asked for. Nothing: also when the
@@ -216,7 +233,7 @@ impl Schedule {
             (None, None) => Waiting::Nothing,
         };
         if let Some(probe) = &mut self.probe {
-            *probe = started.first().copied();
+            probe.name = started.first().copied();
         }
     }
 
@@ -236,7 +253,9 @@ impl Schedule {
             Ended::Failure { pace, retry } => {
                 self.pace = self.pace.max(pace);
                 match (retry, self.waiting) {
-                    (None, _) if self.probe == Some(Some(name)) => self.probe = Some(None),
+                    (None, _) if self.probe == Some(Probe { name: Some(name) }) => {
+                        self.probe = Some(Probe::default());
+                    }
                     (Some(at), Waiting::From(other)) => self.waiting = Waiting::From(at.min(other)),
                     (Some(at), Waiting::Nothing) => self.waiting = Waiting::From(at),
                     (None, _) | (Some(_), Waiting::Unknown) => {}
