@@ -11,7 +11,8 @@ pub(super) fn json(headers: &HeaderMap) -> Result<(), Failure> {
     if values.peek().is_none() {
         return Ok(());
     }
-    let takes = values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(takes_json);
+    let takes =
+        values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(takes_json);
     if takes { Ok(()) } else { Err(Failure::new(Reason::NotAcceptable, "Accept must have application/json")) }
 }
 
@@ -19,10 +20,11 @@ pub(super) fn json(headers: &HeaderMap) -> Result<(), Failure> {
 fn takes_json(range: &str) -> bool {
     let mut parts = range.split(';').map(str::trim);
     let media = parts.next().unwrap_or_default();
-    let ours = ["application/json", "application/*", "*/*"].iter().any(|ours| media.eq_ignore_ascii_case(ours));
-    let refused = parts.filter_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q="))).any(|quality| {
-        quality.trim().parse::<f32>().is_ok_and(|quality| quality <= 0.0)
-    });
+    let ours =
+        ["application/json", "application/*", "*/*"].iter().any(|ours| media.eq_ignore_ascii_case(ours));
+    let refused = parts
+        .filter_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")))
+        .any(|quality| quality.trim().parse::<f32>().is_ok_and(|quality| quality <= 0.0));
     ours && !refused
 }
 
@@ -43,7 +45,8 @@ mod tests {
             (Some("text/*, application/xml"), false),
             (Some(""), false),
         ] {
-            let headers: HeaderMap = accept.map(|accept| (ACCEPT, accept.parse().unwrap())).into_iter().collect();
+            let headers: HeaderMap =
+                accept.map(|accept| (ACCEPT, accept.parse().unwrap())).into_iter().collect();
             assert_eq!(json(&headers).is_ok(), expected, "{accept:?}");
         }
     }

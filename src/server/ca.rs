@@ -8,8 +8,8 @@
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -18,7 +18,7 @@ use rustls::sign::CertifiedKey;
 use super::tls::Error;
 use crate::model::time::UnixMillis;
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
+const DAY: Duration = Duration::from_hours(24);
 /// How long a CA is valid.
 pub(super) const CA_LIFE: Duration = DAY.saturating_mul(365);
 /// How long before its end a CA gets a successor.
@@ -28,7 +28,7 @@ const ANNOUNCED: Duration = DAY.saturating_mul(30);
 /// How long a serving certificate is valid.
 pub(super) const LEAF_LIFE: Duration = DAY.saturating_mul(7);
 /// Certificates are valid from a little earlier, for clients whose clock is behind.
-const SKEW: Duration = Duration::from_secs(300);
+const SKEW: Duration = Duration::from_mins(5);
 
 /// A certificate that may sign, with its key.
 pub(super) struct Authority {
@@ -75,7 +75,8 @@ impl Authority {
     /// Reads one back.
     pub(super) fn read(certificate: &[u8], key: &[u8]) -> Result<Self, Error> {
         let (validity, public_key) = parse(certificate).ok_or(Error::NoCertificate)?;
-        let (Ok(certificate), Ok(key)) = (String::from_utf8(certificate.to_vec()), String::from_utf8(key.to_vec()))
+        let (Ok(certificate), Ok(key)) =
+            (String::from_utf8(certificate.to_vec()), String::from_utf8(key.to_vec()))
         else {
             return Err(Error::NoCertificate);
         };
@@ -133,10 +134,13 @@ impl Authorities {
         Ok(Self { signing: Authority::make(now)?, next: None, former: Vec::new() })
     }
 
-    /// What clients trust: every certificate that signs, signed or will sign.
+    /// What clients trust: every certificate that signed, signs or will sign, oldest first, so that it does not
+    /// change when the next one begins to sign.
     pub(super) fn bundle(&self) -> String {
-        let current = std::iter::once(&self.signing).chain(&self.next).map(|authority| &authority.certificate);
-        current.chain(&self.former).map(|certificate| format!("{}\n", certificate.trim_end())).collect()
+        let current =
+            std::iter::once(&self.signing).chain(&self.next).map(|authority| &authority.certificate);
+        let lines = self.former.iter().chain(current).flat_map(|certificate| [certificate.trim_end(), "\n"]);
+        lines.collect()
     }
 
     /// Does what is due now; tells whether anything was.
@@ -195,7 +199,8 @@ mod tests {
             roots.add(certificate.unwrap()).unwrap();
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let at = UnixTime::since_unix_epoch(at.since(UnixMillis::from_millis(0)));
         let end_entity = leaf.certified.end_entity_cert().unwrap();
@@ -223,7 +228,10 @@ mod tests {
             assert_eq!(verifies(&bundle, &leaf, name, at), expected, "{name} at {at}");
         }
         assert_eq!(leaf.validity.two_thirds(), START + LEAF_LIFE * 2 / 3);
-        assert!(!verifies(&Authorities::make(START).unwrap().bundle(), &leaf, "localhost", START), "another CA");
+        assert!(
+            !verifies(&Authorities::make(START).unwrap().bundle(), &leaf, "localhost", START),
+            "another CA"
+        );
     }
 
     #[test]
@@ -245,10 +253,11 @@ mod tests {
     #[test]
     fn what_is_no_ca_or_has_the_key_of_another_is_told_apart() {
         let (one, other) = (Authority::make(START).unwrap(), Authority::make(START).unwrap());
-        let read = |certificate: &str, key: &str| match Authority::read(certificate.as_bytes(), key.as_bytes()) {
-            Ok(_) => "good".to_owned(),
-            Err(error) => error.to_string(),
-        };
+        let read =
+            |certificate: &str, key: &str| match Authority::read(certificate.as_bytes(), key.as_bytes()) {
+                Ok(_) => "good".to_owned(),
+                Err(error) => error.to_string(),
+            };
         assert_eq!(read(&one.certificate, &one.key), "good");
         assert!(read(&one.certificate, &other.key).contains("not of its certificate"));
         assert!(read("garbage", &one.key).contains("no certificate"));

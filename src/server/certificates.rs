@@ -28,7 +28,7 @@ pub const FIELD_MANAGER: &str = "hookwright";
 
 /// How often Secret, ConfigMap and certificate are looked at; also the longest time that a changed ConfigMap
 /// stays changed.
-const EVERY: Duration = Duration::from_secs(60);
+const EVERY: Duration = Duration::from_mins(1);
 /// How soon after a failure.
 const SOON: Duration = Duration::from_secs(5);
 /// For one call to the Kubernetes API.
@@ -99,7 +99,9 @@ impl Certificates {
     pub fn check(&self) -> Result<(), String> {
         match &self.lock().leaf {
             None => Err("the serving certificate is not made yet".to_owned()),
-            Some(leaf) if self.clock.now() >= leaf.validity.to => Err("the serving certificate has expired".to_owned()),
+            Some(leaf) if self.clock.now() >= leaf.validity.to => {
+                Err("the serving certificate has expired".to_owned())
+            }
             Some(_) => Ok(()),
         }
     }
@@ -107,7 +109,7 @@ impl Certificates {
     /// Keeps everything fresh until told to stop. Failures are tried again soon; meanwhile the CA that was read
     /// before goes on issuing.
     pub async fn run(&self, shutdown: CancellationToken) {
-        static FAILED: Quiet = Quiet::new(Duration::from_secs(300));
+        static FAILED: Quiet = Quiet::new(Duration::from_mins(5));
         loop {
             let pause = match self.refresh().await {
                 Ok(()) => EVERY,
@@ -137,6 +139,11 @@ impl Certificates {
         }
         self.renew_leaf()?;
         self.publish(&read?.bundle()).await
+    }
+
+    #[cfg(test)]
+    pub(super) fn shown(&self) -> Option<Vec<u8>> {
+        self.served.shown()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -195,13 +202,17 @@ impl Certificates {
     }
 
     fn read_secret(&self, secret: &Secret) -> Result<Authorities, Error> {
-        from_secret(secret).map_err(|source| Error::Unusable { secret: self.path(), source: Box::new(source) })
+        from_secret(secret)
+            .map_err(|source| Error::Unusable { secret: self.path(), source: Box::new(source) })
     }
 
     /// Writes the bundle into the operator's own ConfigMap when it is not there as it should be.
     async fn publish(&self, bundle: &str) -> Result<(), Error> {
         let found = self.call("get", "ConfigMap", self.config_maps.get_opt(CA_NAME)).await?;
-        if found.and_then(|map| map.data).is_some_and(|data| data.get(BUNDLE_KEY).is_some_and(|is| is == bundle)) {
+        if found
+            .and_then(|map| map.data)
+            .is_some_and(|data| data.get(BUNDLE_KEY).is_some_and(|is| is == bundle))
+        {
             return Ok(());
         }
         let map = ConfigMap {
@@ -216,7 +227,12 @@ impl Certificates {
         Ok(())
     }
 
-    async fn call<T>(&self, verb: &str, kind: &str, call: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
+    async fn call<T>(
+        &self,
+        verb: &str,
+        kind: &str,
+        call: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, Error> {
         let what = || format!("{verb} {kind} {}", self.path());
         match timeout(CALL, call).await {
             Ok(Ok(value)) => Ok(value),
@@ -260,6 +276,7 @@ fn metadata(found: ObjectMeta) -> ObjectMeta {
 }
 
 const FORMER_KEY: &str = "former.crt";
+const END: &str = "-----END CERTIFICATE-----";
 
 fn to_secret(authorities: &Authorities, found: Secret) -> Secret {
     let Authorities { signing, next, former } = authorities;
@@ -277,19 +294,24 @@ fn to_secret(authorities: &Authorities, found: Secret) -> Secret {
     Secret {
         metadata: metadata(found.metadata),
         type_: found.type_.or_else(|| Some("kubernetes.io/tls".to_owned())),
-        data: Some(data.into_iter().map(|(key, text)| (key.to_owned(), ByteString(text.into_bytes()))).collect()),
+        data: Some(
+            data.into_iter().map(|(key, text)| (key.to_owned(), ByteString(text.into_bytes()))).collect(),
+        ),
         ..Secret::default()
     }
 }
 
 fn from_secret(secret: &Secret) -> Result<Authorities, Error> {
-    let entry = |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
+    let entry =
+        |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
     let pair = |certificate, key| Some((entry(certificate)?, entry(key)?));
     let (certificate, key) = pair("tls.crt", "tls.key").ok_or(Error::NoCertificate)?;
-    let next = pair("next.crt", "next.key").map(|(certificate, key)| Authority::read(certificate, key)).transpose()?;
+    let next = pair("next.crt", "next.key")
+        .map(|(certificate, key)| Authority::read(certificate, key))
+        .transpose()?;
     let former = String::from_utf8_lossy(entry(FORMER_KEY).unwrap_or_default());
-    const END: &str = "-----END CERTIFICATE-----";
-    let former = former.split_inclusive(END).filter(|pem| pem.contains(END)).map(|pem| format!("{}\n", pem.trim()));
+    let former =
+        former.split_inclusive(END).filter(|pem| pem.contains(END)).map(|pem| format!("{}\n", pem.trim()));
     Ok(Authorities { signing: Authority::read(certificate, key)?, next, former: former.collect() })
 }
 

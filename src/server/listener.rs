@@ -71,7 +71,7 @@ impl Default for Limits {
             connections: 4096,
             handshake: Duration::from_secs(10),
             head: Duration::from_secs(10),
-            idle: Duration::from_secs(120),
+            idle: Duration::from_mins(2),
             head_bytes: 32 << 10,
             streams: 256,
             drain: Duration::from_secs(20),
@@ -96,16 +96,7 @@ pub async fn serve<H: Handler>(
     limits: Limits,
     shutdown: CancellationToken,
 ) {
-    let server = Arc::new(Server {
-        tls: tls.map(TlsAcceptor::from),
-        handler,
-        limits,
-        places: Arc::new(Semaphore::new(limits.connections)),
-        open: Mutex::default(),
-        tasks: TaskTracker::new(),
-        shutdown,
-        kill: CancellationToken::new(),
-    });
+    let server = Arc::new(Server::new(tls, handler, limits, shutdown));
     let mut number = 0;
     while let Some((socket, address)) = server.accept(&listener).await {
         if let Some(place) = server.place().await {
@@ -134,9 +125,27 @@ struct Server<H> {
 }
 
 impl<H: Handler> Server<H> {
+    fn new(
+        tls: Option<Arc<ServerConfig>>,
+        handler: Arc<H>,
+        limits: Limits,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self {
+            tls: tls.map(TlsAcceptor::from),
+            handler,
+            limits,
+            places: Arc::new(Semaphore::new(limits.connections)),
+            open: Mutex::default(),
+            tasks: TaskTracker::new(),
+            shutdown,
+            kill: CancellationToken::new(),
+        }
+    }
+
     /// The next connection; none when it is time to stop.
     async fn accept(&self, listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
-        static FAILED: Quiet = Quiet::new(Duration::from_secs(60));
+        static FAILED: Quiet = Quiet::new(Duration::from_mins(1));
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -158,7 +167,7 @@ impl<H: Handler> Server<H> {
 
     /// A place for a new connection, if need be that of the one idle for longest.
     async fn place(&self) -> Option<OwnedSemaphorePermit> {
-        static FULL: Quiet = Quiet::new(Duration::from_secs(60));
+        static FULL: Quiet = Quiet::new(Duration::from_mins(1));
         if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
             return Some(place);
         }
@@ -177,7 +186,8 @@ impl<H: Handler> Server<H> {
     fn make_one_give_way(&self) {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = open.values().filter(|activity| !activity.give_way.is_cancelled());
-        let longest = idle.filter_map(|activity| Some((activity.idle_since()?, activity))).min_by_key(|(at, _)| *at);
+        let longest =
+            idle.filter_map(|activity| Some((activity.idle_since()?, activity))).min_by_key(|(at, _)| *at);
         if let Some((_, activity)) = longest {
             activity.give_way.cancel();
         }
@@ -217,7 +227,8 @@ impl<H: Handler> Server<H> {
         };
         let (_, session) = socket.get_ref();
         let certificates = session.peer_certificates().unwrap_or_default();
-        let peer = Peer { address, certificates: certificates.iter().map(|c| c.clone().into_owned()).collect() };
+        let peer =
+            Peer { address, certificates: certificates.iter().map(|c| c.clone().into_owned()).collect() };
         if session.alpn_protocol() == Some(b"h2") {
             self.http2(socket, peer, activity).await;
         } else {

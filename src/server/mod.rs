@@ -27,8 +27,6 @@ mod quiet;
 pub mod status;
 pub mod tls;
 
-
-
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, Request};
@@ -84,7 +82,13 @@ impl Door {
         answered.unwrap_or_else(Failure::into_answer)
     }
 
-    async fn serve<B>(&self, target: Target<'_>, peer: &Peer, parts: &Parts, body: B) -> Result<Answer, Failure>
+    async fn serve<B>(
+        &self,
+        target: Target<'_>,
+        peer: &Peer,
+        parts: &Parts,
+        body: B,
+    ) -> Result<Answer, Failure>
     where
         B: Body<Data = Bytes> + Unpin,
     {
@@ -99,7 +103,13 @@ impl Door {
         }
     }
 
-    async fn publish<B>(&self, namespace: &str, peer: &Peer, parts: &Parts, body: B) -> Result<Answer, Failure>
+    async fn publish<B>(
+        &self,
+        namespace: &str,
+        peer: &Peer,
+        parts: &Parts,
+        body: B,
+    ) -> Result<Answer, Failure>
     where
         B: Body<Data = Bytes> + Unpin,
     {

@@ -148,7 +148,8 @@ mod tests {
         health.ready("routes", move || {
             if check.load(Ordering::SeqCst) { Ok(()) } else { Err("the list is not complete".to_owned()) }
         });
-        let failed = "[+]ping ok\n[+]store ok\n[-]routes failed: the list is not complete\nreadyz check failed\n";
+        let failed =
+            "[+]ping ok\n[+]store ok\n[-]routes failed: the list is not complete\nreadyz check failed\n";
         for path in ["/readyz", "/readyz?verbose", "/readyz?verbose=true"] {
             let (code, kind, body) = get(&ops, path).await;
             assert_eq!((code, &*kind, &*body), (503, "text/plain; charset=utf-8", failed), "{path}");
@@ -176,6 +177,9 @@ mod tests {
         assert!(body.ends_with("# EOF\n"));
         assert_eq!(get(&ops, "/").await.0, 404);
         let answer = ops.answer(&Request::post("/metrics").body(()).unwrap());
-        assert_eq!((answer.status().as_u16(), &answer.headers()[ALLOW]), (405, &HeaderValue::from_static("GET, HEAD")));
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()[ALLOW]),
+            (405, &HeaderValue::from_static("GET, HEAD"))
+        );
     }
 }

@@ -140,8 +140,14 @@ impl Publisher {
         events.iter().map(|event| self.preview_one(namespace, &event.attributes, now)).collect()
     }
 
-    fn preview_one(&self, namespace: &Namespace, event: &Attributes, now: UnixMillis) -> Result<Preview, Error> {
-        let mut webhooks: Vec<_> = self.table.namespace(namespace).into_iter().map(|r| self.meet(r, event)).collect();
+    fn preview_one(
+        &self,
+        namespace: &Namespace,
+        event: &Attributes,
+        now: UnixMillis,
+    ) -> Result<Preview, Error> {
+        let mut webhooks: Vec<_> =
+            self.table.namespace(namespace).into_iter().map(|r| self.meet(r, event)).collect();
         webhooks.sort_unstable_by(|a, b| a.route.webhook.name.cmp(&b.route.webhook.name));
         let duplicate = self.store.duplicate_of(dedup_key(namespace, event), now)?.is_some();
         Ok(Preview { duplicate, webhooks })

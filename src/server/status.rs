@@ -195,9 +195,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_is_a_status_with_code_reason_and_causes() {
-        let failure = Failure::new(Reason::BadRequest, "no")
-            .of("cloudevents")
-            .cause("FieldValueInvalid", "[3].source", "must be a URI reference");
+        let failure = Failure::new(Reason::BadRequest, "no").of("cloudevents").cause(
+            "FieldValueInvalid",
+            "[3].source",
+            "must be a URI reference",
+        );
         let (parts, body) = read(failure).await;
         assert_eq!(parts.status, 400);
         assert_eq!(parts.headers[CONTENT_TYPE], "application/json");
@@ -227,7 +229,7 @@ mod tests {
         assert_eq!(body["details"]["retryAfterSeconds"], 1);
 
         let (parts, body) = read(Failure::method_not_allowed("POST, OPTIONS")).await;
-        assert_eq!((parts.status.as_u16(), &*parts.headers[ALLOW].to_str().unwrap()), (405, "POST, OPTIONS"));
+        assert_eq!((parts.status.as_u16(), parts.headers[ALLOW].to_str().unwrap()), (405, "POST, OPTIONS"));
         assert_eq!(body.get("details"), None);
 
         let (parts, _) = read(Failure::new(Reason::Unauthorized, "who?")).await;

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,13 +22,13 @@ use crate::model::filter::Filter;
 use crate::model::ids::{DeliveryName, EventUid, Minter, WebhookRef, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::routes::{Route, Table, Unready};
-use crate::store::records::{DedupKey, Disabled, DisableReason};
+use crate::store::records::{DedupKey, DisableReason, Disabled};
 use crate::store::*;
 
 /// When the clock of tests starts.
 pub(super) const START: UnixMillis = UnixMillis::from_millis(1_800_000_000_000);
 
-/// A fake Kubernetes API: TokenReviews, SubjectAccessReviews, Secrets and ConfigMaps.
+/// A fake Kubernetes API: reviews of tokens and of access, Secrets and config maps.
 #[derive(Default)]
 pub(super) struct FakeApi {
     /// By token: the user's name and the audiences that the answer says.
@@ -140,7 +140,9 @@ impl FakeApi {
             ("GET", Some(found)) => return (200, found.clone()),
             ("GET" | "PUT", None) => return failure(404, "NotFound"),
             ("POST", Some(_)) => return failure(409, "AlreadyExists"),
-            ("PUT", Some(found)) if found["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"] => {
+            ("PUT", Some(found))
+                if found["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"] =>
+            {
                 return failure(409, "Conflict");
             }
             _ => {}
@@ -185,13 +187,14 @@ impl Store for Recorder {
             }
             self.accepting()?;
             let (mut seen, mut kept) = (self.seen.lock().unwrap(), self.events.lock().unwrap());
-            let append = |event: NewEvent| match event.dedup.and_then(|DedupKey(key)| seen.get(&key)) {
-                Some(first) => Appended::Duplicate(*first),
-                None => {
-                    seen.extend(event.dedup.map(|DedupKey(key)| (key, event.uid)));
-                    kept.push(event);
-                    Appended::New
+            let append = |event: NewEvent| {
+                let key = event.dedup.as_ref().map(|DedupKey(key)| *key);
+                if let Some(first) = key.and_then(|key| seen.get(&key)) {
+                    return Appended::Duplicate(*first);
                 }
+                seen.extend(key.map(|key| (key, event.uid)));
+                kept.push(event);
+                Appended::New
             };
             Ok(events.into_iter().map(append).collect())
         }
@@ -203,7 +206,7 @@ impl Store for Recorder {
     }
 
     fn duplicate_of(&self, key: DedupKey, _: UnixMillis) -> Result<Option<EventUid>> {
-        Ok(self.seen.lock().unwrap().get(&key.0).copied())
+        Ok(self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&key.0).copied())
     }
 
     fn summary(&self, webhook: WebhookUid) -> Option<Arc<Summary>> {
@@ -283,7 +286,8 @@ impl World {
     }
 
     pub(super) fn with(settings: Settings) -> Self {
-        let (api, store, table) = (FakeApi::with_shop(), Arc::new(Recorder::default()), Arc::new(Table::default()));
+        let (api, store, table) =
+            (FakeApi::with_shop(), Arc::new(Recorder::default()), Arc::new(Table::default()));
         table.set_synced();
         let (clock, hand) = Clock::manual(START);
         let metrics = Metrics::default();
@@ -322,7 +326,11 @@ fn route(namespace: &str, name: &str, types: &[&str], active: bool) -> Route {
         generation: 1,
         filter: Filter::compile(types),
         active,
-        endpoint: Err(Unready { reason: "SecretNotFound", message: "Secret is not there".to_owned(), stalled: true }),
+        endpoint: Err(Unready {
+            reason: "SecretNotFound",
+            message: "Secret is not there".to_owned(),
+            stalled: true,
+        }),
         public_key: "whpk_".into(),
         gives_up_after: Some(Duration::from_secs(1)),
         requested_at: None,
@@ -331,5 +339,6 @@ fn route(namespace: &str, name: &str, types: &[&str], active: bool) -> Route {
 
 /// A structured event with this id and type.
 pub(super) fn event(id: &str, event_type: &str) -> String {
-    json!({"specversion": "1.0", "id": id, "source": "/shop", "type": event_type, "data": {"n": 1}}).to_string()
+    json!({"specversion": "1.0", "id": id, "source": "/shop", "type": event_type, "data": {"n": 1}})
+        .to_string()
 }

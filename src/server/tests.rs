@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use http::request::Builder;
 use http_body_util::{BodyExt as _, Full};
 use serde_json::{Value, json};
 
-use super::testing::{World, event};
+use super::testing::{START, World, event};
 use super::*;
 
 const PATH: &str = "/apis/delivery.hookwright.dev/v1alpha1/namespaces/team-a/cloudevents";
@@ -43,12 +44,16 @@ async fn an_event_is_stored_with_a_delivery_for_each_webhook_of_the_namespace_th
     world.webhook("team-a", "invoices", &["invoice.*"], true);
     world.webhook("team-b", "theirs", &["*"], true);
 
+    world.hand.advance(Duration::from_secs(1));
     let (code, answer) = structured(&world, PATH, event("7", "order.created")).await;
     let events = world.store.events.lock().unwrap();
     let stored = &events[0];
     assert_eq!((code, answer), (202, json!({"id": stored.uid.to_string(), "matched": 2})));
-    assert_eq!((&*stored.namespace, &*stored.attributes.id, &*stored.data), ("team-a", "7", &br#"{"n":1}"#[..]));
-    assert_eq!(stored.accepted_at, super::testing::START);
+    assert_eq!(
+        (&*stored.namespace, &*stored.attributes.id, &*stored.data),
+        ("team-a", "7", &br#"{"n":1}"#[..])
+    );
+    assert_eq!(stored.accepted_at, START + Duration::from_secs(1));
     let webhooks: Vec<_> = stored.deliveries.iter().map(|delivery| &delivery.webhook).collect();
     assert_eq!(webhooks, [&orders, &paused]);
     assert!(stored.deliveries.iter().all(|delivery| !delivery.test));
@@ -115,7 +120,10 @@ async fn bad_input_is_a_status_that_names_the_field_and_nothing_of_a_batch_is_st
     let world = World::new();
     let batch = format!("[{},{}]", event("1", "a"), event("2", "a").replace("/shop", "my shop"));
     let (parts, answer) = send(&world, post(PATH).header("content-type", BATCH), batch).await;
-    assert_eq!((parts.status.as_u16(), &answer["kind"], &answer["reason"]), (400, &json!("Status"), &json!("BadRequest")));
+    assert_eq!(
+        (parts.status.as_u16(), &answer["kind"], &answer["reason"]),
+        (400, &json!("Status"), &json!("BadRequest"))
+    );
     assert_eq!(answer["details"]["causes"][0]["field"], "[1].source");
     assert_eq!(answer["details"]["causes"].as_array().unwrap().len(), 1);
     let message = answer["message"].as_str().unwrap();
@@ -184,7 +192,10 @@ async fn while_store_or_routes_are_not_ready_publishing_is_a_503_with_a_time_to_
     let (parts, answer) = send(&world, post(PATH), event("1", "a")).await;
     assert_eq!((parts.status.as_u16(), &parts.headers["retry-after"]), (503, &"30".parse().unwrap()));
     let message = answer["message"].as_str().unwrap();
-    assert!(message.contains("too little room on the disk") && message.contains("nothing was stored"), "{message}");
+    assert!(
+        message.contains("too little room on the disk") && message.contains("nothing was stored"),
+        "{message}"
+    );
     assert_eq!(answer["details"]["retryAfterSeconds"], 30);
     world.store.refuses.store(false, Ordering::SeqCst);
     assert_eq!(structured(&world, PATH, event("1", "a")).await.0, 202);
@@ -235,7 +246,8 @@ async fn a_dry_run_says_who_would_get_it_and_who_not_and_why_and_stores_nothing(
     assert_eq!(answer["matched"], 1);
     let batch = format!("[{},{}]", event("9", "x"), event("10", "order.a"));
     let (parts, answer) = send(&world, post(&path).header("content-type", BATCH), batch).await;
-    let matched: Vec<_> = answer["items"].as_array().unwrap().iter().map(|item| item["matched"].clone()).collect();
+    let matched: Vec<_> =
+        answer["items"].as_array().unwrap().iter().map(|item| item["matched"].clone()).collect();
     assert_eq!((parts.status.as_u16(), matched), (200, vec![json!(1), json!(2)]));
     let (_, answer) = structured(&world, &path, event("11", "a").replace("/shop", "")).await;
     assert_eq!(answer["reason"], "BadRequest", "a dry run judges the event as well");

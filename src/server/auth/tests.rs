@@ -35,7 +35,10 @@ async fn a_token_for_our_audience_is_a_user_with_all_that_is_said_of_him() {
     let gate = Gate::new(&api.client());
     let user = identify(&gate, "good").await.unwrap();
     assert_eq!(user.username, "system:serviceaccount:team-a:shop");
-    assert_eq!((user.uid.as_deref(), &*user.groups), (Some("u-1"), &["system:serviceaccounts".to_owned()][..]));
+    assert_eq!(
+        (user.uid.as_deref(), &*user.groups),
+        (Some("u-1"), &["system:serviceaccounts".to_owned()][..])
+    );
     assert_eq!(*api.reviewed.lock().unwrap(), json!({"token": "good", "audiences": ["hookwright"]}));
 
     gate.authorize(&user, &publish("team-a")).await.unwrap();
@@ -61,7 +64,9 @@ async fn a_token_for_our_audience_is_a_user_with_all_that_is_said_of_him() {
 #[tokio::test]
 async fn without_a_good_token_for_our_audience_nobody_is_known() {
     let api = FakeApi::with_shop();
-    for (token, audiences) in [("elsewhere", vec!["https://kubernetes.default".to_owned()]), ("unaware", vec![])] {
+    for (token, audiences) in
+        [("elsewhere", vec!["https://kubernetes.default".to_owned()]), ("unaware", vec![])]
+    {
         api.tokens.lock().unwrap().insert(token.to_owned(), ("somebody".to_owned(), audiences));
     }
     api.tokens.lock().unwrap().insert("nameless".to_owned(), (String::new(), vec!["hookwright".to_owned()]));
@@ -152,7 +157,11 @@ async fn when_kubernetes_cannot_be_asked_the_client_is_to_come_again_and_nothing
         switch.store(true, Ordering::SeqCst);
         let started = tokio::time::Instant::now();
         let failure = identify(&gate, "another").await.unwrap_err();
-        assert_eq!((failure.reason, started.elapsed().as_secs()), (Reason::ServiceUnavailable, waits), "{what}");
+        assert_eq!(
+            (failure.reason, started.elapsed().as_secs()),
+            (Reason::ServiceUnavailable, waits),
+            "{what}"
+        );
         assert!(failure.into_answer().headers().contains_key("retry-after"));
         let failure = gate.authorize(&known, &publish("team-a")).await.unwrap_err();
         assert_eq!(failure.reason, Reason::ServiceUnavailable, "{what}");

@@ -54,21 +54,18 @@ impl Tokens {
         if self.refused.get(&digest).is_some() {
             return Err(refusal());
         }
-        match self.review(token).await? {
-            Some(user) => {
-                let user = Arc::new(user);
-                self.known.put(digest, Arc::clone(&user));
-                Ok(user)
-            }
-            None => {
-                self.refused.put(digest, ());
-                Err(refusal())
-            }
-        }
+        let Some(user) = self.review(token).await? else {
+            self.refused.put(digest, ());
+            return Err(refusal());
+        };
+        let user = Arc::new(user);
+        self.known.put(digest, Arc::clone(&user));
+        Ok(user)
     }
 
     async fn review(&self, token: &str) -> Result<Option<User>, Failure> {
-        let spec = TokenReviewSpec { token: Some(token.to_owned()), audiences: Some(vec![AUDIENCE.to_owned()]) };
+        let spec =
+            TokenReviewSpec { token: Some(token.to_owned()), audiences: Some(vec![AUDIENCE.to_owned()]) };
         let review = TokenReview { spec, ..TokenReview::default() };
         let params = PostParams::default();
         Ok(user(self.questions.ask("TokenReview", self.reviews.create(&params, &review)).await?))
@@ -89,7 +86,10 @@ fn user(review: TokenReview) -> Option<User> {
 fn bearer(headers: &HeaderMap) -> Result<&str, Failure> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else {
-        return Err(Failure::new(Reason::Unauthorized, format!("send one Authorization: Bearer TOKEN; {HOW}")));
+        return Err(Failure::new(
+            Reason::Unauthorized,
+            format!("send one Authorization: Bearer TOKEN; {HOW}"),
+        ));
     };
     value
         .to_str()
@@ -98,7 +98,9 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Failure> {
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, token)| token.trim())
         .filter(|token| !token.is_empty() && token.len() <= LONGEST && !token.contains(' '))
-        .ok_or_else(|| Failure::new(Reason::Unauthorized, format!("Authorization must be Bearer TOKEN; {HOW}")))
+        .ok_or_else(|| {
+            Failure::new(Reason::Unauthorized, format!("Authorization must be Bearer TOKEN; {HOW}"))
+        })
 }
 
 const HOW: &str = "get a token with: kubectl create token SERVICEACCOUNT --audience hookwright";
