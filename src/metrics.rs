@@ -122,7 +122,11 @@ impl Metrics {
         let mut all = Registry::with_prefix("hookwright");
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         all.register("build", "Which program this is", build);
-        all.register("events_received", "Events received, by what became of them", self.events_received.clone());
+        all.register(
+            "events_received",
+            "Events received, by what became of them",
+            self.events_received.clone(),
+        );
         all.register("deliveries", "Deliveries that ended, by how", self.deliveries.clone());
         all.register("attempts", "Attempts made, by verdict", self.attempts.clone());
         all.register_with_unit(

@@ -1,10 +1,29 @@
 //! Delivering: what is due is claimed, sent, judged and recorded.
 
+pub mod client;
+#[cfg(test)]
+mod client_tests;
+mod clients;
+pub mod egress;
+#[cfg(test)]
+mod egress_tests;
+mod failure;
+mod limits;
+mod outcome;
+mod request;
+mod retry_after;
+mod schedule;
+#[cfg(test)]
+mod schedule_tests;
+#[cfg(test)]
+mod testing;
+pub mod tls;
+
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
-use crate::model::ids::DeliveryName;
+use crate::model::ids::{DeliveryName, WebhookRef};
 use crate::model::verdict::Verdict;
 use crate::routes::Endpoint;
 use crate::store::{Attempt, Event};
@@ -14,6 +33,8 @@ use crate::store::{Attempt, Event};
 pub struct Job {
     /// Its name is the `webhook-id`.
     pub name: DeliveryName,
+    /// For which Webhook. Two Webhooks never share a connection, or one that hangs could fill it.
+    pub webhook: WebhookRef,
     /// Where to and how.
     pub endpoint: Arc<Endpoint>,
     /// What.

@@ -32,9 +32,10 @@ impl Filter {
     pub fn wants(&self, event_type: &str) -> bool {
         self.all
             || self.exact.contains(event_type)
-            || self.prefixes.iter().any(|prefix| {
-                event_type.strip_prefix(&**prefix).is_some_and(|rest| !rest.is_empty())
-            })
+            || self
+                .prefixes
+                .iter()
+                .any(|prefix| event_type.strip_prefix(&**prefix).is_some_and(|rest| !rest.is_empty()))
     }
 }
 

@@ -5,6 +5,7 @@
 pub mod address;
 pub mod ce_header;
 pub mod cloudevents;
+pub mod duration;
 pub mod event;
 pub mod filter;
 pub mod ids;
@@ -15,3 +16,4 @@ pub mod target;
 pub mod text;
 pub mod time;
 pub mod verdict;
+pub mod window;

@@ -3,8 +3,13 @@
 //! [`table`] is plain state; `compile` makes a [`Route`] from a Webhook and what it refers to; `feed` keeps
 //! the table like the cluster.
 
+pub mod compile;
+pub mod feed;
 pub mod hold;
+pub mod master_key;
+pub mod references;
 pub mod table;
+pub mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -12,6 +12,8 @@
 //!
 //! `Held` is not stored: it is derived from the Webhook's live state by whoever reads.
 
+#[cfg(test)]
+mod behaviour;
 pub mod embedded;
 pub mod records;
 pub mod wakes;
@@ -153,10 +155,18 @@ pub trait Store: Send + Sync + 'static {
     /// Two events with the same dedup key within the window, also within one call, give one and a duplicate.
     fn append(&self, events: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Appended>>>;
 
-    /// Whether [`Store::append`] would be taken now: poisoned, full or closed stores say why not.
+    /// Whether [`Store::append`] would be taken now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Poisoned`], [`Error::Full`] or [`Error::Closed`] say why not.
     fn accepting(&self) -> Result<()>;
 
     /// The first id under a dedup key within the window, if any (for a dry run; [`Store::append`] decides).
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, or the store is closed.
     fn duplicate_of(&self, key: records::DedupKey, now: UnixMillis) -> Result<Option<EventUid>>;
 
     /// Claims due deliveries of one Webhook. Tests (`test: true`) are never claimed: who appends a test makes

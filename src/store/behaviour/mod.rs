@@ -1,0 +1,239 @@
+//! What every engine does, in sentences. An engine runs them with [`suite`], giving what opens it.
+
+pub(super) mod counting;
+pub(super) mod duplicates;
+pub(super) mod model;
+pub(super) mod purging;
+pub(super) mod queueing;
+pub(super) mod reading;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::records::{Attempt, DedupKey, EndReason, NewDelivery, NewEvent, Next, Outcome};
+use super::{Appended, ClaimRequest, Claims, Query, Store};
+use crate::model::event::Attributes;
+use crate::model::ids::{DeliveryName, Minter, WebhookRef, WebhookUid};
+use crate::model::time::UnixMillis;
+
+/// Opens an engine on the same data each time. The one before must be closed.
+pub(super) trait Engine: Send + Sync {
+    fn open(&self) -> Arc<dyn Store>;
+}
+
+/// How long the same `source` and `id` are a duplicate, in these sentences.
+pub(super) const WINDOW: Duration = Duration::from_hours(1);
+const LEASE: Duration = Duration::from_mins(1);
+/// The shortest time that is kept.
+const TICK: Duration = Duration::from_millis(1);
+
+/// An engine, the one store that is open on it, and a time that only the sentence moves.
+pub(super) struct World<'a> {
+    engine: &'a dyn Engine,
+    store: Arc<dyn Store>,
+    minter: Minter,
+    now: UnixMillis,
+}
+
+impl<'a> World<'a> {
+    pub(super) fn new(engine: &'a dyn Engine) -> Self {
+        let now = UnixMillis::from_millis(1_800_000_000_000);
+        Self { engine, store: engine.open(), minter: Minter::default(), now }
+    }
+
+    async fn reopen(&mut self) {
+        self.store.close().await.unwrap();
+        self.store = self.engine.open();
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now = self.now + time;
+    }
+
+    fn event(&self, webhooks: &[&WebhookRef]) -> NewEvent {
+        let deliveries = webhooks.iter().map(|webhook| NewDelivery {
+            name: self.minter.delivery(self.now),
+            webhook: (*webhook).clone(),
+            test: false,
+        });
+        let uid = self.minter.event(self.now);
+        NewEvent {
+            uid,
+            namespace: webhooks
+                .first()
+                .map_or_else(|| "team-a".into(), |webhook| Arc::clone(&webhook.namespace)),
+            attributes: Arc::new(Attributes {
+                id: uid.to_string().into(),
+                source: "/shop".into(),
+                event_type: "order.created".into(),
+                data_content_type: Some("application/json".into()),
+                data_schema: None,
+                subject: None,
+                time: None,
+                extensions: vec![],
+            }),
+            data: Bytes::from(format!("{{\"order\":\"{uid}\"}}")),
+            accepted_at: self.now,
+            dedup: None,
+            deliveries: deliveries.collect(),
+        }
+    }
+
+    fn test(&self, webhook: &WebhookRef) -> NewEvent {
+        let mut event = self.event(&[webhook]);
+        event.deliveries[0].test = true;
+        event
+    }
+
+    fn keyed(&self, key: u8, webhooks: &[&WebhookRef]) -> NewEvent {
+        NewEvent { dedup: Some(DedupKey([key; 16])), ..self.event(webhooks) }
+    }
+
+    /// Appends one event with one delivery a Webhook; their names in that order.
+    async fn accept(&self, webhooks: &[&WebhookRef]) -> Vec<DeliveryName> {
+        let event = self.event(webhooks);
+        let names = event.deliveries.iter().map(|delivery| delivery.name).collect();
+        assert_eq!(self.store.append(vec![event]).await.unwrap(), [Appended::New]);
+        names
+    }
+
+    async fn accept_test(&self, webhook: &WebhookRef) -> DeliveryName {
+        let event = self.test(webhook);
+        let name = event.deliveries[0].name;
+        self.store.append(vec![event]).await.unwrap();
+        name
+    }
+
+    fn request(&self, webhook: &WebhookRef, limit: usize) -> ClaimRequest {
+        ClaimRequest { webhook: webhook.uid, now: self.now, limit, only: None, lease: LEASE }
+    }
+
+    async fn claims(&self, webhook: &WebhookRef, limit: usize) -> Claims {
+        self.store.claim(self.request(webhook, limit)).await.unwrap()
+    }
+
+    async fn claim(&self, webhook: &WebhookRef, limit: usize) -> Vec<DeliveryName> {
+        names(&self.claims(webhook, limit).await)
+    }
+
+    async fn probe(&self, webhook: &WebhookRef, name: DeliveryName) -> Vec<DeliveryName> {
+        let request = ClaimRequest { only: Some(name), ..self.request(webhook, 1) };
+        names(&self.store.claim(request).await.unwrap())
+    }
+
+    fn outcome(&self, webhook: &WebhookRef, name: DeliveryName, next: Next) -> Outcome {
+        let failed = next != Next::Success;
+        let attempt = Attempt {
+            at: self.now,
+            duration: Duration::from_millis(12),
+            status: Some(if failed { 503 } else { 200 }),
+            body: failed.then(|| "busy".to_owned()),
+            content_type: None,
+            body_length: 4,
+            error: None,
+        };
+        Outcome { name, webhook: webhook.uid, attempt: Some(attempt), next, disable: None }
+    }
+
+    async fn record(&self, webhook: &WebhookRef, name: DeliveryName, next: Next) {
+        self.store.record(vec![self.outcome(webhook, name, next)]).await.unwrap();
+    }
+
+    async fn succeed(&self, webhook: &WebhookRef, name: DeliveryName) {
+        self.record(webhook, name, Next::Success).await;
+    }
+
+    async fn fail(&self, webhook: &WebhookRef, name: DeliveryName) {
+        self.record(webhook, name, Next::Failed(EndReason::RetriesExhausted)).await;
+    }
+
+    async fn retry(&self, webhook: &WebhookRef, name: DeliveryName, after: Duration) {
+        self.record(webhook, name, Next::Retry(self.now + after)).await;
+    }
+
+    /// All names that a query finds, page by page.
+    async fn find(&self, mut query: Query) -> Vec<DeliveryName> {
+        let mut found = Vec::new();
+        loop {
+            let page = self.store.query(query.clone()).await.unwrap();
+            assert!(page.deliveries.len() <= query.limit);
+            found.extend(page.deliveries.iter().map(|delivery| delivery.name));
+            match page.next {
+                Some(next) => query.before = Some(next),
+                None => return found,
+            }
+        }
+    }
+}
+
+fn names(claims: &Claims) -> Vec<DeliveryName> {
+    claims.deliveries.iter().map(|claimed| claimed.delivery.name).collect()
+}
+
+/// A Webhook of `namespace`, the same for the same number.
+pub(super) fn webhook(namespace: &str, number: u8) -> WebhookRef {
+    let uid = WebhookUid::from_bytes([number; 16]);
+    WebhookRef { uid, namespace: namespace.into(), name: format!("hook-{number}").into() }
+}
+
+/// Runs every sentence on an engine.
+macro_rules! suite {
+    ($engine:expr) => {
+        $crate::store::behaviour::suite! { $engine;
+            queueing: what_is_appended_is_claimed_oldest_first,
+            queueing: an_event_goes_to_each_of_its_webhooks_and_to_no_other,
+            queueing: a_delivery_is_claimed_by_one_only,
+            queueing: concurrent_claimants_never_share_a_delivery,
+            queueing: a_claim_that_expires_is_free_again,
+            queueing: a_claim_that_is_released_is_free_again_and_wakes,
+            queueing: opening_releases_earlier_claims,
+            queueing: a_retry_is_claimed_when_it_is_due_and_not_before,
+            queueing: what_is_due_longest_goes_first_retries_and_first_attempts_alike,
+            queueing: more_than_memory_holds_is_claimed_in_order_all_the_same,
+            queueing: the_probe_claims_one_by_name_due_or_not,
+            queueing: the_oldest_due_is_known_whether_claimed_or_not,
+            queueing: work_names_the_webhooks_that_may_have_something_to_claim,
+            queueing: a_clock_that_is_set_back_hides_no_first_attempt,
+            queueing: tests_are_never_claimed,
+            queueing: a_closed_store_refuses_and_an_opened_one_has_everything,
+            duplicates: a_duplicate_is_answered_with_the_first_id_and_stores_nothing,
+            duplicates: a_duplicate_in_the_same_call_is_one_of_the_first_in_it,
+            duplicates: of_many_at_once_one_is_new,
+            duplicates: a_duplicate_is_known_after_reopening,
+            duplicates: the_same_key_after_the_window_is_new,
+            duplicates: an_event_that_nobody_wants_leaves_its_key_only,
+            counting: numbers_follow_outcomes_and_survive_reopening,
+            counting: an_outcome_recorded_twice_counts_once,
+            counting: the_same_outcome_twice_in_one_call_counts_once,
+            counting: an_outcome_of_an_unknown_delivery_or_webhook_is_dropped,
+            counting: a_claim_that_expired_can_still_be_recorded,
+            counting: tests_are_not_counted_but_seen,
+            counting: a_test_interrupted_by_the_end_of_the_process_is_failed_at_opening,
+            counting: a_webhook_is_adopted_with_its_numbers_once,
+            counting: a_webhook_is_disabled_and_enabled,
+            counting: an_outcome_can_disable,
+            counting: the_last_fifty_attempts_are_kept,
+            reading: a_delivery_and_its_event_are_read_as_they_were_written,
+            reading: pages_go_from_the_newest_to_the_oldest,
+            reading: a_query_of_something_unknown_is_an_empty_page,
+            reading: every_call_that_returned_is_seen,
+            purging: a_purge_leaves_nothing_and_others_untouched,
+            purging: a_shared_event_lives_until_its_last_delivery_is_purged,
+            purging: a_claimed_delivery_that_is_purged_is_not_recorded,
+            purging: a_purge_of_many_lets_others_go_between,
+            purging: a_purged_webhook_can_come_back_and_starts_from_nothing,
+        }
+    };
+    ($engine:expr; $($room:ident: $sentence:ident,)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $sentence() {
+                let engine = $engine;
+                $crate::store::behaviour::$room::$sentence($crate::store::behaviour::World::new(&engine)).await;
+            }
+        )*
+    };
+}
+pub(super) use suite;

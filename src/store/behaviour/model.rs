@@ -1,0 +1,1 @@
+//! Random calls, beside a plain model.

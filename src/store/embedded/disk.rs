@@ -1,0 +1,284 @@
+//! The keyspaces on disk, and how the engine is set up.
+
+use std::ops::Bound;
+use std::path::Path;
+
+use bytes::Bytes;
+use fjall::config::{
+    BlockSizePolicy, BloomConstructionPolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry,
+};
+use fjall::{
+    CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, Readable, Snapshot,
+};
+
+use super::format;
+use super::keys::{self, Slot};
+use super::lane::{Found, LaneId, Loaded, Refill};
+use crate::model::ids::{DeliveryName, EventUid, WebhookUid};
+use crate::model::time::UnixMillis;
+use crate::store::records::{DedupKey, Delivery, Event, State};
+use crate::store::{Error, Result};
+
+const MIB: u64 = 1 << 20;
+
+/// An opened store.
+pub(super) struct Disk {
+    pub db: Database,
+    pub meta: Keyspace,
+    pub events: Keyspace,
+    pub log: Keyspace,
+    pub index: Keyspace,
+    pub retries: Keyspace,
+    /// Two generations of dedup keys, each as long as the window. The older one is emptied at once when the
+    /// newer one is full of time, so that expiry costs nothing for each key.
+    pub dedup: [Keyspace; 2],
+}
+
+impl std::fmt::Debug for Disk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Disk")
+    }
+}
+
+/// Names the attempt when the engine fails.
+pub(super) fn engine(what: &'static str) -> impl FnOnce(fjall::Error) -> Error {
+    move |source| match source {
+        fjall::Error::Poisoned => Error::Poisoned,
+        other => Error::Engine { what, source: other.into() },
+    }
+}
+
+/// More journals than this are too many to replay at the next opening.
+pub(super) const JOURNALS: usize = 4;
+
+const READ: &str = "read from the store";
+
+/// For 2 cores and little memory:
+/// - two workers, so that a long compaction never keeps a memtable from being flushed;
+/// - 24 MiB of block cache: what is claimed is in memory anyway, the cache serves indexes, filters and queries;
+/// - at most 128 MiB of sealed journals: all of them are replayed at opening, which must take few seconds.
+fn database(path: &Path) -> Result<Database> {
+    Database::builder(path)
+        .worker_threads(2)
+        .cache_size(24 * MIB)
+        .max_journaling_size(128 * MIB)
+        .open()
+        .map_err(engine("open the store"))
+}
+
+fn options(memtable: u64) -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default()
+        .max_memtable_size(memtable)
+        .filter_policy(FilterPolicy::all(FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(10.0))))
+}
+
+/// Bodies are written to the journal once and to a blob file once, and never again by compactions. A file whose
+/// events are mostly erased is rewritten.
+fn events() -> KeyspaceCreateOptions {
+    let apart = KvSeparationOptions::default()
+        .separation_threshold(512)
+        .file_target_size(32 * MIB)
+        .staleness_threshold(0.3)
+        .compression(CompressionType::None);
+    options(16 * MIB).with_kv_separation(Some(apart)).expect_point_read_hits(true)
+}
+
+/// Log lines of a page lie side by side and are alike: larger blocks, always compressed.
+fn log() -> KeyspaceCreateOptions {
+    options(8 * MIB)
+        .data_block_size_policy(BlockSizePolicy::all(8 << 10))
+        .data_block_compression_policy(CompressionPolicy::all(CompressionType::Lz4))
+        .expect_point_read_hits(true)
+}
+
+fn small() -> KeyspaceCreateOptions {
+    options(4 * MIB)
+}
+
+impl Disk {
+    /// Opens or makes the keyspaces. The directory must be this process's alone.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let db = database(path)?;
+        let keyspace = |name, options: fn() -> KeyspaceCreateOptions| {
+            db.keyspace(name, options).map_err(engine("open a keyspace"))
+        };
+        Ok(Self {
+            meta: keyspace("meta", small)?,
+            events: keyspace("events", events)?,
+            log: keyspace("log", log)?,
+            index: keyspace("index", || options(8 * MIB))?,
+            retries: keyspace("retries", small)?,
+            dedup: [keyspace("dedup-0", small)?, keyspace("dedup-1", small)?],
+            db,
+        })
+    }
+
+    fn keyspaces(&self) -> [&Keyspace; 7] {
+        let [first, second] = &self.dedup;
+        [&self.meta, &self.events, &self.log, &self.index, &self.retries, first, second]
+    }
+
+    /// Flushes every keyspace in the background. Each gets a key that means nothing, since one whose data was
+    /// all removed by compactions is not known to be flushed, and would hold old journals back for ever.
+    pub(super) fn flush_all(&self) -> Result<()> {
+        let mut batch = self.db.batch();
+        for keyspace in self.keyspaces() {
+            batch.insert(keyspace, keys::TOUCH, b"");
+        }
+        batch.commit().map_err(engine("write"))?;
+        self.keyspaces()
+            .into_iter()
+            .try_for_each(|keyspace| keyspace.rotate_memtable().map(drop))
+            .map_err(engine("flush"))
+    }
+
+    /// A log line.
+    pub(super) fn delivery(&self, name: DeliveryName) -> Result<Option<Delivery>> {
+        decode_delivery(name, self.log.get(name.as_bytes()))
+    }
+
+    /// An event with its data.
+    pub(super) fn event(&self, uid: EventUid) -> Result<Option<Event>> {
+        decode_event(uid, self.events.get(uid.as_bytes()))
+    }
+
+    /// The first event under a dedup key, of those that are younger than `window` at `now`.
+    pub(super) fn seen(
+        &self,
+        key: DedupKey,
+        now: UnixMillis,
+        window: std::time::Duration,
+    ) -> Result<Option<EventUid>> {
+        for generation in &self.dedup {
+            if let Some(value) = generation.get(key.0).map_err(engine(READ))? {
+                let (uid, at) = format::decode_seen(key, &value)?;
+                if now.since(at) < window {
+                    return Ok(Some(uid));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads a part of a Webhook's queue. What cannot be decoded is logged and left out.
+    pub(super) fn refill(&self, webhook: WebhookUid, refill: Refill) -> Result<Found> {
+        let snapshot = self.db.snapshot();
+        let mut found = Found::default();
+        for entry in self.queued(&snapshot, webhook, refill.lane, refill.from) {
+            let Some(slot) = entry? else { continue };
+            if found.loaded.len() >= refill.want {
+                found.next = Some(slot);
+                break;
+            }
+            match load(self, &snapshot, slot.name) {
+                Ok(Some(loaded)) => found.loaded.push((slot, loaded.into())),
+                Ok(None) => {
+                    tracing::error!(%webhook, delivery = %slot.name, "a queued delivery has no record; left out");
+                }
+                Err(error @ Error::Corrupt { .. }) => {
+                    tracing::error!(%webhook, delivery = %slot.name, error = %chain(&error),
+                        "a queued delivery cannot be read; left out");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The first place of a Webhook's queue that is taken, from `from` on.
+    pub(super) fn next_queued(&self, webhook: WebhookUid, lane: LaneId, from: Slot) -> Result<Option<Slot>> {
+        let snapshot = self.db.snapshot();
+        self.queued(&snapshot, webhook, lane, from).find_map(Result::transpose).transpose()
+    }
+
+    /// Walks a queue; none for what is not to be claimed.
+    fn queued(
+        &self,
+        snapshot: &Snapshot,
+        webhook: WebhookUid,
+        lane: LaneId,
+        from: Slot,
+    ) -> impl Iterator<Item = Result<Option<Slot>>> + use<> {
+        let (keyspace, from, end) = match lane {
+            LaneId::Fresh => {
+                let from = keys::index(webhook, State::Pending, from.name).to_vec();
+                (&self.index, from, keys::index_in(webhook, State::Retrying).to_vec())
+            }
+            LaneId::Retry => {
+                let last = Slot {
+                    due: UnixMillis::from_millis(i64::MAX),
+                    name: DeliveryName::from_bytes([0xff; 16]),
+                };
+                (&self.retries, keys::retry(webhook, from).to_vec(), keys::retry(webhook, last).to_vec())
+            }
+        };
+        snapshot.range(keyspace, (Bound::Included(from), Bound::Excluded(end))).map(move |entry| {
+            let (key, value) = entry.into_inner().map_err(engine(READ))?;
+            Ok(match lane {
+                LaneId::Fresh if &*value == keys::TEST => None,
+                LaneId::Fresh => keys::name_in_index(&key).map(Slot::fresh),
+                LaneId::Retry => keys::slot_of_retry(&key),
+            })
+        })
+    }
+
+    /// One delivery with its event, if it waits.
+    pub(super) fn waiting(
+        &self,
+        webhook: WebhookUid,
+        name: DeliveryName,
+    ) -> Result<Option<(LaneId, Slot, Loaded)>> {
+        let snapshot = self.db.snapshot();
+        let Some(loaded) = load(self, &snapshot, name)? else { return Ok(None) };
+        let delivery = &loaded.delivery;
+        if delivery.webhook.uid != webhook || delivery.test {
+            return Ok(None);
+        }
+        Ok(place(delivery).map(|(lane, slot)| (lane, slot, loaded)))
+    }
+}
+
+/// Where a delivery waits, if it does.
+pub(super) fn place(delivery: &Delivery) -> Option<(LaneId, Slot)> {
+    match delivery.state {
+        State::Pending => Some((LaneId::Fresh, Slot::fresh(delivery.name))),
+        State::Retrying => {
+            let due = delivery.due.unwrap_or(delivery.accepted_at);
+            Some((LaneId::Retry, Slot { due, name: delivery.name }))
+        }
+        State::Success | State::Failed => None,
+    }
+}
+
+/// An error with all its causes, on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}
+
+fn load(disk: &Disk, snapshot: &Snapshot, name: DeliveryName) -> Result<Option<Loaded>> {
+    let Some(delivery) = decode_delivery(name, snapshot.get(&disk.log, name.as_bytes()))? else {
+        return Ok(None);
+    };
+    let event = decode_event(delivery.event, snapshot.get(&disk.events, delivery.event.as_bytes()))?;
+    Ok(event.map(|event| Loaded::new(delivery, event.into(), 1)))
+}
+
+pub(super) fn decode_delivery(
+    name: DeliveryName,
+    value: fjall::Result<Option<fjall::Slice>>,
+) -> Result<Option<Delivery>> {
+    let value = value.map_err(engine(READ))?;
+    value.map(|value| format::decode(&format!("delivery {name}"), &value)).transpose()
+}
+
+fn decode_event(uid: EventUid, value: fjall::Result<Option<fjall::Slice>>) -> Result<Option<Event>> {
+    let value = value.map_err(engine(READ))?;
+    value.map(|value| format::decode_event(uid, &Bytes::from(value))).transpose()
+}

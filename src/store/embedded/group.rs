@@ -1,0 +1,391 @@
+//! A group of calls that become one synced commit.
+//!
+//! Staging reads what is on disk and what the group itself has staged, and changes neither disk nor memory. Only
+//! after the commit the effects are applied to memory, and the callers are answered.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::dedup::Generations;
+use super::disk::{Disk, chain, place};
+use super::format;
+use super::hooks::Hooks;
+use super::keys::{self, Slot};
+use super::lane::{LaneId, Loaded};
+use crate::model::ids::{DeliveryName, EventUid, WebhookRef, WebhookUid};
+use crate::model::time::UnixMillis;
+use crate::store::records::{DedupKey, Delivery, EndReason, NewEvent, Next, Outcome, State, Summary};
+use crate::store::{Appended, Change, Error, Result};
+
+/// Attempts that are kept of one delivery; beyond, the oldest are dropped.
+const ATTEMPTS_KEPT: usize = 50;
+
+/// An event that the caller's thread has encoded.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    uid: EventUid,
+    accepted_at: UnixMillis,
+    dedup: Option<DedupKey>,
+    /// None: nobody wants it, nothing is stored but its dedup key.
+    value: Option<Bytes>,
+    deliveries: Vec<(Arc<Loaded>, Vec<u8>)>,
+}
+
+impl Prepared {
+    /// Encodes an event and its log lines.
+    pub(super) fn new(mut event: NewEvent) -> Result<Self> {
+        let wanted = std::mem::take(&mut event.deliveries);
+        let (uid, accepted_at, dedup) = (event.uid, event.accepted_at, event.dedup);
+        if wanted.is_empty() {
+            return Ok(Self { uid, accepted_at, dedup, value: None, deliveries: vec![] });
+        }
+        let (value, event) = format::encode_event(event)?;
+        let event = Arc::new(event);
+        let sharers = wanted.len();
+        let deliveries = wanted.into_iter().map(|new| {
+            let delivery = Delivery {
+                name: new.name,
+                webhook: new.webhook,
+                event: uid,
+                event_id: Arc::clone(&event.attributes.id),
+                event_type: Arc::clone(&event.attributes.event_type),
+                test: new.test,
+                accepted_at,
+                state: State::Pending,
+                due: Some(accepted_at),
+                reason: None,
+                attempts: vec![],
+            };
+            let line = format::encode(&delivery)?;
+            Ok((Arc::new(Loaded::new(delivery, Arc::clone(&event), sharers)), line))
+        });
+        let deliveries = deliveries.collect::<Result<_>>()?;
+        Ok(Self { uid, accepted_at, dedup, value: Some(value), deliveries })
+    }
+
+    /// Bytes that it adds to a commit, roughly.
+    pub(super) fn weight(&self) -> usize {
+        self.value.as_ref().map_or(0, Bytes::len) + 64 + 512 * self.deliveries.len()
+    }
+}
+
+/// What memory takes up after the commit.
+#[derive(Debug)]
+enum Effect {
+    Waits(LaneId, Slot, Arc<Loaded>),
+    Left(LaneId, Slot),
+    TestBegun(Arc<Loaded>),
+    TestEnded(DeliveryName),
+}
+
+/// Calls that are committed together.
+pub(super) struct Group<'a> {
+    disk: &'a Disk,
+    hooks: &'a Hooks,
+    window: Duration,
+    batch: fjall::OwnedWriteBatch,
+    summaries: HashMap<WebhookUid, Summary>,
+    lines: HashMap<DeliveryName, Arc<Loaded>>,
+    seen: HashMap<DedupKey, (EventUid, UnixMillis)>,
+    effects: HashMap<WebhookUid, Vec<Effect>>,
+    woken: HashSet<WebhookUid>,
+    generations: &'a mut Generations,
+}
+
+/// What follows from a commit.
+#[derive(Debug)]
+pub(super) struct Committed {
+    summaries: HashMap<WebhookUid, Summary>,
+    effects: HashMap<WebhookUid, Vec<Effect>>,
+    /// Webhooks that may have something to claim.
+    pub woken: HashSet<WebhookUid>,
+}
+
+impl<'a> Group<'a> {
+    pub(super) fn new(
+        disk: &'a Disk,
+        hooks: &'a Hooks,
+        window: Duration,
+        generations: &'a mut Generations,
+    ) -> Self {
+        Self {
+            disk,
+            hooks,
+            window,
+            batch: disk.db.batch().durability(Some(fjall::PersistMode::SyncData)),
+            summaries: HashMap::new(),
+            lines: HashMap::new(),
+            seen: HashMap::new(),
+            effects: HashMap::new(),
+            woken: HashSet::new(),
+            generations,
+        }
+    }
+
+    /// The numbers of a known Webhook, to be changed.
+    fn summary(&mut self, webhook: WebhookUid) -> Option<&mut Summary> {
+        use std::collections::hash_map::Entry;
+        match self.summaries.entry(webhook) {
+            Entry::Occupied(entry) => Some(entry.into_mut()),
+            Entry::Vacant(entry) => {
+                let hook = self.hooks.get(webhook)?;
+                Some(entry.insert(Summary::clone(&hook.summary())))
+            }
+        }
+    }
+
+    fn summary_or_new(&mut self, webhook: &WebhookRef) -> &mut Summary {
+        let hooks = self.hooks;
+        self.summaries.entry(webhook.uid).or_insert_with(|| {
+            hooks
+                .get(webhook.uid)
+                .map_or_else(|| Summary::new(webhook.clone()), |hook| (*hook.summary()).clone())
+        })
+    }
+
+    fn effect(&mut self, webhook: WebhookUid, effect: Effect) {
+        self.effects.entry(webhook).or_default().push(effect);
+    }
+
+    /// Stages events; see [`crate::store::Store::append`].
+    pub(super) fn append(&mut self, events: Vec<Prepared>) -> Result<Vec<Appended>> {
+        events.into_iter().map(|event| self.append_one(event)).collect()
+    }
+
+    fn append_one(&mut self, event: Prepared) -> Result<Appended> {
+        let Prepared { uid, accepted_at, dedup, value, deliveries } = event;
+        if let Some(key) = dedup {
+            if let Some(first) = self.first_of(key, accepted_at)? {
+                return Ok(Appended::Duplicate(first));
+            }
+            self.seen.insert(key, (uid, accepted_at));
+            let current = self.generations.current(self.disk, accepted_at, self.window)?;
+            self.batch.insert(current, key.0, format::encode_seen(uid, accepted_at));
+        }
+        // The order within a commit is the order in which it becomes visible: first what is pointed at.
+        if let Some(value) = value {
+            self.batch.insert(&self.disk.events, *uid.as_bytes(), value);
+        }
+        if deliveries.len() > 1 {
+            let count = u32::try_from(deliveries.len()).unwrap_or(u32::MAX);
+            self.batch.insert(&self.disk.meta, keys::meta::references(uid), count.to_be_bytes());
+        }
+        for (loaded, line) in deliveries {
+            self.append_delivery(loaded, line);
+        }
+        Ok(Appended::New)
+    }
+
+    fn first_of(&self, key: DedupKey, now: UnixMillis) -> Result<Option<EventUid>> {
+        match self.seen.get(&key) {
+            Some((uid, at)) if now.since(*at) < self.window => Ok(Some(*uid)),
+            _ => self.disk.seen(key, now, self.window),
+        }
+    }
+
+    fn append_delivery(&mut self, loaded: Arc<Loaded>, line: Vec<u8>) {
+        let Delivery { name, test, ref webhook, .. } = loaded.delivery;
+        let uid = webhook.uid;
+        let bytes = loaded.event.data.len() as u64;
+        let summary = self.summary_or_new(webhook);
+        if !test {
+            summary.pending += 1;
+            summary.pending_bytes += bytes;
+        }
+        self.batch.insert(&self.disk.log, *name.as_bytes(), line);
+        let index = keys::index(uid, State::Pending, name);
+        if test {
+            self.batch.insert(&self.disk.index, index, keys::TEST);
+            self.batch.insert(&self.disk.meta, keys::meta::test(name), *uid.as_bytes());
+            self.effect(uid, Effect::TestBegun(loaded));
+        } else {
+            self.batch.insert(&self.disk.index, index, b"");
+            self.effect(uid, Effect::Waits(LaneId::Fresh, Slot::fresh(name), loaded));
+            self.woken.insert(uid);
+        }
+    }
+
+    /// Stages outcomes; see [`crate::store::Store::record`].
+    pub(super) fn record(&mut self, outcomes: Vec<Outcome>) -> Result<()> {
+        outcomes.into_iter().try_for_each(|outcome| self.record_one(outcome))
+    }
+
+    fn record_one(&mut self, mut outcome: Outcome) -> Result<()> {
+        let (name, uid) = (outcome.name, outcome.webhook);
+        let Some(before) = self.unfinished(uid, name)? else { return Ok(()) };
+        let test = before.delivery.test;
+        if test && matches!(outcome.next, Next::Retry(_)) {
+            outcome.next = Next::Failed(EndReason::TestFailed);
+        }
+        let bytes = before.event.data.len() as u64;
+        let Some(summary) = self.summary(uid) else { return Ok(()) };
+        summary.apply(&outcome, test, bytes);
+        let after = settled(before.delivery.clone(), outcome);
+        self.batch.insert(&self.disk.log, *name.as_bytes(), format::encode(&after)?);
+        self.move_in_index(&before.delivery, &after);
+        let after = Arc::new(Loaded { delivery: after, event: Arc::clone(&before.event), cost: before.cost });
+        if test {
+            self.batch.remove(&self.disk.meta, keys::meta::test(name));
+            self.effect(uid, Effect::TestEnded(name));
+        } else {
+            self.move_in_queue(uid, &before.delivery, &after);
+        }
+        self.lines.insert(name, after);
+        Ok(())
+    }
+
+    /// A delivery that is neither gone nor final, as the group leaves it so far.
+    fn unfinished(&self, webhook: WebhookUid, name: DeliveryName) -> Result<Option<Arc<Loaded>>> {
+        let Some(hook) = self.hooks.get(webhook) else { return Ok(None) };
+        let staged = self.lines.get(&name).map(Arc::clone);
+        let held = || {
+            let queue = hook.queue();
+            if queue.purging() { None } else { Some(queue.held(name)) }
+        };
+        let Some(held) = staged.map(Some).or_else(held) else { return Ok(None) };
+        let loaded = held.map_or_else(|| self.on_disk(name), |held| Ok(Some(held)))?;
+        Ok(loaded
+            .filter(|loaded| loaded.delivery.webhook.uid == webhook && !loaded.delivery.state.is_final()))
+    }
+
+    fn on_disk(&self, name: DeliveryName) -> Result<Option<Arc<Loaded>>> {
+        let read = || {
+            let Some(delivery) = self.disk.delivery(name)? else { return Ok(None) };
+            let event = self.disk.event(delivery.event)?;
+            Ok(event.map(|event| Arc::new(Loaded::new(delivery, event.into(), 1))))
+        };
+        read().or_else(|error| match error {
+            Error::Corrupt { .. } => {
+                tracing::error!(delivery = %name, error = %chain(&error), "an outcome is dropped");
+                Ok(None)
+            }
+            other => Err(other),
+        })
+    }
+
+    fn move_in_index(&mut self, before: &Delivery, after: &Delivery) {
+        if before.state == after.state {
+            return;
+        }
+        let value = if after.test { keys::TEST } else { b"" };
+        let index = &self.disk.index;
+        self.batch.insert(index, keys::index(after.webhook.uid, after.state, after.name), value);
+        let old = keys::index(before.webhook.uid, before.state, before.name);
+        let first = before.attempts.is_empty() && before.due == Some(before.accepted_at);
+        if before.state == State::Pending && first {
+            // Written once and removed once in its life: a weak tombstone and what it removes vanish together
+            // when they meet, mostly before they reach a table.
+            self.batch.remove_weak(index, old);
+        } else {
+            self.batch.remove(index, old);
+        }
+    }
+
+    fn move_in_queue(&mut self, webhook: WebhookUid, before: &Delivery, after: &Arc<Loaded>) {
+        let (old, new) = (place(before), place(&after.delivery));
+        if old != new {
+            if let Some((LaneId::Retry, slot)) = old {
+                self.batch.remove(&self.disk.retries, keys::retry(webhook, slot));
+            }
+            if let Some((LaneId::Retry, slot)) = new {
+                self.batch.insert(&self.disk.retries, keys::retry(webhook, slot), b"");
+            }
+        }
+        if let Some((lane, slot)) = old {
+            self.effect(webhook, Effect::Left(lane, slot));
+        }
+        if let Some((lane, slot)) = new {
+            self.effect(webhook, Effect::Waits(lane, slot, Arc::clone(after)));
+            self.woken.insert(webhook);
+        }
+    }
+
+    /// Stages a Webhook to be known; see [`crate::store::Store::adopt`].
+    pub(super) fn adopt(&mut self, seed: Summary) {
+        let Some(known) = self.hooks.get(seed.webhook.uid).map(|hook| hook.summary()) else {
+            // What is pending is counted by who has it: a Webhook that is not known here has nothing here.
+            let seed = Summary { pending: 0, pending_bytes: 0, ..seed };
+            self.summaries.entry(seed.webhook.uid).or_insert(seed);
+            return;
+        };
+        if known.webhook != seed.webhook
+            && let Some(summary) = self.summary(seed.webhook.uid)
+        {
+            summary.webhook = seed.webhook;
+        }
+    }
+
+    /// Stages a change of a Webhook; see [`crate::store::Store::update`].
+    pub(super) fn update(&mut self, webhook: WebhookUid, change: Change) {
+        let Some(summary) = self.summary(webhook) else { return };
+        match change {
+            Change::Enable => {
+                summary.disabled = None;
+                summary.consecutive_failures = 0;
+                summary.failed_since_success = false;
+                summary.failing_since = None;
+            }
+            Change::Disable(disabled) => summary.disabled = Some(disabled),
+        }
+        self.woken.insert(webhook);
+    }
+
+    /// Writes everything, synced. A failure poisons the store: what is on disk is then known to nobody.
+    pub(super) fn commit(self) -> Result<Committed> {
+        let Self { disk, mut batch, summaries, effects, woken, generations, .. } = self;
+        for (webhook, summary) in &summaries {
+            batch.insert(&disk.meta, keys::meta::summary(*webhook), format::encode(summary)?);
+        }
+        generations.save(disk, &mut batch);
+        if !batch.is_empty() {
+            batch.commit().map_err(super::disk::engine("commit"))?;
+        }
+        generations.saved();
+        Ok(Committed { summaries, effects, woken })
+    }
+}
+
+impl Committed {
+    /// Brings memory to where the disk is. Answers the Webhooks whose numbers or log have changed, and by how
+    /// much the number of pending deliveries has.
+    pub(super) fn apply(&mut self, hooks: &Hooks) -> (Vec<WebhookUid>, i64) {
+        let mut more = 0;
+        let mut changed = Vec::with_capacity(self.summaries.len());
+        for (uid, summary) in self.summaries.drain() {
+            let before = hooks.get(uid).map_or(0, |hook| hook.summary().pending);
+            more += summary.pending.cast_signed() - before.cast_signed();
+            let hook = hooks.set(summary);
+            changed.push(uid);
+            let Some(effects) = self.effects.remove(&uid) else { continue };
+            let mut queue = hook.queue();
+            for effect in effects {
+                match effect {
+                    Effect::Waits(lane, slot, loaded) => queue.add(lane, slot, loaded),
+                    Effect::Left(lane, slot) => queue.remove(lane, slot),
+                    Effect::TestBegun(loaded) => queue.begin_test(loaded),
+                    Effect::TestEnded(name) => queue.end_test(name),
+                }
+            }
+        }
+        (changed, more)
+    }
+}
+
+/// A delivery after an outcome.
+fn settled(mut delivery: Delivery, outcome: Outcome) -> Delivery {
+    if let Some(attempt) = outcome.attempt {
+        if delivery.attempts.len() >= ATTEMPTS_KEPT {
+            delivery.attempts.drain(..=delivery.attempts.len() - ATTEMPTS_KEPT);
+        }
+        delivery.attempts.push(attempt);
+    }
+    (delivery.state, delivery.due, delivery.reason) = match outcome.next {
+        Next::Success => (State::Success, None, None),
+        Next::Retry(at) => (State::Retrying, Some(at), None),
+        Next::Failed(reason) => (State::Failed, None, Some(reason)),
+    };
+    delivery
+}

@@ -1,0 +1,87 @@
+//! What memory knows of each Webhook: its numbers and its queue.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use arc_swap::ArcSwap;
+
+use super::queue::{Budgets, Queue};
+use crate::model::ids::{WebhookRef, WebhookUid};
+use crate::store::records::Summary;
+
+/// One Webhook.
+#[derive(Debug)]
+pub(super) struct Hook {
+    summary: ArcSwap<Summary>,
+    queue: Mutex<Queue>,
+    /// One refill of its queue is read at a time.
+    pub refilling: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Hook {
+    fn new(summary: Summary, queue: Queue) -> Self {
+        Self { summary: ArcSwap::from_pointee(summary), queue: Mutex::new(queue), refilling: Arc::default() }
+    }
+
+    /// Its numbers, as of the last commit.
+    pub(super) fn summary(&self) -> Arc<Summary> {
+        self.summary.load_full()
+    }
+
+    /// Its queue; held for moments only, never while something is read.
+    pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Every known Webhook.
+#[derive(Debug)]
+pub(super) struct Hooks {
+    map: RwLock<HashMap<WebhookUid, Arc<Hook>>>,
+    budgets: Budgets,
+}
+
+impl Hooks {
+    /// What the store knows at its opening.
+    pub(super) fn new(summaries: impl IntoIterator<Item = Summary>, budgets: Budgets) -> Self {
+        let hook = |summary: Summary| {
+            let queue = if summary.pending == 0 { Queue::empty } else { Queue::on_disk };
+            (summary.webhook.uid, Arc::new(Hook::new(summary, queue(&budgets))))
+        };
+        let map = summaries.into_iter().map(hook).collect();
+        Self { map: RwLock::new(map), budgets }
+    }
+
+    /// One Webhook.
+    pub(super) fn get(&self, webhook: WebhookUid) -> Option<Arc<Hook>> {
+        self.map.read().unwrap_or_else(PoisonError::into_inner).get(&webhook).cloned()
+    }
+
+    /// Sets the numbers of a Webhook, which is new if it was not known.
+    pub(super) fn set(&self, summary: Summary) -> Arc<Hook> {
+        let uid = summary.webhook.uid;
+        if let Some(hook) = self.get(uid) {
+            hook.summary.store(Arc::new(summary));
+            return hook;
+        }
+        let hook = Arc::new(Hook::new(summary, Queue::empty(&self.budgets)));
+        self.map.write().unwrap_or_else(PoisonError::into_inner).insert(uid, Arc::clone(&hook));
+        hook
+    }
+
+    /// Forgets a Webhook.
+    pub(super) fn remove(&self, webhook: WebhookUid) {
+        self.map.write().unwrap_or_else(PoisonError::into_inner).remove(&webhook);
+    }
+
+    /// Names of all.
+    pub(super) fn known(&self) -> Vec<WebhookRef> {
+        self.all(|summary| Some(summary.webhook.clone()))
+    }
+
+    /// What `pick` takes of each.
+    pub(super) fn all<T>(&self, pick: impl Fn(&Summary) -> Option<T>) -> Vec<T> {
+        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
+        map.values().filter_map(|hook| pick(&hook.summary.load())).collect()
+    }
+}

@@ -1,0 +1,169 @@
+//! The binary keys. Integers are big-endian, so that keys sort as what they stand for.
+//!
+//! | keyspace | key | value |
+//! | --- | --- | --- |
+//! | `meta` | tag, and an id | see [`meta`] |
+//! | `events` | event uid | header and body |
+//! | `log` | delivery name | the delivery |
+//! | `index` | Webhook uid, state, delivery name | empty; [`TEST`] for a test |
+//! | `retries` | Webhook uid, due, delivery name | empty |
+//! | `dedup-0`, `dedup-1` | dedup key | event uid, time of acceptance |
+//!
+//! The part of `index` with state Pending is also the queue of first attempts: a delivery that was never
+//! attempted is due since its acceptance, and its name sorts by that.
+
+use crate::model::ids::{DeliveryName, EventUid, WebhookUid};
+use crate::model::time::UnixMillis;
+use crate::store::records::State;
+
+/// Value in `index` that marks a test, which is never claimed.
+pub(super) const TEST: &[u8] = &[1];
+
+/// A key that means nothing, in any keyspace.
+pub(super) const TOUCH: &[u8] = b"touch";
+
+/// Keys of `meta`.
+pub(super) mod meta {
+    use super::{DeliveryName, EventUid, WebhookUid};
+
+    /// Version of the format of all the rest.
+    pub(in super::super) const FORMAT: &[u8] = b"format";
+    /// UID of the cluster that the store belongs to.
+    pub(in super::super) const CLUSTER: &[u8] = b"cluster";
+    /// Which generation of dedup keys is current, and since when.
+    pub(in super::super) const DEDUP: &[u8] = b"dedup";
+    /// Prefix of summaries.
+    pub(in super::super) const SUMMARIES: &[u8] = b"s:";
+    /// Prefix of tests under way.
+    pub(in super::super) const TESTS: &[u8] = b"t:";
+
+    /// The summary of a Webhook.
+    pub(in super::super) fn summary(webhook: WebhookUid) -> Vec<u8> {
+        [SUMMARIES, webhook.as_bytes()].concat()
+    }
+
+    /// A test whose attempt is under way; the value is the Webhook's uid.
+    pub(in super::super) fn test(name: DeliveryName) -> Vec<u8> {
+        [TESTS, name.as_bytes()].concat()
+    }
+
+    /// How many deliveries need an event, when more than one.
+    pub(in super::super) fn references(event: EventUid) -> Vec<u8> {
+        [b"r:".as_slice(), event.as_bytes()].concat()
+    }
+}
+
+/// A place in one Webhook's queue: what is due longer comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Slot {
+    /// When it is due.
+    pub due: UnixMillis,
+    /// Which delivery.
+    pub name: DeliveryName,
+}
+
+impl Slot {
+    /// Before every other.
+    pub(super) const FIRST: Self =
+        Self { due: UnixMillis::from_millis(i64::MIN), name: DeliveryName::from_bytes([0; 16]) };
+
+    /// The place of a delivery that was never attempted.
+    pub(super) fn fresh(name: DeliveryName) -> Self {
+        Self { due: name.accepted_at(), name }
+    }
+}
+
+/// All of a Webhook in `index`.
+pub(super) fn index_of(webhook: WebhookUid) -> [u8; 16] {
+    *webhook.as_bytes()
+}
+
+/// All of a Webhook in one state.
+pub(super) fn index_in(webhook: WebhookUid, state: State) -> [u8; 17] {
+    let mut key = [0; 17];
+    key[..16].copy_from_slice(webhook.as_bytes());
+    key[16] = state as u8;
+    key
+}
+
+/// One delivery in `index`.
+pub(super) fn index(webhook: WebhookUid, state: State, name: DeliveryName) -> [u8; 33] {
+    let mut key = [0; 33];
+    key[..17].copy_from_slice(&index_in(webhook, state));
+    key[17..].copy_from_slice(name.as_bytes());
+    key
+}
+
+/// The delivery of a key of `index`.
+pub(super) fn name_in_index(key: &[u8]) -> Option<DeliveryName> {
+    key.get(17..).and_then(|name| name.try_into().ok()).map(DeliveryName::from_bytes)
+}
+
+/// One retry.
+pub(super) fn retry(webhook: WebhookUid, slot: Slot) -> [u8; 40] {
+    let mut key = [0; 40];
+    key[..16].copy_from_slice(webhook.as_bytes());
+    key[16..24].copy_from_slice(&sortable(slot.due).to_be_bytes());
+    key[24..].copy_from_slice(slot.name.as_bytes());
+    key
+}
+
+/// The place of a key of `retries`.
+pub(super) fn slot_of_retry(key: &[u8]) -> Option<Slot> {
+    let due = key.get(16..24)?.try_into().ok()?;
+    let name = key.get(24..)?.try_into().ok()?;
+    Some(Slot { due: from_sortable(u64::from_be_bytes(due)), name: DeliveryName::from_bytes(name) })
+}
+
+/// The name of a key of `log`; none for a key that means nothing.
+pub(super) fn name_in_log(key: &[u8]) -> Option<DeliveryName> {
+    key.try_into().ok().map(DeliveryName::from_bytes)
+}
+
+const SIGN: u64 = 1 << 63;
+
+fn sortable(at: UnixMillis) -> u64 {
+    at.as_millis().cast_unsigned() ^ SIGN
+}
+
+fn from_sortable(bits: u64) -> UnixMillis {
+    UnixMillis::from_millis((bits ^ SIGN).cast_signed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_sort_by_due_time_then_by_name() {
+        let webhook = WebhookUid::from_bytes([7; 16]);
+        let slots: Vec<_> = [(i64::MIN, 9), (-1, 1), (0, 0), (0, 1), (1_700_000_000_000, 0), (i64::MAX, 0)]
+            .map(|(due, name)| Slot {
+                due: UnixMillis::from_millis(due),
+                name: DeliveryName::from_bytes([name; 16]),
+            })
+            .into();
+        let keys: Vec<_> = slots.iter().map(|slot| retry(webhook, *slot)).collect();
+        assert!(keys.is_sorted_by(|a, b| a < b));
+        assert!(slots.is_sorted_by(|a, b| a < b));
+        for (key, slot) in keys.iter().zip(&slots) {
+            assert_eq!(slot_of_retry(key), Some(*slot));
+        }
+        assert!(Slot::FIRST < slots[0]);
+    }
+
+    #[test]
+    fn the_index_sorts_by_webhook_then_state_then_name() {
+        let (a, b) = (WebhookUid::from_bytes([1; 16]), WebhookUid::from_bytes([2; 16]));
+        let (one, two) = (DeliveryName::from_bytes([1; 16]), DeliveryName::from_bytes([2; 16]));
+        let keys = [
+            index(a, State::Pending, one),
+            index(a, State::Pending, two),
+            index(a, State::Failed, one),
+            index(b, State::Pending, one),
+        ];
+        assert!(keys.is_sorted_by(|a, b| a < b));
+        assert_eq!(name_in_index(&keys[1]), Some(two));
+        assert_eq!(name_in_index(b"touch"), None);
+    }
+}

@@ -1,0 +1,299 @@
+//! One half of a Webhook's queue, as far as memory knows it: a window on its beginning.
+//!
+//! Everything on disk before the end of the window is in the window or claimed. What is added before the end
+//! enters the window, what is added behind it stays on disk until the window is refilled from its end on. So a
+//! claim right after an append reads nothing from disk, a refill never walks over what was delivered, and a
+//! million waiting deliveries cost no memory.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::keys::Slot;
+use crate::model::time::UnixMillis;
+use crate::store::records::{Delivery, Event};
+
+/// Which half of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum LaneId {
+    /// First attempts, sorted by acceptance; always due.
+    Fresh,
+    /// Retries, sorted by when they are due.
+    Retry,
+}
+
+impl LaneId {
+    pub(super) const ALL: [Self; 2] = [Self::Fresh, Self::Retry];
+
+    /// Most entries of one window, however small they are.
+    const fn window(self) -> usize {
+        match self {
+            Self::Fresh => 1024,
+            Self::Retry => 128,
+        }
+    }
+}
+
+/// A waiting delivery with all that an attempt needs.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    /// The log line.
+    pub delivery: Delivery,
+    /// What to send.
+    pub event: Arc<Event>,
+    /// Bytes of memory that it is counted with.
+    pub cost: usize,
+}
+
+impl Loaded {
+    /// Memory of one without the event's data: log line, names, map entries.
+    const OVERHEAD: usize = 768;
+
+    /// `sharers` deliveries hold the same event.
+    pub(super) fn new(delivery: Delivery, event: Arc<Event>, sharers: usize) -> Self {
+        let cost = Self::OVERHEAD + event.data.len() / sharers.max(1);
+        Self { delivery, event, cost }
+    }
+}
+
+/// Memory that the windows of all Webhooks may use together, for one half of their queues.
+#[derive(Debug)]
+pub(super) struct Budget {
+    used: AtomicUsize,
+    limit: usize,
+}
+
+impl Budget {
+    /// So many bytes.
+    pub(super) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { used: AtomicUsize::new(0), limit })
+    }
+
+    fn exceeded(&self) -> bool {
+        self.used.load(Ordering::Relaxed) > self.limit
+    }
+
+    #[cfg(test)]
+    pub(super) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+}
+
+/// What is on disk behind the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Beyond {
+    /// Nothing.
+    Nothing,
+    /// Perhaps something, at this place or later.
+    Unknown(Slot),
+    /// Something at this place, nothing before.
+    Next(Slot),
+}
+
+impl Beyond {
+    fn end(self) -> Option<Slot> {
+        match self {
+            Self::Nothing => None,
+            Self::Unknown(slot) | Self::Next(slot) => Some(slot),
+        }
+    }
+}
+
+/// What to read from disk before a claim can be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refill {
+    /// Of which half.
+    pub lane: LaneId,
+    /// From this place on.
+    pub from: Slot,
+    /// So many.
+    pub want: usize,
+}
+
+/// What was read for a [`Refill`].
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// In order.
+    pub loaded: Vec<(Slot, Arc<Loaded>)>,
+    /// The first place that was not read; none: there is nothing more.
+    pub next: Option<Slot>,
+}
+
+/// A refill that is being read.
+#[derive(Debug, Default)]
+struct Underway {
+    /// Added meanwhile, behind the end of the window.
+    added: Vec<(Slot, Arc<Loaded>)>,
+    /// Ended meanwhile.
+    gone: HashSet<Slot>,
+}
+
+/// Least entries to read at once, when memory allows, since beginning to read costs most.
+const READ_AHEAD: usize = 64;
+
+/// One half of a queue.
+#[derive(Debug)]
+pub(super) struct Lane {
+    id: LaneId,
+    window: BTreeMap<Slot, Arc<Loaded>>,
+    beyond: Beyond,
+    underway: Option<Underway>,
+    budget: Arc<Budget>,
+}
+
+impl Lane {
+    pub(super) fn new(id: LaneId, beyond: Beyond, budget: Arc<Budget>) -> Self {
+        Self { id, window: BTreeMap::new(), beyond, underway: None, budget }
+    }
+
+    fn covers(&self, slot: Slot) -> bool {
+        self.beyond.end().is_none_or(|end| slot < end)
+    }
+
+    /// Whether what waits at `slot` may be claimed at `now`.
+    fn due(&self, slot: Slot, now: UnixMillis) -> bool {
+        match self.id {
+            LaneId::Fresh => true,
+            LaneId::Retry => slot.due <= now,
+        }
+    }
+
+    /// The first in memory that is due at `now`.
+    pub(super) fn first_due(&self, now: UnixMillis) -> Option<Slot> {
+        self.window.first_key_value().map(|(slot, _)| *slot).filter(|slot| self.due(*slot, now))
+    }
+
+    /// The first that is not claimed. Err: it must be looked up on disk, from this place on.
+    pub(super) fn first(&self) -> Result<Option<Slot>, Slot> {
+        match (self.window.first_key_value(), self.beyond) {
+            (Some((slot, _)), _) => Ok(Some(*slot)),
+            (None, Beyond::Next(slot)) => Ok(Some(slot)),
+            (None, Beyond::Unknown(slot)) => Err(slot),
+            (None, Beyond::Nothing) => Ok(None),
+        }
+    }
+
+    /// Takes up what was committed as waiting at `slot`.
+    pub(super) fn add(&mut self, slot: Slot, loaded: Arc<Loaded>) {
+        if self.covers(slot) {
+            self.enter(slot, loaded);
+            self.evict();
+            return;
+        }
+        if let Some(underway) = &mut self.underway {
+            underway.added.push((slot, loaded));
+        }
+        self.notice(slot);
+    }
+
+    /// Something waits on disk at `slot`.
+    fn notice(&mut self, slot: Slot) {
+        if let Beyond::Next(next) = self.beyond {
+            self.beyond = Beyond::Next(next.min(slot));
+        }
+    }
+
+    fn enter(&mut self, slot: Slot, loaded: Arc<Loaded>) {
+        self.budget.used.fetch_add(loaded.cost, Ordering::Relaxed);
+        if let Some(old) = self.window.insert(slot, loaded) {
+            self.budget.used.fetch_sub(old.cost, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes from the window.
+    pub(super) fn take(&mut self, slot: Slot) -> Option<Arc<Loaded>> {
+        let loaded = self.window.remove(&slot)?;
+        self.budget.used.fetch_sub(loaded.cost, Ordering::Relaxed);
+        Some(loaded)
+    }
+
+    /// Leaves the end of the window to the disk, until it is within its limits.
+    fn evict(&mut self) {
+        while self.window.len() > self.id.window() || self.budget.exceeded() {
+            let Some((slot, loaded)) = self.window.pop_last() else { return };
+            self.budget.used.fetch_sub(loaded.cost, Ordering::Relaxed);
+            self.beyond = Beyond::Next(slot);
+        }
+    }
+
+    /// Forgets what no longer waits at `slot`.
+    pub(super) fn remove(&mut self, slot: Slot) {
+        self.take(slot);
+        if let Some(underway) = &mut self.underway {
+            underway.gone.insert(slot);
+        }
+        if self.beyond == Beyond::Next(slot) {
+            self.beyond = Beyond::Unknown(slot);
+        }
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        while let Some((_, loaded)) = self.window.pop_first() {
+            self.budget.used.fetch_sub(loaded.cost, Ordering::Relaxed);
+        }
+    }
+
+    /// What must be read before `limit` deliveries that are due at `now` can be taken.
+    pub(super) fn needs(&self, now: UnixMillis, limit: usize) -> Option<Refill> {
+        let missing = limit.saturating_sub(self.window.len());
+        let rest_is_later = self.window.last_key_value().is_some_and(|(last, _)| !self.due(*last, now));
+        let from = match self.beyond {
+            Beyond::Nothing => return None,
+            Beyond::Next(next) if !self.due(next, now) => return None,
+            Beyond::Unknown(slot) | Beyond::Next(slot) => slot,
+        };
+        let want = if self.budget.exceeded() { missing } else { missing.max(READ_AHEAD) };
+        (missing > 0 && !rest_is_later).then_some(Refill { lane: self.id, from, want })
+    }
+
+    /// A refill begins to be read. One at a time.
+    pub(super) fn reading(&mut self) {
+        self.underway = Some(Underway::default());
+    }
+
+    /// The refill could not be read.
+    pub(super) fn gave_up(&mut self) {
+        self.underway = None;
+    }
+
+    /// Takes up what was read for a refill and what happened meanwhile; `claimed` tells what is not to enter.
+    pub(super) fn refilled(
+        &mut self,
+        refill: Refill,
+        found: Found,
+        mut claimed: impl FnMut(Slot, &Arc<Loaded>) -> bool,
+    ) {
+        let Some(Underway { added, gone }) = self.underway.take() else { return };
+        if self.beyond.end() != Some(refill.from) {
+            // The window's end has moved towards its beginning: what was read would leave a gap.
+            return;
+        }
+        self.beyond = found.next.map_or(Beyond::Nothing, Beyond::Next);
+        let found = found.loaded.into_iter().filter(|(slot, _)| !gone.contains(slot));
+        for (slot, loaded) in found.chain(added) {
+            if claimed(slot, &loaded) {
+                continue;
+            }
+            if self.covers(slot) {
+                self.enter(slot, loaded);
+            } else {
+                self.notice(slot);
+            }
+        }
+    }
+
+    /// Takes up the first that is on disk at or after `from`, where nothing was known. It must have been looked
+    /// up without letting go of the queue, or what was added meanwhile would be missed.
+    pub(super) fn found_first(&mut self, from: Slot, first: Option<Slot>) {
+        if self.beyond == Beyond::Unknown(from) && self.underway.is_none() {
+            self.beyond = first.map_or(Beyond::Nothing, Beyond::Next);
+        }
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}

@@ -1,0 +1,260 @@
+//! The embedded engine, on fjall: one process, one directory.
+//!
+//! One thread writes ([`writer`]): it makes one synced commit of all calls that have come meanwhile, brings
+//! memory up to date, and answers. What memory knows ([`hooks`], [`queue`]) is what the hot path needs: the
+//! numbers of each Webhook and the beginning of its queue. All else is on disk ([`disk`]) and is read where it
+//! is asked for.
+
+mod dedup;
+mod disk;
+mod format;
+mod group;
+mod hooks;
+mod keys;
+mod lane;
+mod open;
+mod purge;
+mod query;
+mod queue;
+mod seam;
+mod space;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::metrics::Metrics;
+use crate::model::ids::{DeliveryName, WebhookUid};
+use crate::store::records::Claimed;
+use crate::store::{ClaimRequest, Claims, Error, Result, Wakes};
+use disk::Disk;
+use hooks::{Hook, Hooks};
+use lane::Refill;
+use space::Space;
+use writer::{Command, Reply};
+
+/// Calls that may wait for the writer; more callers wait for their turn.
+const COMMANDS: usize = 1024;
+
+/// How to open a store.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Its directory, made if it is not there. One process at a time uses it.
+    pub dir: PathBuf,
+    /// UID of the namespace kube-system. The first opening binds the store to it, another is refused. None: not
+    /// looked at.
+    pub cluster: Option<String>,
+    /// Commits and pending deliveries are counted here.
+    pub metrics: Metrics,
+    /// With less free space on the file system, [`append`](crate::store::Store::append) is refused.
+    pub min_free_bytes: u64,
+    /// How long the same `source` and `id` are a duplicate.
+    pub dedup_window: Duration,
+}
+
+impl Options {
+    /// For a directory, with everything else as usual.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            cluster: None,
+            metrics: Metrics::default(),
+            min_free_bytes: 256 << 20,
+            dedup_window: Duration::from_hours(1),
+        }
+    }
+}
+
+/// What callers and the writer share.
+#[derive(Debug)]
+struct Shared {
+    hooks: Hooks,
+    /// None once it is closed.
+    disk: ArcSwapOption<Disk>,
+    window: Duration,
+    metrics: Metrics,
+    pending: AtomicI64,
+    work: Wakes,
+    changes: Wakes,
+    poisoned: AtomicBool,
+    closed: AtomicBool,
+    space: Space,
+    lock: Mutex<Option<File>>,
+}
+
+impl Shared {
+    fn is_poisoned(&self) -> bool {
+        self.poisoned.load(Ordering::SeqCst)
+    }
+
+    fn poison(&self, error: &Error) {
+        if !self.poisoned.swap(true, Ordering::SeqCst) {
+            tracing::error!(error = %disk::chain(error), "the store stops writing");
+        }
+    }
+
+    fn pending_changed(&self, by: i64) {
+        let pending = self.pending.fetch_add(by, Ordering::SeqCst) + by;
+        self.metrics.pending_deliveries.set(pending);
+    }
+
+    fn disk(&self) -> Result<Arc<Disk>> {
+        self.disk.load_full().ok_or(Error::Closed)
+    }
+}
+
+/// A store in a directory of this machine. Clones of its `Arc` are the same store.
+#[derive(Debug)]
+pub struct Embedded {
+    shared: Arc<Shared>,
+    /// None only while it is dropped.
+    commands: Option<mpsc::Sender<Command>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Embedded {
+    /// Opens the store of a directory, or makes one. Reads for as long as the last journals take to replay;
+    /// call it where blocking is allowed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unusable`] when another process has it open, it belongs to another cluster, or a newer program
+    /// wrote it; [`Error::Engine`] or [`Error::Corrupt`] when it cannot be read.
+    pub fn open(options: Options) -> Result<Arc<Self>> {
+        let open::Opened { shared, writer, commands } = open::open(options)?;
+        let thread = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || writer.run())
+            .map_err(|error| Error::Engine { what: "start the writer", source: error.into() })?;
+        Ok(Arc::new(Self { shared, commands: Some(commands), thread: Mutex::new(Some(thread)) }))
+    }
+
+    /// Asks the writer, and waits for the commit.
+    async fn ask<T: Send + 'static>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let commands = self.commands.as_ref().ok_or(Error::Closed)?;
+        if commands.send(command(reply)).await.is_err() {
+            return Err(self.ended());
+        }
+        arrived(answer).await.unwrap_or_else(|()| Err(self.ended()))
+    }
+
+    /// Why the writer does not answer.
+    fn ended(&self) -> Error {
+        if self.shared.is_poisoned() { Error::Poisoned } else { Error::Closed }
+    }
+
+    /// Reads from disk without holding up the tasks of this thread.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Shared, &Disk) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let shared = Arc::clone(&self.shared);
+        let task = tokio::task::spawn_blocking(move || {
+            let disk = shared.disk()?;
+            read(&shared, &disk)
+        });
+        task.await.map_err(|error| Error::Engine { what: "read from the store", source: error.into() })?
+    }
+
+    async fn claims(&self, request: ClaimRequest) -> Result<Claims> {
+        self.shared.disk()?;
+        let Some(hook) = self.shared.hooks.get(request.webhook) else { return Ok(Claims::default()) };
+        match request.only {
+            Some(name) => self.claim_one(&hook, name, &request).await,
+            None => self.claim_due(&hook, &request).await,
+        }
+    }
+
+    async fn claim_due(&self, hook: &Arc<Hook>, request: &ClaimRequest) -> Result<Claims> {
+        let ClaimRequest { now, limit, lease, webhook, .. } = *request;
+        let take = || {
+            let mut queue = hook.queue();
+            if let Some(refill) = queue.needs(now, limit) {
+                return Err(refill);
+            }
+            let deliveries = queue.claim(now, limit, lease);
+            Ok(Claims { next_due: queue.next_due(now), deliveries })
+        };
+        if let Ok(claims) = take() {
+            return Ok(claims);
+        }
+        let mut turn = Arc::clone(&hook.refilling).lock_owned().await;
+        loop {
+            let refill = match take() {
+                Ok(claims) => return Ok(claims),
+                Err(refill) => refill,
+            };
+            let hook = Arc::clone(hook);
+            // The turn goes along, so that it is kept until the end also when the caller has gone.
+            turn = self
+                .read(move |_, disk| {
+                    refill_from(disk, webhook, &hook, refill)?;
+                    Ok(turn)
+                })
+                .await?;
+        }
+    }
+
+    async fn claim_one(
+        &self,
+        hook: &Arc<Hook>,
+        name: DeliveryName,
+        request: &ClaimRequest,
+    ) -> Result<Claims> {
+        let ClaimRequest { now, lease, webhook, .. } = *request;
+        let next_due = |hook: &Hook| hook.queue().next_due(now);
+        if !hook.queue().single_out(name, now, lease) {
+            return Ok(Claims { deliveries: vec![], next_due: next_due(hook) });
+        }
+        let reader = Arc::clone(hook);
+        let deliveries = self.read(move |_, disk| single_out(disk, webhook, &reader, name)).await?;
+        Ok(Claims { deliveries, next_due: next_due(hook) })
+    }
+}
+
+fn refill_from(disk: &Disk, webhook: WebhookUid, hook: &Hook, refill: Refill) -> Result<()> {
+    hook.queue().reading(refill);
+    match disk.refill(webhook, refill) {
+        Ok(found) => {
+            hook.queue().refilled(refill, found);
+            Ok(())
+        }
+        Err(error) => {
+            hook.queue().gave_up(refill);
+            Err(error)
+        }
+    }
+}
+
+fn single_out(disk: &Disk, webhook: WebhookUid, hook: &Hook, name: DeliveryName) -> Result<Vec<Claimed>> {
+    let read = disk.waiting(webhook, name).inspect_err(|_| {
+        hook.queue().release(name);
+    })?;
+    let read = read.map(|(lane, slot, loaded)| (lane, slot, Arc::new(loaded)));
+    let claimed = read.as_ref().map(|(_, _, loaded)| Claimed {
+        delivery: loaded.delivery.clone(),
+        event: Arc::clone(&loaded.event),
+    });
+    let taken = hook.queue().singled_out(name, read);
+    Ok(claimed.filter(|_| taken).into_iter().collect())
+}
+
+/// Waits for the writer. In unit tests on a thread of its own, since tokio's paused time would otherwise run
+/// ahead while the writer works.
+async fn arrived<T: Send + 'static>(answer: oneshot::Receiver<T>) -> std::result::Result<T, ()> {
+    if cfg!(test) {
+        let wait = tokio::task::spawn_blocking(move || answer.blocking_recv());
+        return wait.await.map_err(drop)?.map_err(drop);
+    }
+    answer.await.map_err(drop)
+}

@@ -1,0 +1,184 @@
+//! Opening a store, or making one.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use fjall::PersistMode;
+
+use super::dedup::Generations;
+use super::disk::{Disk, engine};
+use super::format;
+use super::group::Group;
+use super::hooks::Hooks;
+use super::keys::meta;
+use super::queue::Budgets;
+use super::space::Space;
+use super::writer::Writer;
+use super::{Options, Shared};
+use crate::model::ids::{DeliveryName, WebhookUid};
+use crate::store::records::{EndReason, Next, Outcome, Summary};
+use crate::store::{Error, Result, Wakes};
+
+/// Memory for the windows of all Webhooks on their queues.
+const FRESH_BUDGET: usize = 24 << 20;
+const RETRY_BUDGET: usize = 8 << 20;
+
+const READ: &str = "read from the store";
+
+fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+    move |source| Error::Engine { what, source: source.into() }
+}
+
+/// What an opened store is made of.
+pub(super) struct Opened {
+    pub shared: Arc<Shared>,
+    pub writer: Writer,
+    pub commands: tokio::sync::mpsc::Sender<super::writer::Command>,
+}
+
+/// Opens the store of a directory.
+pub(super) fn open(options: Options) -> Result<Opened> {
+    let Options { dir, cluster, metrics, min_free_bytes, dedup_window } = options;
+    fs::create_dir_all(&dir).map_err(io("make the data directory"))?;
+    let lock = lock(&dir)?;
+    let path = dir.join("store");
+    if !path.try_exists().map_err(io("look into the data directory"))? {
+        make(&dir, &path)?;
+    }
+    let disk = Arc::new(Disk::open(&path)?);
+    check_format(&disk)?;
+    bind(&disk, cluster.as_deref())?;
+
+    let hooks = Hooks::new(summaries(&disk)?, Budgets::new(FRESH_BUDGET, RETRY_BUDGET));
+    let mut generations = Generations::load(&disk)?;
+    interrupt_tests(&disk, &hooks, dedup_window, &mut generations)?;
+
+    let pending: u64 = hooks.all(|summary| Some(summary.pending)).into_iter().sum();
+    let work = Wakes::default();
+    work.add(hooks.all(|summary| (summary.pending > 0).then_some(summary.webhook.uid)));
+    let shared = Shared {
+        hooks,
+        disk: arc_swap::ArcSwapOption::new(Some(Arc::clone(&disk))),
+        window: dedup_window,
+        metrics,
+        pending: std::sync::atomic::AtomicI64::new(0),
+        work,
+        changes: Wakes::default(),
+        poisoned: false.into(),
+        closed: false.into(),
+        space: Space::new(dir, min_free_bytes),
+        lock: std::sync::Mutex::new(Some(lock)),
+    };
+    shared.pending_changed(pending.cast_signed());
+    let shared = Arc::new(shared);
+    let (commands, receiver) = tokio::sync::mpsc::channel(super::COMMANDS);
+    let writer =
+        Writer { shared: Arc::clone(&shared), disk, commands: receiver, generations, tidied: Instant::now() };
+    Ok(Opened { shared, writer, commands })
+}
+
+/// Keeps other processes out for as long as the file is open.
+fn lock(dir: &Path) -> Result<File> {
+    let path = dir.join("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(io("open the lock of the data directory"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(Error::Unusable(format!(
+            "another process uses the data directory {}: stop it, or give this one a directory of its own",
+            dir.display()
+        ))),
+        Err(fs::TryLockError::Error(error)) => Err(io("lock the data directory")(error)),
+    }
+}
+
+/// Makes an empty store, under another name until it is whole: a crash in between leaves nothing half made.
+fn make(dir: &Path, path: &Path) -> Result<()> {
+    let unfinished: PathBuf = dir.join("store.new");
+    match fs::remove_dir_all(&unfinished) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(io("remove what an interrupted start left")(error));
+        }
+        _ => {}
+    }
+    let disk = Disk::open(&unfinished)?;
+    disk.meta
+        .insert(meta::FORMAT, format::VERSION.to_be_bytes())
+        .map_err(engine("write the format version"))?;
+    disk.db.persist(PersistMode::SyncAll).map_err(engine("sync"))?;
+    drop(disk);
+    fs::rename(&unfinished, path).map_err(io("name the new store"))?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io("sync the data directory"))
+}
+
+fn check_format(disk: &Disk) -> Result<()> {
+    let value = disk.meta.get(meta::FORMAT).map_err(engine(READ))?;
+    match value.and_then(|value| value.as_ref().try_into().ok()).map(u32::from_be_bytes) {
+        Some(format::VERSION) => Ok(()),
+        Some(other) => Err(Error::Unusable(format!(
+            "the data directory has format {other}, this program knows {}: start the program that wrote it, or a \
+             newer one",
+            format::VERSION
+        ))),
+        None => Err(Error::Unusable(
+            "the data directory has no format version: it is not a store of this program".to_owned(),
+        )),
+    }
+}
+
+/// A store belongs to the cluster that it was first opened in: in another, every Webhook would seem deleted.
+fn bind(disk: &Disk, cluster: Option<&str>) -> Result<()> {
+    let Some(cluster) = cluster else { return Ok(()) };
+    match disk.meta.get(meta::CLUSTER).map_err(engine(READ))? {
+        Some(bound) if &*bound == cluster.as_bytes() => Ok(()),
+        Some(bound) => Err(Error::Unusable(format!(
+            "the data directory belongs to the cluster {}, this is {cluster} (UIDs of the namespace kube-system): \
+             give this installation a directory of its own",
+            String::from_utf8_lossy(&bound)
+        ))),
+        None => {
+            disk.meta.insert(meta::CLUSTER, cluster).map_err(engine("bind the store to the cluster"))?;
+            disk.db.persist(PersistMode::SyncAll).map_err(engine("sync"))
+        }
+    }
+}
+
+fn summaries(disk: &Disk) -> Result<Vec<Summary>> {
+    let entries = disk.meta.prefix(meta::SUMMARIES);
+    let summaries = entries.map(|entry| {
+        let (_, value) = entry.into_inner().map_err(engine(READ))?;
+        format::decode("a Webhook's numbers", &value)
+    });
+    summaries.collect()
+}
+
+/// Tests whose attempt was under way when the process ended are never made again: they end here, and say so.
+fn interrupt_tests(
+    disk: &Disk,
+    hooks: &Hooks,
+    window: std::time::Duration,
+    generations: &mut Generations,
+) -> Result<()> {
+    let mut outcomes = Vec::new();
+    for entry in disk.meta.prefix(meta::TESTS) {
+        let (key, value) = entry.into_inner().map_err(engine(READ))?;
+        let name = key.get(meta::TESTS.len()..).and_then(|name| name.try_into().ok());
+        let (Some(name), Ok(webhook)) = (name, value.as_ref().try_into()) else { continue };
+        outcomes.push(Outcome {
+            name: DeliveryName::from_bytes(name),
+            webhook: WebhookUid::from_bytes(webhook),
+            attempt: None,
+            next: Next::Failed(EndReason::Interrupted),
+            disable: None,
+        });
+    }
+    if outcomes.is_empty() {
+        return Ok(());
+    }
+    let mut group = Group::new(disk, hooks, window, generations);
+    group.record(outcomes)?;
+    group.commit()?.apply(hooks);
+    Ok(())
+}

@@ -1,0 +1,272 @@
+//! What one Webhook has to claim, as far as memory knows it: pure state, no disk. See [`super::lane`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::keys::Slot;
+use super::lane::{Beyond, Budget, Found, Lane, LaneId, Loaded, Refill};
+use crate::model::ids::DeliveryName;
+use crate::model::time::UnixMillis;
+use crate::store::records::Claimed;
+
+#[derive(Debug)]
+struct Claim {
+    lane: LaneId,
+    slot: Slot,
+    until: UnixMillis,
+    /// None while it is being read.
+    loaded: Option<Arc<Loaded>>,
+}
+
+/// Memory for the windows of all Webhooks.
+#[derive(Clone, Debug)]
+pub(super) struct Budgets {
+    fresh: Arc<Budget>,
+    retry: Arc<Budget>,
+}
+
+impl Budgets {
+    /// Bytes for first attempts and for retries. Apart, so that the retries of dead endpoints do not push the
+    /// fresh deliveries of the others out of memory.
+    pub(super) fn new(fresh: usize, retry: usize) -> Self {
+        Self { fresh: Budget::new(fresh), retry: Budget::new(retry) }
+    }
+}
+
+/// One Webhook's queue.
+#[derive(Debug)]
+pub(super) struct Queue {
+    fresh: Lane,
+    retry: Lane,
+    claims: HashMap<DeliveryName, Claim>,
+    /// No claim expires before.
+    expiry: Option<UnixMillis>,
+    /// Tests under way, which are never claimed.
+    tests: HashMap<DeliveryName, Arc<Loaded>>,
+    /// It is being erased: nothing can be claimed.
+    purging: bool,
+}
+
+impl Queue {
+    /// Of a Webhook that has nothing on disk.
+    pub(super) fn empty(budgets: &Budgets) -> Self {
+        Self::with(Beyond::Nothing, budgets)
+    }
+
+    /// Of a Webhook whose queue is on disk.
+    pub(super) fn on_disk(budgets: &Budgets) -> Self {
+        Self::with(Beyond::Unknown(Slot::FIRST), budgets)
+    }
+
+    fn with(beyond: Beyond, budgets: &Budgets) -> Self {
+        Self {
+            fresh: Lane::new(LaneId::Fresh, beyond, Arc::clone(&budgets.fresh)),
+            retry: Lane::new(LaneId::Retry, beyond, Arc::clone(&budgets.retry)),
+            claims: HashMap::new(),
+            expiry: None,
+            tests: HashMap::new(),
+            purging: false,
+        }
+    }
+
+    fn lane(&self, id: LaneId) -> &Lane {
+        match id {
+            LaneId::Fresh => &self.fresh,
+            LaneId::Retry => &self.retry,
+        }
+    }
+
+    fn lane_mut(&mut self, id: LaneId) -> &mut Lane {
+        match id {
+            LaneId::Fresh => &mut self.fresh,
+            LaneId::Retry => &mut self.retry,
+        }
+    }
+
+    /// Takes up what was committed as waiting at `slot`.
+    pub(super) fn add(&mut self, id: LaneId, slot: Slot, loaded: Arc<Loaded>) {
+        if !self.purging && !attach(&mut self.claims, id, slot, &loaded) {
+            self.lane_mut(id).add(slot, loaded);
+        }
+    }
+
+    /// Forgets what no longer waits at `slot`, and its claim.
+    pub(super) fn remove(&mut self, id: LaneId, slot: Slot) {
+        self.claims.remove(&slot.name);
+        self.lane_mut(id).remove(slot);
+    }
+
+    /// Which part of the queue must be read before `limit` deliveries that are due at `now` can be claimed.
+    pub(super) fn needs(&mut self, now: UnixMillis, limit: usize) -> Option<Refill> {
+        self.expire(now);
+        if self.purging {
+            return None;
+        }
+        self.fresh.needs(now, limit).or_else(|| self.retry.needs(now, limit))
+    }
+
+    /// Marks a refill as being read, until [`Queue::refilled`] or [`Queue::gave_up`]. One at a time.
+    pub(super) fn reading(&mut self, refill: Refill) {
+        self.lane_mut(refill.lane).reading();
+    }
+
+    /// A refill could not be read.
+    pub(super) fn gave_up(&mut self, refill: Refill) {
+        self.lane_mut(refill.lane).gave_up();
+    }
+
+    /// Takes up what was read for a refill, and what happened meanwhile.
+    pub(super) fn refilled(&mut self, refill: Refill, found: Found) {
+        let Self { fresh, retry, claims, purging, .. } = self;
+        let lane = match refill.lane {
+            LaneId::Fresh => fresh,
+            LaneId::Retry => retry,
+        };
+        lane.refilled(refill, found, |slot, loaded| *purging || attach(claims, refill.lane, slot, loaded));
+    }
+
+    /// Claims up to `limit` of those that are due and in memory, longest due first.
+    pub(super) fn claim(&mut self, now: UnixMillis, limit: usize, lease: Duration) -> Vec<Claimed> {
+        let mut claimed = Vec::new();
+        while claimed.len() < limit {
+            let (id, slot) = match (self.fresh.first_due(now), self.retry.first_due(now)) {
+                (Some(fresh), Some(retry)) if retry < fresh => (LaneId::Retry, retry),
+                (Some(fresh), _) => (LaneId::Fresh, fresh),
+                (None, Some(retry)) => (LaneId::Retry, retry),
+                (None, None) => break,
+            };
+            let Some(loaded) = self.lane_mut(id).take(slot) else { break };
+            if attach(&mut self.claims, id, slot, &loaded) {
+                continue;
+            }
+            let Loaded { delivery, event, .. } = &*loaded;
+            claimed.push(Claimed { delivery: delivery.clone(), event: Arc::clone(event) });
+            self.hold(id, slot, now + lease, Some(loaded));
+        }
+        claimed
+    }
+
+    fn hold(&mut self, lane: LaneId, slot: Slot, until: UnixMillis, loaded: Option<Arc<Loaded>>) {
+        self.expiry = Some(self.expiry.map_or(until, |earliest| earliest.min(until)));
+        self.claims.insert(slot.name, Claim { lane, slot, until, loaded });
+    }
+
+    /// When the next that is not claimed is due; `now` where that is not known. Exact after [`Queue::needs`]
+    /// has nothing to say.
+    pub(super) fn next_due(&self, now: UnixMillis) -> Option<UnixMillis> {
+        let fresh = self.fresh.first().map_or(Some(now), |slot| slot.map(|slot| slot.due.min(now)));
+        let retry = self.retry.first().map_or(Some(now), |slot| slot.map(|slot| slot.due));
+        fresh.into_iter().chain(retry).min()
+    }
+
+    /// Begins to claim one by its name, wherever it is. False: it cannot be claimed now.
+    pub(super) fn single_out(&mut self, name: DeliveryName, now: UnixMillis, lease: Duration) -> bool {
+        self.expire(now);
+        if self.purging || self.claims.contains_key(&name) || self.tests.contains_key(&name) {
+            return false;
+        }
+        self.hold(LaneId::Fresh, Slot::fresh(name), now + lease, None);
+        true
+    }
+
+    /// Ends what [`Queue::single_out`] began, with what was read; none: it does not wait.
+    pub(super) fn singled_out(
+        &mut self,
+        name: DeliveryName,
+        read: Option<(LaneId, Slot, Arc<Loaded>)>,
+    ) -> bool {
+        match (read, self.claims.get_mut(&name)) {
+            (Some((lane, slot, loaded)), Some(claim)) => {
+                (claim.lane, claim.slot, claim.loaded) = (lane, slot, Some(loaded));
+                self.lane_mut(lane).take(slot);
+                true
+            }
+            (None, Some(_)) => {
+                self.claims.remove(&name);
+                false
+            }
+            (_, None) => false,
+        }
+    }
+
+    /// Gives a claim back unused.
+    pub(super) fn release(&mut self, name: DeliveryName) -> bool {
+        let Some(Claim { lane, slot, loaded, .. }) = self.claims.remove(&name) else { return false };
+        if let Some(loaded) = loaded {
+            self.add(lane, slot, loaded);
+        }
+        true
+    }
+
+    /// Frees the claims that have expired.
+    fn expire(&mut self, now: UnixMillis) {
+        if self.expiry.is_none_or(|earliest| now < earliest) {
+            return;
+        }
+        let expired: Vec<_> =
+            self.claims.iter().filter(|(_, claim)| claim.until <= now).map(|(name, _)| *name).collect();
+        for name in expired {
+            self.release(name);
+        }
+        self.expiry = self.claims.values().map(|claim| claim.until).min();
+    }
+
+    /// The log line of a claimed delivery or of a test under way, with its event.
+    pub(super) fn held(&self, name: DeliveryName) -> Option<Arc<Loaded>> {
+        self.claims
+            .get(&name)
+            .and_then(|claim| claim.loaded.clone())
+            .or_else(|| self.tests.get(&name).cloned())
+    }
+
+    /// Remembers a test under way.
+    pub(super) fn begin_test(&mut self, loaded: Arc<Loaded>) {
+        self.tests.insert(loaded.delivery.name, loaded);
+    }
+
+    /// Forgets a test that has ended.
+    pub(super) fn end_test(&mut self, name: DeliveryName) {
+        self.tests.remove(&name);
+    }
+
+    /// Begins to erase: nothing is handed out any more, nothing is remembered.
+    pub(super) fn purge(&mut self) {
+        self.purging = true;
+        self.claims.clear();
+        self.tests.clear();
+        self.fresh.clear();
+        self.retry.clear();
+    }
+
+    /// Whether it is being erased.
+    pub(super) fn purging(&self) -> bool {
+        self.purging
+    }
+
+    /// Earliest due time of what waits or is claimed. Err: this place must be looked up on disk first, and told
+    /// by [`Queue::found_first`].
+    pub(super) fn oldest_due(&self) -> Result<Option<UnixMillis>, (LaneId, Slot)> {
+        let mut oldest = self.claims.values().map(|claim| claim.slot.due).min();
+        for id in LaneId::ALL {
+            if let Some(slot) = self.lane(id).first().map_err(|from| (id, from))? {
+                oldest = Some(oldest.map_or(slot.due, |oldest| oldest.min(slot.due)));
+            }
+        }
+        Ok(oldest)
+    }
+
+    /// See [`Lane::found_first`].
+    pub(super) fn found_first(&mut self, id: LaneId, from: Slot, first: Option<Slot>) {
+        self.lane_mut(id).found_first(from, first);
+    }
+}
+
+/// Whether a delivery is claimed; the claim then knows what it holds.
+fn attach(claims: &mut HashMap<DeliveryName, Claim>, id: LaneId, slot: Slot, loaded: &Arc<Loaded>) -> bool {
+    let Some(claim) = claims.get_mut(&slot.name) else { return false };
+    if claim.loaded.is_none() {
+        (claim.lane, claim.slot, claim.loaded) = (id, slot, Some(Arc::clone(loaded)));
+    }
+    true
+}

@@ -1,0 +1,207 @@
+//! The seam: [`Store`] as this engine keeps it.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+
+use super::disk::{Disk, chain};
+use super::group::Prepared;
+use super::lane::LaneId;
+use super::query::{self, Walk};
+use super::writer::Command;
+use super::{Embedded, Shared};
+use crate::model::ids::{DeliveryName, EventUid, WebhookRef, WebhookUid};
+use crate::model::time::UnixMillis;
+use crate::store::records::{DedupKey, Delivery, Event, NewEvent, Outcome, State, Summary};
+use crate::store::{Appended, Change, ClaimRequest, Claims, Error, Page, Query, Result, Store, Wakes};
+
+impl Embedded {
+    async fn append_all(&self, events: Vec<NewEvent>) -> Result<Vec<Appended>> {
+        self.accepting()?;
+        // Encoded by the caller's thread: the writer is one for all.
+        let events = events.into_iter().map(Prepared::new).collect::<Result<Vec<_>>>()?;
+        self.ask(|reply| Command::Append(events, reply)).await
+    }
+
+    async fn purge_all(&self, webhook: WebhookUid) -> Result<()> {
+        while self.ask(|reply| Command::Purge(webhook, reply)).await? {}
+        self.shared.changes.add([webhook]);
+        Ok(())
+    }
+
+    async fn page(&self, query: Query) -> Result<Page> {
+        self.read(move |shared, disk| {
+            let Query { namespace, webhook, mut states, before, limit } = query;
+            states.sort_unstable();
+            states.dedup();
+            let every = states.is_empty() || states == State::ALL;
+            let states = if every { State::ALL.to_vec() } else { states };
+            if every && namespace.is_none() && webhook.is_none() {
+                return query::page(disk, &Walk::Everything, before, limit);
+            }
+            let webhooks = shared.hooks.all(|summary| {
+                let wanted = webhook.is_none_or(|webhook| summary.webhook.uid == webhook)
+                    && namespace.as_ref().is_none_or(|namespace| summary.webhook.namespace == *namespace);
+                wanted.then_some(summary.webhook.uid)
+            });
+            query::page(disk, &Walk::Of(webhooks, states), before, limit)
+        })
+        .await
+    }
+
+    fn oldest(&self, webhook: WebhookUid) -> Option<UnixMillis> {
+        let hook = self.shared.hooks.get(webhook)?;
+        let disk = self.shared.disk().ok()?;
+        let mut queue = hook.queue();
+        // At most one seek for each half of the queue, once after the opening.
+        for _ in LaneId::ALL {
+            let Err((lane, from)) = queue.oldest_due() else { break };
+            match disk.next_queued(webhook, lane, from) {
+                Ok(next) => queue.found_first(lane, from, next),
+                Err(error) => {
+                    tracing::error!(%webhook, error = %chain(&error), "cannot look up the oldest delivery");
+                    return None;
+                }
+            }
+        }
+        queue.oldest_due().ok().flatten()
+    }
+
+    async fn shut(&self) -> Result<()> {
+        if self.shared.closed.swap(true, Ordering::SeqCst) {
+            return Err(Error::Closed);
+        }
+        let result = self.ask(Command::Close).await;
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let shared = Arc::clone(&self.shared);
+        let end = tokio::task::spawn_blocking(move || {
+            if let Some(thread) = thread {
+                let _ = thread.join();
+            }
+            shared.let_go();
+        });
+        end.await.map_err(|error| Error::Engine { what: "close the store", source: error.into() })?;
+        result
+    }
+}
+
+impl Shared {
+    /// Lets go of the disk, once nobody reads from it any more, and of the lock.
+    fn let_go(&self) {
+        let mut disk = self.disk.swap(None);
+        while let Some(shared) = disk.take() {
+            disk = match Arc::try_unwrap(shared) {
+                Ok(last) => {
+                    drop::<Disk>(last);
+                    None
+                }
+                Err(shared) => {
+                    std::thread::sleep(Duration::from_millis(1));
+                    Some(shared)
+                }
+            };
+        }
+        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        drop(self.commands.take());
+        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+            self.shared.let_go();
+        }
+    }
+}
+
+impl Store for Embedded {
+    fn append(&self, events: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Appended>>> {
+        self.append_all(events).boxed()
+    }
+
+    fn accepting(&self) -> Result<()> {
+        let shared = &self.shared;
+        if shared.is_poisoned() {
+            return Err(Error::Poisoned);
+        }
+        if shared.closed.load(Ordering::SeqCst) {
+            return Err(Error::Closed);
+        }
+        if shared.space.enough() { Ok(()) } else { Err(Error::Full) }
+    }
+
+    fn duplicate_of(&self, key: DedupKey, now: UnixMillis) -> Result<Option<EventUid>> {
+        self.shared.disk()?.seen(key, now, self.shared.window)
+    }
+
+    fn claim(&self, request: ClaimRequest) -> BoxFuture<'_, Result<Claims>> {
+        self.claims(request).boxed()
+    }
+
+    fn release(&self, claims: Vec<(WebhookUid, DeliveryName)>) -> BoxFuture<'_, Result<()>> {
+        for (webhook, name) in claims {
+            let Some(hook) = self.shared.hooks.get(webhook) else { continue };
+            if hook.queue().release(name) {
+                self.shared.work.add([webhook]);
+            }
+        }
+        std::future::ready(self.shared.disk().map(drop)).boxed()
+    }
+
+    fn record(&self, outcomes: Vec<Outcome>) -> BoxFuture<'_, Result<()>> {
+        self.ask(|reply| Command::Record(outcomes, reply)).boxed()
+    }
+
+    fn adopt(&self, summary: Summary) -> BoxFuture<'_, Result<()>> {
+        self.ask(|reply| Command::Adopt(summary, reply)).boxed()
+    }
+
+    fn update(&self, webhook: WebhookUid, change: Change) -> BoxFuture<'_, Result<()>> {
+        self.ask(move |reply| Command::Update(webhook, change, reply)).boxed()
+    }
+
+    fn summary(&self, webhook: WebhookUid) -> Option<Arc<Summary>> {
+        self.shared.hooks.get(webhook).map(|hook| hook.summary())
+    }
+
+    fn known(&self) -> Vec<WebhookRef> {
+        self.shared.hooks.known()
+    }
+
+    fn purge(&self, webhook: WebhookUid) -> BoxFuture<'_, Result<()>> {
+        self.purge_all(webhook).boxed()
+    }
+
+    fn query(&self, query: Query) -> BoxFuture<'_, Result<Page>> {
+        self.page(query).boxed()
+    }
+
+    fn delivery(&self, name: DeliveryName) -> BoxFuture<'_, Result<Option<Delivery>>> {
+        self.read(move |_, disk| disk.delivery(name)).boxed()
+    }
+
+    fn event(&self, uid: EventUid) -> BoxFuture<'_, Result<Option<Arc<Event>>>> {
+        self.read(move |_, disk| Ok(disk.event(uid)?.map(Arc::new))).boxed()
+    }
+
+    fn oldest_due(&self, webhook: WebhookUid) -> Option<UnixMillis> {
+        self.oldest(webhook)
+    }
+
+    fn work(&self) -> &Wakes {
+        &self.shared.work
+    }
+
+    fn changes(&self) -> &Wakes {
+        &self.shared.changes
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        self.shut().boxed()
+    }
+}

@@ -1,0 +1,288 @@
+//! The one thread that writes: it takes what has come, makes one synced commit of it, and answers everybody.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::dedup::Generations;
+use super::disk::{Disk, chain};
+use super::group::{Group, Prepared};
+use super::{Shared, purge};
+use crate::model::ids::WebhookUid;
+use crate::store::records::{Outcome, Summary};
+use crate::store::{Appended, Change, Error, Result};
+
+/// Where an answer goes.
+pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
+
+/// What is asked of the writer.
+pub(super) enum Command {
+    Append(Vec<Prepared>, Reply<Vec<Appended>>),
+    Record(Vec<Outcome>, Reply<()>),
+    Adopt(Summary, Reply<()>),
+    Update(WebhookUid, Change, Reply<()>),
+    /// One step; true: more is left.
+    Purge(WebhookUid, Reply<bool>),
+    Close(Reply<()>),
+}
+
+impl Command {
+    /// Bytes that it adds to a commit, roughly.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Append(events, _) => events.iter().map(Prepared::weight).sum(),
+            Self::Record(outcomes, _) => 1024 * outcomes.len(),
+            Self::Adopt(..) | Self::Update(..) | Self::Purge(..) | Self::Close(_) => 256,
+        }
+    }
+
+    /// Whether it shares a commit with others.
+    const fn groups(&self) -> bool {
+        match self {
+            Self::Append(..) | Self::Record(..) | Self::Adopt(..) | Self::Update(..) => true,
+            Self::Purge(..) | Self::Close(_) => false,
+        }
+    }
+
+    fn refuse(self, error: Error) {
+        match self {
+            Self::Append(_, reply) => answer(reply, Err(error)),
+            Self::Record(_, reply)
+            | Self::Adopt(_, reply)
+            | Self::Update(_, _, reply)
+            | Self::Close(reply) => {
+                answer(reply, Err(error));
+            }
+            Self::Purge(_, reply) => answer(reply, Err(error)),
+        }
+    }
+}
+
+/// The caller may have gone; what it asked for is done all the same.
+fn answer<T>(reply: Reply<T>, result: Result<T>) {
+    let _ = reply.send(result);
+}
+
+/// An answer that waits for the commit.
+enum Waiting {
+    Appended(Reply<Vec<Appended>>, Vec<Appended>),
+    Done(Reply<()>),
+}
+
+impl Waiting {
+    fn answer(self, result: std::result::Result<(), Error>) {
+        match self {
+            Self::Appended(reply, appended) => answer(reply, result.map(|()| appended)),
+            Self::Done(reply) => answer(reply, result),
+        }
+    }
+}
+
+/// A commit takes at most about so many bytes (one call may be larger), so that nobody waits long for others.
+const GROUP_BYTES: usize = 8 << 20;
+/// A commit takes at most so many calls.
+const GROUP_CALLS: usize = 4096;
+/// How often the journals are looked at.
+const TIDY: Duration = Duration::from_secs(10);
+
+/// The state of the thread.
+pub(super) struct Writer {
+    pub shared: Arc<Shared>,
+    pub disk: Arc<Disk>,
+    pub commands: mpsc::Receiver<Command>,
+    pub generations: Generations,
+    pub tidied: Instant,
+}
+
+/// Poisons the store when the thread panics, so that nobody waits for it.
+struct Guard(Arc<Shared>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.poisoned.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Writer {
+    /// Works until the store is closed or dropped.
+    pub(super) fn run(mut self) {
+        let _guard = Guard(Arc::clone(&self.shared));
+        let mut next = None;
+        while let Some(command) = next.take().or_else(|| self.commands.blocking_recv()) {
+            match command {
+                Command::Purge(webhook, reply) => answer(reply, self.purge(webhook)),
+                Command::Close(reply) => {
+                    self.commands.close();
+                    let result = self.sync();
+                    while let Some(late) = self.commands.blocking_recv() {
+                        late.refuse(Error::Closed);
+                    }
+                    drop(self.disk);
+                    return answer(reply, result);
+                }
+                first => next = self.group(first),
+            }
+            self.tidy();
+        }
+        if let Err(error) = self.sync() {
+            tracing::error!(error = %chain(&error), "the store could not be synced at its end");
+        }
+    }
+
+    /// Commits a group. Answers a command that was taken but does not belong to it.
+    fn group(&mut self, first: Command) -> Option<Command> {
+        let mut bytes = first.weight();
+        let mut commands = vec![first];
+        let mut other = None;
+        while bytes < GROUP_BYTES && commands.len() < GROUP_CALLS {
+            match self.commands.try_recv() {
+                Ok(command) if command.groups() => {
+                    bytes += command.weight();
+                    commands.push(command);
+                }
+                Ok(command) => {
+                    other = Some(command);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        if self.shared.is_poisoned() {
+            for command in commands {
+                command.refuse(Error::Poisoned);
+            }
+        } else {
+            self.commit(commands);
+        }
+        other
+    }
+
+    fn commit(&mut self, commands: Vec<Command>) {
+        let shared = Arc::clone(&self.shared);
+        let mut group = Group::new(&self.disk, &shared.hooks, shared.window, &mut self.generations);
+        let mut waiting = Vec::with_capacity(commands.len());
+        let mut failure = None;
+        for command in commands {
+            if let Err(error) = stage(&mut group, command, &mut waiting) {
+                failure.get_or_insert(error);
+            }
+        }
+        let began = Instant::now();
+        let commit = || {
+            let committed = group.commit();
+            committed
+                .inspect(|_| shared.metrics.committed(began.elapsed()))
+                .inspect_err(|error| shared.poison(error))
+        };
+        let result = failure.map_or_else(commit, Err);
+        match result {
+            Ok(mut committed) => {
+                let (changed, more) = committed.apply(&shared.hooks);
+                shared.pending_changed(more);
+                shared.work.add(committed.woken);
+                shared.changes.add(changed);
+                for waiting in waiting {
+                    waiting.answer(Ok(()));
+                }
+            }
+            Err(error) => {
+                let error = Repeated::of(error);
+                for waiting in waiting {
+                    waiting.answer(Err(error.again()));
+                }
+            }
+        }
+    }
+
+    fn purge(&mut self, webhook: WebhookUid) -> Result<bool> {
+        if self.shared.is_poisoned() {
+            return Err(Error::Poisoned);
+        }
+        let began = Instant::now();
+        let step = purge::step(&self.disk, &self.shared.hooks, webhook).inspect_err(|error| {
+            if matches!(error, Error::Engine { what: "commit", .. } | Error::Poisoned) {
+                self.shared.poison(error);
+            }
+        })?;
+        self.shared.metrics.committed(began.elapsed());
+        self.shared.pending_changed(-step.discarded.cast_signed());
+        Ok(!step.done)
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.disk.db.persist(fjall::PersistMode::SyncAll).map_err(super::disk::engine("sync"))
+    }
+
+    /// An old journal is kept until every keyspace that it has data of was flushed. One that is rarely written
+    /// would keep all journals since, and the next opening would have to replay them: so it is flushed now.
+    fn tidy(&mut self) {
+        if self.tidied.elapsed() < TIDY {
+            return;
+        }
+        self.tidied = Instant::now();
+        if self.shared.is_poisoned() || self.disk.db.journal_count() <= super::disk::JOURNALS {
+            return;
+        }
+        if let Err(error) = self.disk.flush_all() {
+            tracing::warn!(error = %chain(&error), "old journals cannot be dropped now");
+        }
+    }
+}
+
+/// Stages one command. An error is one of reading; nothing of the whole group is then written.
+fn stage(group: &mut Group<'_>, command: Command, waiting: &mut Vec<Waiting>) -> Result<()> {
+    match command {
+        Command::Append(events, reply) => match group.append(events) {
+            Ok(appended) => waiting.push(Waiting::Appended(reply, appended)),
+            Err(error) => {
+                waiting.push(Waiting::Appended(reply, vec![]));
+                return Err(error);
+            }
+        },
+        Command::Record(outcomes, reply) => {
+            waiting.push(Waiting::Done(reply));
+            group.record(outcomes)?;
+        }
+        Command::Adopt(summary, reply) => {
+            group.adopt(summary);
+            waiting.push(Waiting::Done(reply));
+        }
+        Command::Update(webhook, change, reply) => {
+            group.update(webhook, change);
+            waiting.push(Waiting::Done(reply));
+        }
+        command @ (Command::Purge(..) | Command::Close(_)) => command.refuse(Error::Closed),
+    }
+    Ok(())
+}
+
+/// One error for many callers.
+enum Repeated {
+    Poisoned,
+    Engine { what: &'static str, source: Arc<Error> },
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct Of(Arc<Error>);
+
+impl Repeated {
+    fn of(error: Error) -> Self {
+        match error {
+            Error::Poisoned => Self::Poisoned,
+            error @ Error::Engine { what, .. } => Self::Engine { what, source: Arc::new(error) },
+            other => Self::Engine { what: "write a group of calls", source: Arc::new(other) },
+        }
+    }
+
+    fn again(&self) -> Error {
+        match self {
+            Self::Poisoned => Error::Poisoned,
+            Self::Engine { what, source } => Error::Engine { what, source: Box::new(Of(Arc::clone(source))) },
+        }
+    }
+}
