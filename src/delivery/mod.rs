@@ -1,5 +1,19 @@
 //! Delivering: what is due is claimed, sent, judged and recorded.
 
+pub mod client;
+#[cfg(test)]
+mod client_tests;
+mod clients;
+pub mod egress;
+#[cfg(test)]
+mod egress_tests;
+mod failure;
+mod request;
+mod retry_after;
+#[cfg(test)]
+mod testing;
+pub mod tls;
+
 use std::sync::Arc;
 
 use futures::future::BoxFuture;

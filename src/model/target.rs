@@ -258,6 +258,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table")]
     fn every_spelling_that_parsers_read_differently_is_refused() {
         for (error, urls) in [
             (

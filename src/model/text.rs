@@ -185,14 +185,12 @@ fn spelled(text: &[u8], value: &[u8], is_cut: bool) -> (Option<usize>, usize) {
     let mut at = 0;
     for (matched, byte) in value.iter().enumerate() {
         let rest = text.get(at..).unwrap_or_default();
-        match unit(rest, *byte) {
-            Some(length) => at += length,
-            None => {
-                let ends_here = rest.is_empty() || (is_cut && is_broken_escape(rest));
-                let found = (ends_here && matched >= shortest_beginning).then_some(text.len());
-                return (found, common + matched + 1);
-            }
-        }
+        let Some(length) = unit(rest, *byte) else {
+            let ends_here = rest.is_empty() || (is_cut && is_broken_escape(rest));
+            let found = (ends_here && matched >= shortest_beginning).then_some(text.len());
+            return (found, common + matched + 1);
+        };
+        at += length;
     }
     (Some(at), common + value.len())
 }

@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, OnceCell};
 
 use crate::{
     binaries, ensure_crypto_provider,
+    helm::Helm,
     kubectl::Kubectl,
     ports::free_port,
     process::{Group, Process},
@@ -109,7 +110,8 @@ impl ControlPlane {
         ensure_crypto_provider();
         let programs = binaries::folder_with(&["kubectl"]).await?;
         let group = Group::new("cluster")?;
-        let kubectl = Kubectl::new(programs.join("kubectl"), kubeconfig.to_owned(), group.folder().join("cache"));
+        let kubectl =
+            Kubectl::new(programs.join("kubectl"), kubeconfig.to_owned(), group.folder().join("cache"));
         let given = kubectl.ok(&["config", "view", "--raw", "--minify", "--flatten", "-o", "json"]).await?;
         let (server, ca_pem) = kubeconfig::server_and_ca(&given)?;
         // A copy: what the caller does with the original does not change the run.
@@ -144,7 +146,17 @@ impl ControlPlane {
 
     /// kubectl as the administrator.
     pub fn kubectl(&self) -> Kubectl {
-        Kubectl::new(self.programs.join("kubectl"), self.kubeconfig.clone(), self.folder().join("kubectl-cache"))
+        Kubectl::new(
+            self.programs.join("kubectl"),
+            self.kubeconfig.clone(),
+            self.folder().join("kubectl-cache"),
+        )
+    }
+
+    /// helm as the administrator; built first if need be.
+    pub async fn helm(&self) -> anyhow::Result<Helm> {
+        let program = binaries::folder_with(&["helm"]).await?.join("helm");
+        Ok(Helm::new(program, self.kubeconfig.clone(), self.folder().join("helm")))
     }
 
     /// A kubeconfig whose only right is this token; the path is new on each call.
@@ -154,7 +166,12 @@ impl ControlPlane {
     }
 
     /// A token of a ServiceAccount (`kubectl create token`), for this audience or for the apiserver.
-    pub async fn token(&self, namespace: &str, account: &str, audience: Option<&str>) -> anyhow::Result<String> {
+    pub async fn token(
+        &self,
+        namespace: &str,
+        account: &str,
+        audience: Option<&str>,
+    ) -> anyhow::Result<String> {
         let audience = audience.map(|audience| format!("--audience={audience}"));
         let mut arguments = vec!["create", "token", account, "-n", namespace, "--duration=24h"];
         arguments.extend(audience.as_deref());

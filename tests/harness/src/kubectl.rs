@@ -34,6 +34,13 @@ pub struct Output {
     pub stderr: String,
 }
 
+impl From<std::process::Output> for Output {
+    fn from(output: std::process::Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self { status: output.status, stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+}
+
 impl Output {
     /// The output, or an error with what the program complained about.
     pub fn ok(self, what: &str) -> anyhow::Result<String> {
@@ -75,12 +82,7 @@ impl Kubectl {
             let _ = pipe.write_all(input.as_bytes()).await;
         };
         let ((), output) = tokio::join!(write, child.wait_with_output());
-        let output = output?;
-        Ok(Output {
-            status: output.status,
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
+        output.map(Output::from).context("wait for kubectl")
     }
 
     /// What it printed; anything but success is an error.
@@ -186,7 +188,10 @@ impl Kubectl {
 
     fn spawn(&self, arguments: &[&str]) -> anyhow::Result<Child> {
         let mut command = std::process::Command::new(&self.program);
-        direct(&mut command).env("KUBECONFIG", &self.kubeconfig).env("KUBECACHEDIR", &self.cache).args(arguments);
+        direct(&mut command)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .env("KUBECACHEDIR", &self.cache)
+            .args(arguments);
         Command::from(command)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -23,10 +23,13 @@
 
 pub mod binaries;
 pub mod control_plane;
+pub mod helm;
 pub mod kubectl;
+pub mod operator;
 pub mod pki;
 pub mod ports;
 pub mod process;
+pub mod publisher;
 pub mod receiver;
 pub mod wait;
 

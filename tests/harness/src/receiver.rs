@@ -191,8 +191,12 @@ impl Receiver {
         let mut arrivals = self.shared.arrivals.subscribe();
         let enough = arrivals.wait_for(|_| self.count(path) >= count);
         if tokio::time::timeout(timeout, enough).await.is_err() {
-            let seen: Vec<_> =
-                self.shared.endpoints().iter().map(|(path, endpoint)| (path.clone(), endpoint.count)).collect();
+            let seen: Vec<_> = self
+                .shared
+                .endpoints()
+                .iter()
+                .map(|(path, endpoint)| (path.clone(), endpoint.count))
+                .collect();
             bail!("waited {timeout:?} for {count} requests at {path}; arrived: {seen:?}");
         }
         Ok(self.requests(path))
@@ -268,21 +272,23 @@ impl Shared {
         self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records an arrival and takes the answer that is its turn.
-    fn arrived(&self, request: Request) -> Answer {
-        let answer = {
+    /// Records an arrival, and takes the answer that is its turn and what that needs of the request.
+    fn arrived(&self, request: Request) -> (Answer, Option<Request>) {
+        let taken = {
             let mut endpoints = self.endpoints();
             let endpoint = endpoints.entry(request.path.clone()).or_default();
             endpoint.count += 1;
             endpoint.in_flight += 1;
             endpoint.peak = endpoint.peak.max(endpoint.in_flight);
+            let answer = endpoint.script.pop_front().unwrap_or_else(|| endpoint.default.clone());
+            let needed = answer.wants_request().then(|| request.clone());
             if self.keep.load(Ordering::Relaxed) {
                 endpoint.requests.push(request);
             }
-            endpoint.script.pop_front().unwrap_or_else(|| endpoint.default.clone())
+            (answer, needed)
         };
         self.arrivals.send_modify(|arrivals| *arrivals += 1);
-        answer
+        taken
     }
 
     fn left(&self, path: &str) {

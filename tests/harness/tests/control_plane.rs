@@ -46,7 +46,8 @@ async fn an_applied_config_map_is_read_back_and_watched() {
         kubectl.apply(&yaml).await.unwrap();
     };
     let object = ("configmap", namespace.as_str(), "paint");
-    let turns_red = kubectl.wait_for(object, Duration::from_secs(20), "red", |seen| seen["data"]["colour"] == "red");
+    let turns_red =
+        kubectl.wait_for(object, Duration::from_secs(20), "red", |seen| seen["data"]["colour"] == "red");
     let paint = async {
         write("blue").await;
         write("red").await;
@@ -106,6 +107,17 @@ async fn an_apiserver_that_was_away_comes_back_with_everything() {
     plane.stop_apiserver().await.unwrap();
     plane.kubectl().ok(&["get", "namespaces"]).await.unwrap_err();
     plane.start_apiserver().await.unwrap();
+    plane.kubectl().get_json("namespace", "", &namespace).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_given_by_its_kubeconfig_is_used_and_left_alone() {
+    let plane = shared().await;
+    let given = ControlPlane::connect(plane.kubeconfig_path()).await.unwrap();
+    assert_eq!((given.server_url(), given.ca_pem()), (plane.server_url(), plane.ca_pem()));
+    let namespace = given.namespace("given").await.unwrap();
+    given.stop_apiserver().await.unwrap_err();
+    given.stop();
     plane.kubectl().get_json("namespace", "", &namespace).await.unwrap();
 }
 

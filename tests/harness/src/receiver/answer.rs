@@ -177,9 +177,7 @@ impl Answer {
             Content::Echo => whole(request.map(|request| echo_of(&request)).unwrap_or_default()),
             Content::Endless => streamed(stream::repeat(Bytes::from(vec![b'x'; 16 * 1024])).map(Ok)),
             Content::Drip { bytes, every } => streamed(drip(bytes, every)),
-            Content::Cut(bytes) => {
-                streamed(stream::iter([Ok(bytes), Err(io::Error::other("cut off by the script"))]))
-            }
+            Content::Cut(bytes) => streamed(cut(bytes)),
             Content::Hang => return Act::Hang,
             Content::Close => return Act::Close,
             Content::Reset => return Act::Reset,
@@ -209,6 +207,15 @@ fn drip(bytes: Bytes, every: Duration) -> impl futures::Stream<Item = io::Result
             Ok(one)
         }
     })
+}
+
+/// The pause lets the bytes reach the client before the connection breaks.
+fn cut(bytes: Bytes) -> impl futures::Stream<Item = io::Result<Bytes>> + Send + Sync {
+    let broken = stream::once(async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Err(io::Error::other("cut off by the script"))
+    });
+    stream::iter([Ok(bytes)]).chain(broken)
 }
 
 fn echo_of(request: &Request) -> Bytes {

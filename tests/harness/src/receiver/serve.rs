@@ -73,10 +73,8 @@ async fn answer(
 ) -> Result<hyper::Response<Body>, hyper::Error> {
     let request = read(request, line.client_certificate).await?;
     let _present = Presence { path: request.path.clone(), shared: Arc::clone(&shared) };
-    let copy = request.clone();
-    let answer = shared.arrived(request);
-    let copy = answer.wants_request().then_some(copy);
-    match answer.perform(copy).await {
+    let (answer, request) = shared.arrived(request);
+    match answer.perform(request).await {
         Act::Send(response) => return Ok(*response),
         Act::Hang => {}
         Act::Close => line.end.notify_one(),

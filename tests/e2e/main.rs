@@ -1,0 +1,10 @@
+//! The whole path on a real control plane: one control plane and one operator for all tests of this binary, a
+//! namespace, a receiver and a producer of its own for each test.
+
+mod canary;
+mod delivering;
+mod holding;
+mod publishing;
+mod references;
+mod testing;
+mod world;
