@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::egress::{Error, Guard};
 use crate::model::address::{Policy, Why};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Says {
     Addresses(&'static [&'static str]),
     Alias(&'static str),
@@ -43,7 +43,7 @@ impl NameServer {
             while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
                 let query = Message::from_vec(&buffer[..length]).unwrap();
                 let name = query.queries[0].name().to_string();
-                let says = served.lock().unwrap().get(&*name).cloned();
+                let says = served.lock().unwrap().get(&*name).copied();
                 log.lock().unwrap().push(name);
                 if let Some(reply) = reply(&query, says.unwrap_or(Says::Code(ResponseCode::NXDomain))) {
                     socket.send_to(&reply.to_vec().unwrap(), from).await.unwrap();

@@ -1,5 +1,6 @@
 //! Delivering: what is due is claimed, sent, judged and recorded.
 
+mod attempt;
 pub mod client;
 #[cfg(test)]
 mod client_tests;
@@ -7,12 +8,24 @@ mod clients;
 pub mod egress;
 #[cfg(test)]
 mod egress_tests;
+pub mod engine;
+#[cfg(test)]
+mod engine_tests;
+mod expire;
 mod failure;
+mod inbox;
+mod limits;
+mod outcome;
+mod quiet;
 mod request;
 mod retry_after;
+mod schedule;
+#[cfg(test)]
+mod schedule_tests;
 #[cfg(test)]
 mod testing;
 pub mod tls;
+mod worker;
 
 use std::sync::Arc;
 

@@ -1,6 +1,8 @@
 //! Builders for the tests of this room.
 
 pub(crate) mod receiver;
+pub(crate) mod store;
+pub(crate) mod world;
 
 use std::sync::Arc;
 use std::time::Duration;

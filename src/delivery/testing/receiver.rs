@@ -144,7 +144,7 @@ impl Receiver {
                 connections.spawn(async move {
                     match acceptor.accept(stream).await {
                         Ok(stream) if stream.get_ref().1.alpn_protocol().is_some() => {
-                            serve_http2(stream).await
+                            serve_http2(stream).await;
                         }
                         Ok(stream) => serve(stream, &script, &seen).await,
                         Err(_) => {}
