@@ -130,7 +130,7 @@ pub(super) struct Found {
 #[derive(Debug, Default)]
 struct Underway {
     /// Added meanwhile, behind the end of the window.
-    added: Vec<(Slot, Arc<Loaded>)>,
+    added: BTreeMap<Slot, Arc<Loaded>>,
     /// Ended meanwhile.
     gone: HashSet<Slot>,
 }
@@ -193,7 +193,7 @@ impl Lane {
             return;
         }
         if let Some(underway) = &mut self.underway {
-            underway.added.push((slot, loaded));
+            underway.added.insert(slot, loaded);
         }
         self.notice(slot);
     }
@@ -237,6 +237,7 @@ impl Lane {
     pub(super) fn remove(&mut self, slot: Slot) {
         self.take(slot);
         if let Some(underway) = &mut self.underway {
+            underway.added.remove(&slot);
             underway.gone.insert(slot);
         }
         if self.beyond == Beyond::Next(slot) {

@@ -16,6 +16,8 @@ mod open;
 mod purge;
 mod query;
 mod queue;
+#[cfg(test)]
+mod queue_tests;
 mod seam;
 mod space;
 #[cfg(test)]

@@ -33,6 +33,11 @@ impl Budgets {
         Self { fresh: Budget::new(fresh), retry: Budget::new(retry) }
     }
 
+    #[cfg(test)]
+    pub(super) fn used(&self) -> usize {
+        self.fresh.used() + self.retry.used()
+    }
+
     /// Whether a window was cut for want of memory since this was last asked.
     pub(super) fn were_short(&self) -> bool {
         let fresh = self.fresh.was_short();
