@@ -184,12 +184,7 @@ impl Parts {
             Arc::clone(&self.sender) as _,
             self.clock.clone(),
             self.metrics.clone(),
-            engine::Settings {
-                held_limit: config.held_limit,
-                disable_after: config.disable_after,
-                shutdown_grace: config.shutdown_grace,
-                ..engine::Settings::default()
-            },
+            engine::Settings::from(config),
         ));
         self.checks(&certificates, &engine);
         let controllers = Controllers::new(self.controller(config, webhooks));
@@ -251,7 +246,7 @@ impl Parts {
         let certificates = Arc::clone(certificates);
         self.health.ready("certificate", move || certificates.check());
         let engine = Arc::clone(engine);
-        self.health.live("deliveries", move || engine.progress());
+        self.health.live("deliveries", move || engine.progress().map_err(|stalled| stalled.to_string()));
     }
 
     /// Returns when told to stop, or (true) when the store is poisoned.

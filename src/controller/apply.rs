@@ -31,15 +31,16 @@ where
 {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     let api: Api<K> = Api::namespaced(client.clone(), &namespace);
-    let mut patch = json!({
+    let mut meta = json!({ "name": name, "uid": object.uid() });
+    if let (Some(meta), Some(version)) = (meta.as_object_mut(), version) {
+        meta.insert("resourceVersion".to_owned(), json!(version));
+    }
+    let patch = json!({
         "apiVersion": K::api_version(&()),
         "kind": K::kind(&()),
-        "metadata": { "name": name, "uid": object.uid() },
+        "metadata": meta,
         "status": status,
     });
-    if let Some(version) = version {
-        patch["metadata"]["resourceVersion"] = json!(version);
-    }
     let params = PatchParams::apply(FIELD_MANAGER).force();
     let patch = Patch::Apply(&patch);
     let write = api.patch_status(&name, &params, &patch);

@@ -1,4 +1,4 @@
-//! Acts on the cluster: writes the statuses of Webhooks, makes the attempts that WebhookTests ask for, and erases the
+//! Acts on the cluster: writes the statuses of Webhooks, makes the attempts that tests ask for, and erases the
 //! data of Webhooks that are gone. No finalizer anywhere.
 
 mod apply;
@@ -10,6 +10,7 @@ mod purge;
 mod reporter;
 mod status;
 mod webhook;
+mod webhook_test;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -123,6 +124,7 @@ impl Controllers {
             deps.purge_grace,
             stop.clone(),
         );
-        tokio::join!(webhook::run(deps, stop), purge);
+        let tests = webhook_test::run(Arc::clone(&deps), stop.clone());
+        tokio::join!(webhook::run(deps, stop), tests, purge);
     }
 }

@@ -77,7 +77,7 @@ pub(super) async fn run(
 mod tests {
     use super::*;
 
-    const GRACE: Duration = Duration::from_secs(600);
+    const GRACE: Duration = Duration::from_mins(10);
 
     fn webhook(number: u8) -> WebhookRef {
         WebhookRef {

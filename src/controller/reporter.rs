@@ -20,7 +20,7 @@ pub(super) struct Note {
     reason: &'static str,
     /// The condition's reason: Events that differ in it are not merged.
     action: String,
-    note: String,
+    text: String,
 }
 
 /// The changes of state between two statuses.
@@ -63,7 +63,7 @@ fn disabling(before: &WebhookStatus, after: &WebhookStatus) -> Option<Note> {
 }
 
 fn note(warning: bool, reason: &'static str, action: &str, text: &str) -> Note {
-    Note { warning, reason, action: action.to_owned(), note: cut_bytes(text, MAX_NOTE).to_owned() }
+    Note { warning, reason, action: action.to_owned(), text: cut_bytes(text, MAX_NOTE).to_owned() }
 }
 
 /// Publishes Events.
@@ -77,11 +77,11 @@ impl Reporter {
 
     /// Publishes them; one that is refused (as in a namespace that is being deleted) is only logged.
     pub(super) async fn publish(&self, notes: Vec<Note>, about: &ObjectReference) {
-        for Note { warning, reason, action, note } in notes {
+        for Note { warning, reason, action, text } in notes {
             let event = Event {
                 type_: if warning { EventType::Warning } else { EventType::Normal },
                 reason: reason.to_owned(),
-                note: Some(note),
+                note: Some(text),
                 action,
                 secondary: None,
             };
@@ -164,9 +164,9 @@ mod tests {
     fn a_note_says_why_and_fits() {
         let mut after = status(&[("Ready", "False", "SecretNotFound")]);
         let notes = changes(&status(&[]), &after);
-        assert_eq!(notes[0].note, "SecretNotFound: SecretNotFound it is");
+        assert_eq!(notes[0].text, "SecretNotFound: SecretNotFound it is");
         assert_eq!((notes[0].action.as_str(), notes[0].warning), ("SecretNotFound", true));
         after.conditions[0].message = "€".repeat(1000);
-        assert!(changes(&status(&[]), &after)[0].note.len() <= 1024);
+        assert!(changes(&status(&[]), &after)[0].text.len() <= 1024);
     }
 }

@@ -4,10 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use futures::stream::{self, BoxStream, StreamExt as _};
+use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 use k8s_openapi::NamespaceResourceScope;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::WatchStreamExt as _;
+use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
@@ -236,6 +237,49 @@ impl<T> Watch<T> {
         let old = self.known.remove(&key)?;
         Some(Change::Gone { key, old })
     }
+}
+
+/// Watches our own objects: the last ones that were whole, and a stream of those that were told of. One that does not
+/// fit its type is passed over.
+pub fn reflect<K>(
+    client: &Client,
+    scope: &Scope,
+) -> (reflector::Store<K>, impl Stream<Item = K> + Send + 'static)
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    K: Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    let (objects, mut writer) = reflector::store();
+    writer.apply_watcher_event(&Event::Init);
+    writer.apply_watcher_event(&Event::InitDone);
+    let (reader, mut mirror) = (objects.clone(), Mirror::new(scope));
+    let touched = self::objects::<K>(client, scope).filter_map(move |(watch, event)| {
+        let mut touched = None;
+        if let Event::Apply(object) | Event::InitApply(object) = &event {
+            let meta = object.meta();
+            if let Ok(object) = &object.0 {
+                writer.apply_watcher_event(&Event::Apply(object.clone()));
+                touched = Some(object.clone());
+            } else {
+                let kind = K::kind(&());
+                warn!(
+                    kind = &*kind,
+                    namespace = meta.namespace,
+                    name = meta.name,
+                    "this object does not fit the definition of its kind, it is passed over"
+                );
+            }
+        }
+        for change in mirror.apply(watch, map(event, |object| (Key::of(object.meta()), ()))) {
+            if let Change::Gone { key, .. } = change
+                && let Some(gone) = reader.get(&ObjectRef::new(&key.name).within(&key.namespace))
+            {
+                writer.apply_watcher_event(&Event::Delete((*gone).clone()));
+            }
+        }
+        std::future::ready(touched)
+    });
+    (objects, touched)
 }
 
 /// An event of other objects.

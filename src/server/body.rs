@@ -57,24 +57,20 @@ impl Bodies {
             return Err(self.too_large());
         }
         let room = self.room_for(announced.unwrap_or(self.limit)).await?;
-        match timeout(PATIENCE, self.collect(body, announced)).await {
-            Ok(bytes) => Ok(Read { bytes: bytes?, _room: room }),
-            Err(_) => {
-                let message = format!("the body must arrive within {} s", PATIENCE.as_secs());
-                Err(Failure::new(Reason::RequestTimeout, message))
-            }
-        }
+        let Ok(bytes) = timeout(PATIENCE, self.collect(body, announced)).await else {
+            let message = format!("the body must arrive within {} s", PATIENCE.as_secs());
+            return Err(Failure::new(Reason::RequestTimeout, message));
+        };
+        Ok(Read { bytes: bytes?, _room: room })
     }
 
     async fn room_for(&self, length: usize) -> Result<SemaphorePermit<'_>, Failure> {
         let units = u32::try_from(length.div_ceil(UNIT)).unwrap_or(u32::MAX);
-        match timeout(FOR_ROOM, self.room.acquire_many(units)).await {
-            Ok(Ok(room)) => Ok(room),
-            _ => {
-                let message = "too many requests are being read at once: try again";
-                Err(Failure::later(Reason::ServiceUnavailable, message, Duration::from_secs(1)))
-            }
-        }
+        let Ok(Ok(room)) = timeout(FOR_ROOM, self.room.acquire_many(units)).await else {
+            let message = "too many requests are being read at once: try again";
+            return Err(Failure::later(Reason::ServiceUnavailable, message, Duration::from_secs(1)));
+        };
+        Ok(room)
     }
 
     async fn collect<B>(&self, mut body: B, announced: Option<usize>) -> Result<Bytes, Failure>

@@ -18,7 +18,7 @@ use rustls::sign::CertifiedKey;
 use super::tls::Error;
 use crate::model::time::UnixMillis;
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
+const DAY: Duration = Duration::from_hours(24);
 /// How long a CA is valid.
 pub(super) const CA_LIFE: Duration = DAY.saturating_mul(365);
 /// How long before its end a CA gets a successor.
@@ -28,7 +28,7 @@ const ANNOUNCED: Duration = DAY.saturating_mul(30);
 /// How long a serving certificate is valid.
 pub(super) const LEAF_LIFE: Duration = DAY.saturating_mul(7);
 /// Certificates are valid from a little earlier, for clients whose clock is behind.
-const SKEW: Duration = Duration::from_secs(300);
+const SKEW: Duration = Duration::from_mins(5);
 
 /// A certificate that may sign, with its key.
 pub(super) struct Authority {
@@ -134,11 +134,13 @@ impl Authorities {
         Ok(Self { signing: Authority::make(now)?, next: None, former: Vec::new() })
     }
 
-    /// What clients trust: every certificate that signs, signed or will sign.
+    /// What clients trust: every certificate that signed, signs or will sign, oldest first, so that it does not
+    /// change when the next one begins to sign.
     pub(super) fn bundle(&self) -> String {
         let current =
             std::iter::once(&self.signing).chain(&self.next).map(|authority| &authority.certificate);
-        current.chain(&self.former).map(|certificate| format!("{}\n", certificate.trim_end())).collect()
+        let lines = self.former.iter().chain(current).flat_map(|certificate| [certificate.trim_end(), "\n"]);
+        lines.collect()
     }
 
     /// Does what is due now; tells whether anything was.

@@ -28,7 +28,7 @@ pub const FIELD_MANAGER: &str = "hookwright";
 
 /// How often Secret, ConfigMap and certificate are looked at; also the longest time that a changed ConfigMap
 /// stays changed.
-const EVERY: Duration = Duration::from_secs(60);
+const EVERY: Duration = Duration::from_mins(1);
 /// How soon after a failure.
 const SOON: Duration = Duration::from_secs(5);
 /// For one call to the Kubernetes API.
@@ -109,7 +109,7 @@ impl Certificates {
     /// Keeps everything fresh until told to stop. Failures are tried again soon; meanwhile the CA that was read
     /// before goes on issuing.
     pub async fn run(&self, shutdown: CancellationToken) {
-        static FAILED: Quiet = Quiet::new(Duration::from_secs(300));
+        static FAILED: Quiet = Quiet::new(Duration::from_mins(5));
         loop {
             let pause = match self.refresh().await {
                 Ok(()) => EVERY,
@@ -139,6 +139,11 @@ impl Certificates {
         }
         self.renew_leaf()?;
         self.publish(&read?.bundle()).await
+    }
+
+    #[cfg(test)]
+    pub(super) fn shown(&self) -> Option<Vec<u8>> {
+        self.served.shown()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -271,6 +276,7 @@ fn metadata(found: ObjectMeta) -> ObjectMeta {
 }
 
 const FORMER_KEY: &str = "former.crt";
+const END: &str = "-----END CERTIFICATE-----";
 
 fn to_secret(authorities: &Authorities, found: Secret) -> Secret {
     let Authorities { signing, next, former } = authorities;
@@ -304,7 +310,6 @@ fn from_secret(secret: &Secret) -> Result<Authorities, Error> {
         .map(|(certificate, key)| Authority::read(certificate, key))
         .transpose()?;
     let former = String::from_utf8_lossy(entry(FORMER_KEY).unwrap_or_default());
-    const END: &str = "-----END CERTIFICATE-----";
     let former =
         former.split_inclusive(END).filter(|pem| pem.contains(END)).map(|pem| format!("{}\n", pem.trim()));
     Ok(Authorities { signing: Authority::read(certificate, key)?, next, former: former.collect() })

@@ -158,7 +158,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Patience = Patience { head: Duration::from_secs(10), idle: Duration::from_secs(120) };
+    const PATIENCE: Patience = Patience { head: Duration::from_secs(10), idle: Duration::from_mins(2) };
 
     fn left(activity: &Activity) -> Option<u64> {
         activity.deadline(&PATIENCE).map(|at| at.duration_since(Instant::now()).as_secs())

@@ -47,7 +47,7 @@ where
 {
     let dry_run = dry_run(parts.uri.query().unwrap_or_default())?;
     // Before the body is read: who is to come again need not have sent it.
-    publisher.ready().map_err(later)?;
+    publisher.ready().map_err(|error| later(&error))?;
     let body = bodies.read(&parts.headers, body).await?;
     let publication = cloudevents::decode(&parts.headers, &body.bytes).map_err(refusal)?;
     let namespace = Namespace::from(namespace);
@@ -55,11 +55,8 @@ where
         return preview(publisher, &namespace, publication);
     }
     let started = Instant::now();
-    let (events, answer): (Vec<Decoded>, fn(&[Receipt]) -> Answer) = match publication {
-        Publication::One(event) => (vec![event], answer_one),
-        Publication::Batch(events) => (events, answer_batch),
-    };
-    let receipts = publisher.publish(&namespace, events).await.map_err(later)?;
+    let (events, is_batch) = in_a_list(publication);
+    let receipts = publisher.publish(&namespace, events).await.map_err(|error| later(&error))?;
     debug!(
         namespace = &*namespace,
         user = user.username,
@@ -68,7 +65,7 @@ where
         elapsed_us = started.elapsed().as_micros(),
         "published"
     );
-    Ok(answer(&receipts))
+    Ok(answer(StatusCode::ACCEPTED, receipts.iter().map(Item::from).collect(), is_batch))
 }
 
 /// Answers the validation handshake of the CloudEvents webhook specification: any origin may send here, at any
@@ -112,13 +109,13 @@ fn refusal(error: cloudevents::Error) -> Failure {
     }
 }
 
-fn later(error: Error) -> Failure {
-    static REFUSED: Quiet = Quiet::new(Duration::from_secs(60));
+fn later(error: &Error) -> Failure {
+    static REFUSED: Quiet = Quiet::new(Duration::from_mins(1));
     if let Some(silent) = REFUSED.speak() {
-        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        let cause = std::error::Error::source(error).map(ToString::to_string);
         warn!(%error, cause, silent, "publishing is refused");
     }
-    let message = match &error {
+    let message = match error {
         Error::Store(cause) => format!("{error}: {cause}; nothing was stored"),
         Error::RoutesNotReady => format!("{error}; nothing was stored"),
         Error::Timeout => {
@@ -148,15 +145,22 @@ impl From<&Receipt> for Item {
     }
 }
 
-fn answer_one(receipts: &[Receipt]) -> Answer {
-    match receipts.first() {
-        Some(receipt) => json(StatusCode::ACCEPTED, &Item::from(receipt)),
-        None => Failure::new(Reason::InternalError, "the store gave no receipt").into_answer(),
+fn in_a_list(publication: Publication) -> (Vec<Decoded>, bool) {
+    match publication {
+        Publication::One(event) => (vec![event], false),
+        Publication::Batch(events) => (events, true),
     }
 }
 
-fn answer_batch(receipts: &[Receipt]) -> Answer {
-    json(StatusCode::ACCEPTED, &Items { items: receipts.iter().map(Item::from).collect() })
+/// One item as it is, a batch as `items` in order.
+fn answer<T: Serialize>(code: StatusCode, mut items: Vec<T>, is_batch: bool) -> Answer {
+    match items.pop() {
+        Some(item) if !is_batch => json(code, &item),
+        last => {
+            items.extend(last);
+            json(code, &Items { items })
+        }
+    }
 }
 
 /// What a dry run says of one event.
@@ -188,19 +192,9 @@ fn preview(
     namespace: &Namespace,
     publication: Publication,
 ) -> Result<Answer, Failure> {
-    let (events, is_batch) = match publication {
-        Publication::One(event) => (vec![event], false),
-        Publication::Batch(events) => (events, true),
-    };
-    let previews = publisher.preview(namespace, &events).map_err(later)?;
-    let mut items: Vec<_> = previews.iter().map(show).collect();
-    Ok(match items.pop() {
-        Some(item) if !is_batch => json(StatusCode::OK, &item),
-        last => {
-            items.extend(last);
-            json(StatusCode::OK, &Items { items })
-        }
-    })
+    let (events, is_batch) = in_a_list(publication);
+    let previews = publisher.preview(namespace, &events).map_err(|error| later(&error))?;
+    Ok(answer(StatusCode::OK, previews.iter().map(show).collect(), is_batch))
 }
 
 fn show(preview: &Preview) -> Shown<'_> {

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::Request;
@@ -71,7 +71,7 @@ impl Default for Limits {
             connections: 4096,
             handshake: Duration::from_secs(10),
             head: Duration::from_secs(10),
-            idle: Duration::from_secs(120),
+            idle: Duration::from_mins(2),
             head_bytes: 32 << 10,
             streams: 256,
             drain: Duration::from_secs(20),
@@ -96,16 +96,7 @@ pub async fn serve<H: Handler>(
     limits: Limits,
     shutdown: CancellationToken,
 ) {
-    let server = Arc::new(Server {
-        tls: tls.map(TlsAcceptor::from),
-        handler,
-        limits,
-        places: Arc::new(Semaphore::new(limits.connections)),
-        open: Mutex::default(),
-        tasks: TaskTracker::new(),
-        shutdown,
-        kill: CancellationToken::new(),
-    });
+    let server = Arc::new(Server::new(tls, handler, limits, shutdown));
     let mut number = 0;
     while let Some((socket, address)) = server.accept(&listener).await {
         if let Some(place) = server.place().await {
@@ -126,7 +117,7 @@ struct Server<H> {
     handler: Arc<H>,
     limits: Limits,
     places: Arc<Semaphore>,
-    open: Mutex<HashMap<u64, Arc<Activity>>>,
+    open: Open,
     tasks: TaskTracker,
     shutdown: CancellationToken,
     /// Ends what has not ended within the drain time.
@@ -134,9 +125,27 @@ struct Server<H> {
 }
 
 impl<H: Handler> Server<H> {
+    fn new(
+        tls: Option<Arc<ServerConfig>>,
+        handler: Arc<H>,
+        limits: Limits,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self {
+            tls: tls.map(TlsAcceptor::from),
+            handler,
+            limits,
+            places: Arc::new(Semaphore::new(limits.connections)),
+            open: Open::default(),
+            tasks: TaskTracker::new(),
+            shutdown,
+            kill: CancellationToken::new(),
+        }
+    }
+
     /// The next connection; none when it is time to stop.
     async fn accept(&self, listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
-        static FAILED: Quiet = Quiet::new(Duration::from_secs(60));
+        static FAILED: Quiet = Quiet::new(Duration::from_mins(1));
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -158,11 +167,11 @@ impl<H: Handler> Server<H> {
 
     /// A place for a new connection, if need be that of the one idle for longest.
     async fn place(&self) -> Option<OwnedSemaphorePermit> {
-        static FULL: Quiet = Quiet::new(Duration::from_secs(60));
+        static FULL: Quiet = Quiet::new(Duration::from_mins(1));
         if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
             return Some(place);
         }
-        self.make_one_give_way();
+        self.open.make_one_give_way();
         let place = timeout(GIVE_WAY, Arc::clone(&self.places).acquire_owned()).await;
         if let Ok(Ok(place)) = place {
             return Some(place);
@@ -174,16 +183,6 @@ impl<H: Handler> Server<H> {
         None
     }
 
-    fn make_one_give_way(&self) {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle = open.values().filter(|activity| !activity.give_way.is_cancelled());
-        let longest =
-            idle.filter_map(|activity| Some((activity.idle_since()?, activity))).min_by_key(|(at, _)| *at);
-        if let Some((_, activity)) = longest {
-            activity.give_way.cancel();
-        }
-    }
-
     async fn connection(
         self: Arc<Self>,
         number: u64,
@@ -192,12 +191,11 @@ impl<H: Handler> Server<H> {
         address: SocketAddr,
     ) {
         let activity = Arc::new(Activity::new());
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::clone(&activity));
+        let _listed = self.open.list(number, &activity);
         tokio::select! {
             () = self.kill.cancelled() => {}
             () = self.greet(socket, address, &activity) => {}
         }
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
     }
 
     /// Shakes hands, and serves the protocol that was agreed on.
@@ -299,6 +297,39 @@ impl<H: Handler> Server<H> {
         }
         farewell(connection.as_mut());
         while timeout(FAREWELL, connection.as_mut()).await.is_err() && activity.idle_since().is_none() {}
+    }
+}
+
+/// The connections that are open, by number.
+#[derive(Default)]
+struct Open(Mutex<HashMap<u64, Arc<Activity>>>);
+
+impl Open {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Activity>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lists a connection until the guard is dropped.
+    fn list(&self, number: u64, activity: &Arc<Activity>) -> Listed<'_> {
+        self.lock().insert(number, Arc::clone(activity));
+        Listed(self, number)
+    }
+
+    fn make_one_give_way(&self) {
+        let open = self.lock();
+        let staying = open.values().filter(|activity| !activity.give_way.is_cancelled());
+        let idle = staying.filter_map(|activity| Some((activity.idle_since()?, activity)));
+        if let Some((_, longest)) = idle.min_by_key(|(since, _)| *since) {
+            longest.give_way.cancel();
+        }
+    }
+}
+
+struct Listed<'a>(&'a Open, u64);
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        self.0.lock().remove(&self.1);
     }
 }
 

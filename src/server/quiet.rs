@@ -37,9 +37,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_in_a_time_speaks_and_tells_how_many_did_not() {
-        let quiet = Quiet::new(Duration::from_secs(60));
+        let quiet = Quiet::new(Duration::from_mins(1));
         assert_eq!([quiet.speak(), quiet.speak(), quiet.speak()], [Some(0), None, None]);
-        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::advance(Duration::from_mins(1)).await;
         assert_eq!([quiet.speak(), quiet.speak()], [Some(2), None]);
     }
 }

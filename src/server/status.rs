@@ -229,7 +229,7 @@ mod tests {
         assert_eq!(body["details"]["retryAfterSeconds"], 1);
 
         let (parts, body) = read(Failure::method_not_allowed("POST, OPTIONS")).await;
-        assert_eq!((parts.status.as_u16(), &*parts.headers[ALLOW].to_str().unwrap()), (405, "POST, OPTIONS"));
+        assert_eq!((parts.status.as_u16(), parts.headers[ALLOW].to_str().unwrap()), (405, "POST, OPTIONS"));
         assert_eq!(body.get("details"), None);
 
         let (parts, _) = read(Failure::new(Reason::Unauthorized, "who?")).await;

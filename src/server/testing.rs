@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,7 +28,7 @@ use crate::store::*;
 /// When the clock of tests starts.
 pub(super) const START: UnixMillis = UnixMillis::from_millis(1_800_000_000_000);
 
-/// A fake Kubernetes API: TokenReviews, SubjectAccessReviews, Secrets and ConfigMaps.
+/// A fake Kubernetes API: reviews of tokens and of access, Secrets and config maps.
 #[derive(Default)]
 pub(super) struct FakeApi {
     /// By token: the user's name and the audiences that the answer says.
@@ -187,13 +187,14 @@ impl Store for Recorder {
             }
             self.accepting()?;
             let (mut seen, mut kept) = (self.seen.lock().unwrap(), self.events.lock().unwrap());
-            let append = |event: NewEvent| match event.dedup.and_then(|DedupKey(key)| seen.get(&key)) {
-                Some(first) => Appended::Duplicate(*first),
-                None => {
-                    seen.extend(event.dedup.map(|DedupKey(key)| (key, event.uid)));
-                    kept.push(event);
-                    Appended::New
+            let append = |event: NewEvent| {
+                let key = event.dedup.as_ref().map(|DedupKey(key)| *key);
+                if let Some(first) = key.and_then(|key| seen.get(&key)) {
+                    return Appended::Duplicate(*first);
                 }
+                seen.extend(key.map(|key| (key, event.uid)));
+                kept.push(event);
+                Appended::New
             };
             Ok(events.into_iter().map(append).collect())
         }
@@ -205,7 +206,7 @@ impl Store for Recorder {
     }
 
     fn duplicate_of(&self, key: DedupKey, _: UnixMillis) -> Result<Option<EventUid>> {
-        Ok(self.seen.lock().unwrap().get(&key.0).copied())
+        Ok(self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&key.0).copied())
     }
 
     fn summary(&self, webhook: WebhookUid) -> Option<Arc<Summary>> {

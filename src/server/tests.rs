@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use http::request::Builder;
 use http_body_util::{BodyExt as _, Full};
 use serde_json::{Value, json};
 
-use super::testing::{World, event};
+use super::testing::{START, World, event};
 use super::*;
 
 const PATH: &str = "/apis/delivery.hookwright.dev/v1alpha1/namespaces/team-a/cloudevents";
@@ -43,6 +44,7 @@ async fn an_event_is_stored_with_a_delivery_for_each_webhook_of_the_namespace_th
     world.webhook("team-a", "invoices", &["invoice.*"], true);
     world.webhook("team-b", "theirs", &["*"], true);
 
+    world.hand.advance(Duration::from_secs(1));
     let (code, answer) = structured(&world, PATH, event("7", "order.created")).await;
     let events = world.store.events.lock().unwrap();
     let stored = &events[0];
@@ -51,7 +53,7 @@ async fn an_event_is_stored_with_a_delivery_for_each_webhook_of_the_namespace_th
         (&*stored.namespace, &*stored.attributes.id, &*stored.data),
         ("team-a", "7", &br#"{"n":1}"#[..])
     );
-    assert_eq!(stored.accepted_at, super::testing::START);
+    assert_eq!(stored.accepted_at, START + Duration::from_secs(1));
     let webhooks: Vec<_> = stored.deliveries.iter().map(|delivery| &delivery.webhook).collect();
     assert_eq!(webhooks, [&orders, &paused]);
     assert!(stored.deliveries.iter().all(|delivery| !delivery.test));

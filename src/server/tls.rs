@@ -63,6 +63,11 @@ impl Served {
     pub(super) fn set(&self, certified: CertifiedKey) {
         self.0.store(Some(Arc::new(certified)));
     }
+
+    #[cfg(test)]
+    pub(super) fn shown(&self) -> Option<Vec<u8>> {
+        Some(self.0.load().as_ref()?.end_entity_cert().ok()?.to_vec())
+    }
 }
 
 impl ResolvesServerCert for Served {
@@ -81,3 +86,6 @@ pub(super) fn server_config(served: Arc<Served>) -> Result<Arc<ServerConfig>, Er
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
+
+#[cfg(test)]
+mod tests;

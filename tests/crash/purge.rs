@@ -27,7 +27,7 @@ async fn with_the_operator_gone_deletion_finishes_and_with_it_back_the_data_is_p
     world.operator.lock().await.start_process().await?;
     eventually(SOON, "both purged, as the log says", async || {
         let log = world.operator.lock().await.log();
-        let purged = log.lines().filter(|line| line.contains("purged")).count();
+        let purged = log.lines().filter(|line| line.contains("erased the data")).count();
         if purged >= 2 { Ok(()) } else { Err(format!("{purged} purged")) }
     })
     .await?;

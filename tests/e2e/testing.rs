@@ -96,7 +96,7 @@ async fn a_test_is_immutable_and_its_time_to_live_deletes_it() -> anyhow::Result
         .kubectl
         .run(&["patch", "-n", &team.namespace, "hooktest/kept", "--type=merge", "-p", patch])
         .await?;
-    assert!(!output.status.success() && output.stderr.contains("immutable"), "{}", output.stderr);
+    assert!(!output.status.success() && output.stderr.contains("must not be changed"), "{}", output.stderr);
     create(&team, "short", json!({"webhookRef": {"name": "orders"}, "ttlSecondsAfterFinished": 1})).await?;
     team.kubectl
         .ok(&["wait", "--for=delete", "hooktest/short", "-n", &team.namespace, "--timeout=60s"])

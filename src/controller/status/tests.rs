@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::*;
+use crate::api::webhook::DeliveryState::{Failed, Held, Pending, Retrying, Success};
 use crate::controller::fixtures::{at, delivery, route, unready, webhook_ref};
 use crate::store::records::{Disabled, State};
 
@@ -170,14 +171,16 @@ fn the_history_shows_every_state() {
         status(&known)
     };
     let live = before_due(&route(&json!({})), &summary(|summary| summary.pending = 2));
-    let line = &live.deliveries[1];
-    assert_eq!(line.state, DeliveryState::Retrying);
-    assert_eq!((line.response_status, line.retry_count, line.duration_ms), (Some(503), 0, Some(12)));
-    assert_eq!(line.next_retry_at.as_deref(), Some("2026-11-24T10:00:10.000Z"));
-    assert_eq!(line.started_at.as_deref(), Some("2026-11-24T10:00:01.000Z"));
-    assert_eq!(line.error_message.as_deref(), Some("answered 503"));
+    let retrying = &live.deliveries[1];
+    assert_eq!(retrying.state, DeliveryState::Retrying);
+    assert_eq!(
+        (retrying.response_status, retrying.retry_count, retrying.duration_ms),
+        (Some(503), 0, Some(12))
+    );
+    assert_eq!(retrying.next_retry_at.as_deref(), Some("2026-11-24T10:00:10.000Z"));
+    assert_eq!(retrying.started_at.as_deref(), Some("2026-11-24T10:00:01.000Z"));
+    assert_eq!(retrying.error_message.as_deref(), Some("answered 503"));
     let states: Vec<_> = live.deliveries.iter().map(|line| line.state).collect();
-    use DeliveryState::{Failed, Held, Pending, Retrying, Success};
     assert_eq!(states, [Pending, Retrying, Success, Failed]);
     assert_eq!((live.pending_deliveries, live.held_deliveries), (2, 0));
     assert_eq!(live.deliveries[2].retry_count, 1);

@@ -74,11 +74,15 @@ fn fingerprint(
     add(username);
     add(uid.unwrap_or_default());
     add(&groups.len().to_string());
-    groups.iter().for_each(|group| add(group));
+    for group in groups {
+        add(group);
+    }
     for (key, values) in extra {
         add(key);
         add(&values.len().to_string());
-        values.iter().for_each(|value| add(value));
+        for value in values {
+            add(value);
+        }
     }
     digest(hash)
 }
@@ -139,7 +143,7 @@ impl Questions {
         what: &'static str,
         question: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, Failure> {
-        static FAILED: Quiet = Quiet::new(Duration::from_secs(60));
+        static FAILED: Quiet = Quiet::new(Duration::from_mins(1));
         let asked = tokio::time::timeout(PATIENCE, async {
             let _turn = self.0.acquire().await;
             question.await

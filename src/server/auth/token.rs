@@ -54,17 +54,13 @@ impl Tokens {
         if self.refused.get(&digest).is_some() {
             return Err(refusal());
         }
-        match self.review(token).await? {
-            Some(user) => {
-                let user = Arc::new(user);
-                self.known.put(digest, Arc::clone(&user));
-                Ok(user)
-            }
-            None => {
-                self.refused.put(digest, ());
-                Err(refusal())
-            }
-        }
+        let Some(user) = self.review(token).await? else {
+            self.refused.put(digest, ());
+            return Err(refusal());
+        };
+        let user = Arc::new(user);
+        self.known.put(digest, Arc::clone(&user));
+        Ok(user)
     }
 
     async fn review(&self, token: &str) -> Result<Option<User>, Failure> {
