@@ -69,52 +69,66 @@ fn database(path: &Path) -> Result<Database> {
         .map_err(engine("open the store"))
 }
 
-/// Tables are small, so that one compaction moves tens of megabytes and takes a fraction of a second.
-fn options(memtable: u64) -> KeyspaceCreateOptions {
-    let leveled = Leveled::default().with_table_target_size(16 * MIB);
-    KeyspaceCreateOptions::default()
-        .max_memtable_size(memtable)
-        .compaction_strategy(Arc::new(leveled))
-        .filter_policy(FilterPolicy::all(FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(10.0))))
+/// How a keyspace is set up when the store is made; later openings find it so.
+struct Layout {
+    /// Size of the largest memtable.
+    memtable: u64,
 }
 
-/// Bodies are written to the journal once and to a blob file once, and never again by compactions. A file whose
-/// events are mostly erased is rewritten.
-fn events() -> KeyspaceCreateOptions {
-    let apart = KvSeparationOptions::default()
-        .separation_threshold(512)
-        .file_target_size(32 * MIB)
-        .staleness_threshold(0.3)
-        .compression(CompressionType::None);
-    options(16 * MIB).with_kv_separation(Some(apart)).expect_point_read_hits(true)
-}
+impl Layout {
+    /// Tables are small, so that one compaction moves tens of megabytes and takes a fraction of a second.
+    fn keyspace(&self, memtable: u64) -> KeyspaceCreateOptions {
+        KeyspaceCreateOptions::default()
+            .max_memtable_size(memtable)
+            .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(self.memtable)))
+            .filter_policy(FilterPolicy::all(FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(
+                10.0,
+            ))))
+    }
 
-/// Log lines of a page lie side by side and are alike: larger blocks, always compressed.
-fn log() -> KeyspaceCreateOptions {
-    options(8 * MIB)
-        .data_block_size_policy(BlockSizePolicy::all(8 << 10))
-        .data_block_compression_policy(CompressionPolicy::all(CompressionType::Lz4))
-        .expect_point_read_hits(true)
-}
+    /// Bodies are written to the journal once and to a blob file once, and never again by compactions. A file
+    /// whose events are mostly erased is rewritten.
+    fn events(&self) -> KeyspaceCreateOptions {
+        let apart = KvSeparationOptions::default()
+            .separation_threshold(512)
+            .file_target_size(32 * MIB)
+            .staleness_threshold(0.3)
+            .compression(CompressionType::None);
+        self.keyspace(self.memtable).with_kv_separation(Some(apart)).expect_point_read_hits(true)
+    }
 
-fn small() -> KeyspaceCreateOptions {
-    options(4 * MIB)
+    /// Log lines of a page lie side by side and are alike: larger blocks, always compressed.
+    fn log(&self) -> KeyspaceCreateOptions {
+        self.keyspace(self.memtable / 2)
+            .data_block_size_policy(BlockSizePolicy::all(8 << 10))
+            .data_block_compression_policy(CompressionPolicy::all(CompressionType::Lz4))
+            .expect_point_read_hits(true)
+    }
+
+    fn index(&self) -> KeyspaceCreateOptions {
+        self.keyspace(self.memtable / 2)
+    }
+
+    fn small(&self) -> KeyspaceCreateOptions {
+        self.keyspace(self.memtable / 4)
+    }
 }
 
 impl Disk {
     /// Opens or makes the keyspaces. The directory must be this process's alone.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(super) fn open(path: &Path, memtable: u64) -> Result<Self> {
         let db = database(path)?;
-        let keyspace = |name, options: fn() -> KeyspaceCreateOptions| {
-            db.keyspace(name, options).map_err(engine("open a keyspace"))
+        let layout = Layout { memtable };
+        let keyspace = |name, options: fn(&Layout) -> KeyspaceCreateOptions| {
+            db.keyspace(name, || options(&layout)).map_err(engine("open a keyspace"))
         };
         Ok(Self {
-            meta: keyspace("meta", small)?,
-            events: keyspace("events", events)?,
-            log: keyspace("log", log)?,
-            index: keyspace("index", || options(8 * MIB))?,
-            retries: keyspace("retries", small)?,
-            dedup: [keyspace("dedup-0", small)?, keyspace("dedup-1", small)?],
+            meta: keyspace("meta", Layout::small)?,
+            events: keyspace("events", Layout::events)?,
+            log: keyspace("log", Layout::log)?,
+            index: keyspace("index", Layout::index)?,
+            retries: keyspace("retries", Layout::small)?,
+            dedup: [keyspace("dedup-0", Layout::small)?, keyspace("dedup-1", Layout::small)?],
             db,
         })
     }
