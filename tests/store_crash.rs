@@ -2,8 +2,9 @@
 //! acknowledged is looked for.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -533,4 +534,63 @@ async fn what_was_acknowledged_is_there_after_each_of_many_kills() {
         }
     }
     assert!(ledger.acknowledged > 1000, "only {} calls were acknowledged (seed {seed})", ledger.acknowledged);
+}
+
+fn journals(store: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(store).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.extension().is_some_and(|extension| extension == "jnl")).collect()
+}
+
+/// Copies a store that nobody has open, but of its journal only the beginning, with zeros behind it or nothing.
+fn copy_cut(from: &Path, to: &Path, journal: &[u8], zeros: u64) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy_cut(&path, &target, journal, zeros);
+        } else if path.extension().is_some_and(|extension| extension == "jnl") {
+            fs::write(&target, journal).unwrap();
+            let file = fs::File::options().write(true).open(&target).unwrap();
+            file.set_len(journal.len() as u64 + zeros).unwrap();
+        } else {
+            fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_that_is_cut_anywhere_loses_its_tail_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    // Nothing is flushed yet: everything is in the one journal.
+    Embedded::open(Options { memtable_bytes: 64 << 20, ..options(dir.path()) }).unwrap();
+    let random = Random(AtomicU64::new(u64::from(std::process::id())));
+    let mut ledger = Ledger::default();
+    ledger.read(&run_and_kill(dir.path(), random.next(u64::MAX), Duration::from_millis(300)));
+    let [journal] = &journals(&dir.path().join("store"))[..] else { panic!("several journals") };
+    let mut journal = fs::read(journal).unwrap();
+    journal.truncate(journal.iter().rposition(|byte| *byte != 0).unwrap() + 1);
+
+    let mut cuts: Vec<_> =
+        (0..12).map(|_| usize::try_from(random.next(journal.len() as u64)).unwrap()).collect();
+    cuts.sort_unstable();
+    let mut last = 0;
+    for (number, cut) in cuts.into_iter().enumerate() {
+        let copy = tempfile::tempdir().unwrap();
+        let zeros = if number % 2 == 0 { 0 } else { 1 << 20 };
+        copy_cut(dir.path(), copy.path(), &journal[..cut], zeros);
+        let store = Embedded::open(options(copy.path())).unwrap();
+        let lines = everything(&store).await;
+        let lasting = lines.values().filter(|line| line.webhook != webhook(PURGED)).count();
+        assert!(lasting >= last, "a later cut has less");
+        last = lasting;
+        for (name, line) in &lines {
+            let known = Known { recorded: vec![], ..ledger.deliveries[name].clone() };
+            check_line(&known, line);
+        }
+        store.purge(webhook(PURGED).uid).await.unwrap();
+        check_agreement(&store).await;
+        store.close().await.unwrap();
+    }
+    assert!(last > 0, "the cuts were all too early");
 }

@@ -16,6 +16,7 @@ use fjall::{
 use super::format;
 use super::keys::{self, Slot};
 use super::lane::{Found, LaneId, Loaded, Refill};
+use super::torn::{self, Mended};
 use crate::model::ids::{DeliveryName, EventUid, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::store::records::{DedupKey, Delivery, Event, State};
@@ -60,12 +61,18 @@ const READ: &str = "read from the store";
 ///   is half of the machine. Compactions are kept short instead (small tables), so that flushes come in time;
 /// - 24 MiB of block cache: what is claimed is in memory anyway, the cache serves indexes, filters and queries;
 /// - at most 128 MiB of sealed journals: all of them are replayed at opening, which must take few seconds.
-fn database(path: &Path) -> Result<Database> {
-    Database::builder(path)
-        .worker_threads(1)
-        .cache_size(24 * MIB)
-        .max_journaling_size(128 * MIB)
-        .open()
+fn database(path: &Path) -> fjall::Result<Database> {
+    Database::builder(path).worker_threads(1).cache_size(24 * MIB).max_journaling_size(128 * MIB).open()
+}
+
+fn mended(path: &Path) -> Result<Database> {
+    database(path)
+        .or_else(|error| {
+            let fjall::Error::JournalRecovery(_) = error else { return Err(error) };
+            let Some(Mended { path: journal, end }) = torn::mend(path)? else { return Err(error) };
+            tracing::warn!(journal = %journal.display(), end, "dropped a last commit that was written in parts");
+            database(path)
+        })
         .map_err(engine("open the store"))
 }
 
@@ -117,7 +124,7 @@ impl Layout {
 impl Disk {
     /// Opens or makes the keyspaces. The directory must be this process's alone.
     pub(super) fn open(path: &Path, memtable: u64) -> Result<Self> {
-        let db = database(path)?;
+        let db = mended(path)?;
         let layout = Layout { memtable };
         let keyspace = |name, options: fn(&Layout) -> KeyspaceCreateOptions| {
             db.keyspace(name, || options(&layout)).map_err(engine("open a keyspace"))

@@ -22,6 +22,7 @@ mod seam;
 mod space;
 #[cfg(test)]
 mod tests;
+mod torn;
 mod writer;
 
 use std::fs::File;
