@@ -140,7 +140,7 @@ impl Disk {
         })
     }
 
-    fn keyspaces(&self) -> [&Keyspace; 7] {
+    pub(super) fn keyspaces(&self) -> [&Keyspace; 7] {
         let [first, second] = &self.dedup;
         [&self.meta, &self.events, &self.log, &self.index, &self.retries, first, second]
     }
