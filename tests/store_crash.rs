@@ -1,6 +1,13 @@
 //! The store after a crash: a process with a random load is killed at random moments, and what it had
 //! acknowledged is looked for.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test: what is unexpected ends it"
+)]
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -171,7 +178,7 @@ mod load {
                 return self.test().await;
             }
             let now = self.clock.now();
-            let events: Vec<_> = (0..1 + self.random.next(8))
+            let events: Vec<_> = (0..=self.random.next(8))
                 .map(|_| {
                     let hooks: Vec<_> = (0..HOOKS).filter(|_| self.random.next(3) == 0).collect();
                     let mut event = event(&self.minter, now, &hooks, false);
@@ -394,11 +401,10 @@ impl Ledger {
         let lines = everything(store).await;
         for (name, known) in &self.deliveries {
             let purged = known.hook == PURGED && self.purging;
-            match lines.get(name) {
-                Some(line) => check_line(known, line),
-                None => {
-                    assert!(!known.acknowledged || purged, "{name} was acknowledged and is lost: {known:?}")
-                }
+            if let Some(line) = lines.get(name) {
+                check_line(known, line);
+            } else {
+                assert!(purged || !known.acknowledged, "{name} was acknowledged and is lost: {known:?}");
             }
         }
         for (name, line) in &lines {
@@ -417,12 +423,11 @@ impl Ledger {
         let now = Clock::system().now();
         for (key_number, tried) in std::mem::take(&mut self.tried_keys) {
             let first = store.duplicate_of(key(key_number), now).unwrap();
-            match self.keys.get(&key_number) {
-                Some(known) => assert_eq!(first, Some(*known)),
-                None => {
-                    assert!(first.is_none_or(|first| tried.contains(&first)));
-                    self.keys.extend(first.map(|first| (key_number, first)));
-                }
+            if let Some(known) = self.keys.get(&key_number) {
+                assert_eq!(first, Some(*known));
+            } else {
+                assert!(first.is_none_or(|first| tried.contains(&first)));
+                self.keys.extend(first.map(|first| (key_number, first)));
             }
         }
         self.purging = false;

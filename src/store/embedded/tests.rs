@@ -287,7 +287,7 @@ async fn old_journals_go_when_every_keyspace_is_flushed() {
     let disk = store.shared.disk().unwrap();
     disk.flush_all().unwrap();
     let flushed = || disk.keyspaces().iter().all(|keyspace| keyspace.table_count() > 0);
-    let limit = std::time::Instant::now() + Duration::from_secs(60);
+    let limit = std::time::Instant::now() + Duration::from_mins(1);
     while !flushed() {
         assert!(std::time::Instant::now() < limit, "not flushed");
         tokio::task::yield_now().await;
