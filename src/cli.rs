@@ -1,6 +1,5 @@
 //! The command line: `hookwright run` and `hookwright crds`.
 
-use std::error::Error as _;
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -20,6 +19,9 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Run the operator: controllers, publishing door and deliveries in one process.
+    ///
+    /// Of a flag that is given twice the last one counts; repeatable ones add up.
+    #[command(args_override_self = true)]
     Run(Box<Config>),
     /// Print the custom resource definitions as YAML.
     Crds,

@@ -47,9 +47,11 @@ async fn ten_thousand_deliveries_in_a_minute_are_at_most_thirteen_writes() -> an
     };
     let (watched, published) = tokio::join!(watching, publishing);
     (watched?, published?);
-    team.receiver.await_requests("/orders", 10_001, SOON).await.map(drop).or_else(|error| {
-        if team.receiver.count("/orders") >= 10_001 { Ok(()) } else { Err(error) }
-    })?;
+    team.receiver
+        .await_requests("/orders", 10_001, SOON)
+        .await
+        .map(drop)
+        .or_else(|error| if team.receiver.count("/orders") >= 10_001 { Ok(()) } else { Err(error) })?;
     // The first version seen was there before.
     let writes = versions.len() - 1;
     assert!(writes <= 13, "{writes} writes in a minute");

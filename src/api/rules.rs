@@ -165,5 +165,8 @@ pub(super) fn backoff() -> Value {
 
 /// The spec of a kind that is carried out once.
 pub(super) fn immutable() -> Value {
-    rules([("self == oldSelf".to_owned(), "spec is immutable and must not be changed: create another object")])
+    rules([(
+        "self == oldSelf".to_owned(),
+        "spec is immutable and must not be changed: create another object",
+    )])
 }

@@ -83,10 +83,14 @@ impl HttpSender {
         // Again at each attempt: a literal never meets the resolver, and the policy may be another than when
         // the URL was parsed.
         endpoint.target.judge(&policy).map_err(Failure::Denied)?;
-        let client =
-            self.clients.get(job.webhook.uid, endpoint).map_err(|error| Failure::unusable(&error))?;
-        let sending =
-            client.post(endpoint.target.url().clone()).headers(request.headers).body(request.body).send();
+        let lease =
+            self.clients.lease(job.webhook.uid, endpoint).map_err(|error| Failure::unusable(&error))?;
+        let sending = lease
+            .client
+            .post(endpoint.target.url().clone())
+            .headers(request.headers)
+            .body(request.body)
+            .send();
         let explain = |error| Failure::explain(&error, &endpoint.target, clients::connect_timeout(endpoint));
         let mut response = timeout_at(deadline, sending)
             .await

@@ -344,6 +344,29 @@ async fn webhooks_do_not_share_connections() {
         assert_eq!(sender.send(job).await.verdict, Verdict::Delivered);
     }
     assert_eq!(receiver.connections(), 2);
+    assert_eq!(receiver.resumed(), 1, "but they share what makes a handshake cheap");
+}
+
+#[tokio::test]
+async fn many_attempts_at_once_do_not_wait_for_the_streams_of_one_connection() {
+    let authority = Authority::new("ours");
+    let receiver = Receiver::start_http2(&authority).await;
+    let endpoint = Arc::new(to(&receiver.url("/hang"), authority.trusted()));
+    let sender = sender();
+    let attempts = (0..200).map(|_| {
+        sender
+            .send(Job { endpoint: Arc::clone(&endpoint), ..job(to("https://a.b/", TlsMaterial::default())) })
+    });
+    let all = futures::future::join_all(attempts);
+    let arrived = async {
+        while receiver.requests().len() < 200 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        _ = all => panic!("the receiver answered"),
+        () = arrived => {}
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
-//! HTTP clients: one for each Webhook, so that no Webhook waits for another's connections or streams.
+//! HTTP clients: each Webhook has its own, so that none waits for another's connections or streams.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use reqwest::Client;
@@ -22,6 +23,10 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Time to connect (look-up, TCP and TLS together), when the endpoint's own limit is not shorter. Several
 /// addresses share it, so that one that does not answer leaves time for the next.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Attempts that share one client: fewer than the streams that HTTP/2 servers usually allow on a connection (100
+/// and more), or the time of those beyond would run while they wait for a stream.
+const PER_CLIENT: usize = 64;
 
 /// What one answer may make us buffer before it is read: the window of one HTTP/2 stream.
 const STREAM_WINDOW: u32 = 64 << 10;
@@ -53,11 +58,41 @@ struct Kept {
 
 #[derive(Debug)]
 struct Entry {
-    client: Client,
+    shards: Vec<Shard>,
     tls: TlsMaterial,
     connect_timeout: Duration,
     policy: Arc<Policy>,
     made: Instant,
+}
+
+#[derive(Clone, Debug)]
+struct Shard {
+    client: Client,
+    in_use: Arc<AtomicUsize>,
+}
+
+/// A client, in use by one attempt until this is dropped.
+#[derive(Debug)]
+pub(super) struct Lease {
+    pub(super) client: Client,
+    in_use: Arc<AtomicUsize>,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.in_use.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Shard {
+    fn new(client: Client) -> Self {
+        Self { client, in_use: Arc::default() }
+    }
+
+    fn lease(&self) -> Lease {
+        self.in_use.fetch_add(1, Ordering::Relaxed);
+        Lease { client: self.client.clone(), in_use: Arc::clone(&self.in_use) }
+    }
 }
 
 impl Entry {
@@ -79,35 +114,34 @@ impl Clients {
         Self { guard, configs: tls::Configs::default(), kept: Mutex::new(kept) }
     }
 
-    /// A client for this Webhook.
-    pub(super) fn get(&self, webhook: WebhookUid, endpoint: &Endpoint) -> Result<Client, Error> {
+    /// A client for one attempt of this Webhook.
+    pub(super) fn lease(&self, webhook: WebhookUid, endpoint: &Endpoint) -> Result<Lease, Error> {
         let policy = self.guard.policy();
-        let fitting = |kept: &Kept| {
-            kept.by_webhook
-                .get(&webhook)
-                .filter(|entry| entry.fits(endpoint, &policy))
-                .map(|e| e.client.clone())
-        };
-        if let Some(client) = fitting(&self.kept.lock().unwrap_or_else(PoisonError::into_inner)) {
-            return Ok(client);
+        if let Some(lease) = self.kept().lease(webhook, endpoint, &policy) {
+            return Ok(lease);
         }
         let connect_timeout = connect_timeout(endpoint);
-        let client = self.build(&endpoint.tls, connect_timeout)?;
-        let entry = Entry {
-            client: client.clone(),
-            tls: endpoint.tls.clone(),
-            connect_timeout,
-            policy: Arc::clone(&policy),
-            made: Instant::now(),
-        };
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let shard = Shard::new(self.build(&endpoint.tls, connect_timeout)?);
+        let mut kept = self.kept();
         // Another attempt may have been quicker: its connections are worth more than ours.
-        if let Some(client) = fitting(&kept) {
-            return Ok(client);
+        if let Some(lease) = kept.lease(webhook, endpoint, &policy) {
+            return Ok(lease);
         }
-        kept.by_webhook.insert(webhook, entry);
+        let lease = shard.lease();
+        match kept.by_webhook.get_mut(&webhook).filter(|entry| entry.fits(endpoint, &policy)) {
+            Some(entry) => entry.shards.push(shard),
+            None => {
+                let (tls, made) = (endpoint.tls.clone(), Instant::now());
+                let entry = Entry { shards: vec![shard], tls, connect_timeout, policy, made };
+                kept.by_webhook.insert(webhook, entry);
+            }
+        }
         kept.sweep();
-        Ok(client)
+        Ok(lease)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn build(&self, material: &TlsMaterial, connect_timeout: Duration) -> Result<Client, Error> {
@@ -138,6 +172,13 @@ impl Clients {
 }
 
 impl Kept {
+    /// Of the first client that has room, so that few attempts keep few connections warm.
+    fn lease(&self, webhook: WebhookUid, endpoint: &Endpoint, policy: &Arc<Policy>) -> Option<Lease> {
+        let entry = self.by_webhook.get(&webhook).filter(|entry| entry.fits(endpoint, policy))?;
+        let has_room = |shard: &&Shard| shard.in_use.load(Ordering::Relaxed) < PER_CLIENT;
+        entry.shards.iter().find(has_room).map(Shard::lease)
+    }
+
     /// Drops clients that are too old to be used again, at most once in a while.
     fn sweep(&mut self) {
         if self.swept.elapsed() >= IDLE {

@@ -206,6 +206,12 @@ impl Schedule {
         self.waiting = Waiting::Unknown;
     }
 
+    /// Another spec is in force: what was wrong with the old one says nothing about it, so the next probe may
+    /// start at once.
+    pub(super) fn spec_changed(&mut self) {
+        self.pace = UnixMillis::default();
+    }
+
     /// The answer to [`Step::Claim`]: what starts now, of how many that were asked for. Nothing: also when the
     /// store could not be asked (then `next_due` is now).
     pub(super) fn claimed(

@@ -186,6 +186,16 @@ fn the_pace_of_probes_outlives_the_last_delivery() {
 }
 
 #[test]
+fn a_changed_spec_is_probed_at_once_by_the_same_delivery() {
+    let mut schedule = Schedule::default();
+    schedule.step(&PROBING);
+    attempt(&mut schedule, &PROBING, 1, failed(60, Some(60)));
+    assert_eq!(schedule.step(&PROBING), Step::Wait(at(60)));
+    schedule.spec_changed();
+    assert_eq!(schedule.step(&PROBING), only(1));
+}
+
+#[test]
 fn after_a_probe_arrived_the_load_rises_by_rounds_of_success() {
     let view = View { max_in_flight: 10, ..NOTHING_HELD };
     let mut schedule = Schedule::default();

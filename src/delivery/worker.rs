@@ -32,6 +32,7 @@ pub(super) struct Worker {
     bytes: usize,
     busy: Option<Busy>,
     claim_again: Duration,
+    generation: i64,
 }
 
 /// The Webhook as it is at this moment.
@@ -41,13 +42,6 @@ struct Now {
 }
 
 impl Now {
-    /// None: it is gone.
-    fn look(shared: &Shared, webhook: WebhookUid) -> Option<Self> {
-        let route = shared.table.get(webhook)?;
-        let hold = hold(&route, shared.store.summary(webhook).as_deref());
-        Some(Self { route, hold })
-    }
-
     fn endpoint(&self) -> Option<&Arc<Endpoint>> {
         self.route.endpoint.as_ref().ok()
     }
@@ -56,14 +50,15 @@ impl Now {
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>, webhook: WebhookUid, inbox: Arc<Inbox>) -> Self {
         let (claim_again, _) = CLAIM_AGAIN;
-        Self { shared, webhook, inbox, schedule: Schedule::default(), bytes: 0, busy: None, claim_again }
+        let schedule = Schedule::default();
+        Self { shared, webhook, inbox, schedule, bytes: 0, busy: None, claim_again, generation: 0 }
     }
 
     /// Runs until there is nothing more to do. While the engine stops, or the Webhook is gone, nothing is
     /// claimed, and what is under way comes to its end.
     pub(super) async fn run(mut self) {
         loop {
-            let now = Now::look(&self.shared, self.webhook).filter(|_| !self.shared.stop.is_cancelled());
+            let now = self.look();
             self.listen(now.as_ref());
             let step = match &now {
                 Some(now) => self.step(now),
@@ -81,6 +76,16 @@ impl Worker {
                 (Step::Rest, _) | (Step::Claim { .. } | Step::Wait(_), None) => self.rest(now.as_ref()).await,
             }
         }
+    }
+
+    /// None: it is gone, or the engine stops.
+    fn look(&self) -> Option<Now> {
+        if self.shared.stop.is_cancelled() {
+            return None;
+        }
+        let route = self.shared.table.get(self.webhook)?;
+        let hold = hold(&route, self.shared.store.summary(self.webhook).as_deref());
+        Some(Now { route, hold })
     }
 
     fn view<'a>(&self, now: Option<&'a Now>) -> View<'a> {
@@ -113,6 +118,9 @@ impl Worker {
     }
 
     fn step(&mut self, now: &Now) -> Step {
+        if std::mem::replace(&mut self.generation, now.route.generation) != now.route.generation {
+            self.schedule.spec_changed();
+        }
         let was_probing = self.schedule.is_probing();
         let view = self.view(Some(now));
         let step = self.schedule.step(&view);
@@ -146,12 +154,12 @@ impl Worker {
         (self.claim_again, _) = CLAIM_AGAIN;
         self.inbox.stuck_since.store(0, Ordering::Relaxed);
         let deliveries = claims.deliveries;
-        // The claim took time: what was paused, disabled or removed meanwhile is not sent.
-        let live = Now::look(&self.shared, self.webhook).filter(|live| live.hold == now.hold);
+        // The claim took time: what was paused, disabled, removed or stopped meanwhile is not sent.
+        let live = self.look().filter(|live| live.hold == now.hold);
         let Some((live, endpoint)) = live.as_ref().and_then(|live| Some((live, live.endpoint()?))) else {
             let view = self.view(Some(now));
             self.schedule.claimed(&view, limit, only, &[], Some(view.now));
-            return self.give_back(&deliveries).await;
+            return self.give_back(now, &deliveries).await;
         };
         let names: Vec<_> = deliveries.iter().map(|claimed| claimed.delivery.name).collect();
         let view = self.view(Some(live));
@@ -172,13 +180,13 @@ impl Worker {
         self.shared.tasks.spawn(attempt);
     }
 
-    async fn give_back(&self, deliveries: &[Claimed]) {
+    async fn give_back(&self, now: &Now, deliveries: &[Claimed]) {
         let claims: Vec<_> = deliveries.iter().map(|claimed| (self.webhook, claimed.delivery.name)).collect();
         if claims.is_empty() {
             return;
         }
         if let Err(error) = self.shared.store.release(claims).await {
-            warn!(webhook = %self.webhook.uuid(), %error, "claims were not given back; they expire");
+            warn!(webhook = %now.route.webhook, %error, "claims were not given back; they expire");
         }
     }
 

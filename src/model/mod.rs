@@ -4,6 +4,7 @@
 
 pub mod address;
 pub mod ce_header;
+pub mod cloudevents;
 pub mod duration;
 pub mod event;
 pub mod filter;

@@ -48,12 +48,7 @@ mod tests {
     use super::*;
 
     fn defaults() -> Policy {
-        Policy {
-            max_retries: 3,
-            initial: Duration::from_secs(10),
-            factor: 6,
-            max: Duration::from_hours(24),
-        }
+        Policy { max_retries: 3, initial: Duration::from_secs(10), factor: 6, max: Duration::from_hours(24) }
     }
 
     #[test]
@@ -85,8 +80,7 @@ mod tests {
 
     #[test]
     fn extremes_neither_overflow_nor_wait_longer_than_max() {
-        let policy =
-            Policy { max_retries: 20, initial: Duration::from_hours(24), factor: 100, ..defaults() };
+        let policy = Policy { max_retries: 20, initial: Duration::from_hours(24), factor: 100, ..defaults() };
         assert!(policy.delays_after(1).all(|wait| wait == policy.max));
         assert_eq!(Policy { max_retries: 0, ..defaults() }.next(1, None, 0), None);
     }

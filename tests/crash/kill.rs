@@ -35,7 +35,11 @@ fn kind_of(number: usize) -> &'static str {
 }
 
 /// Publishes until told to end; answers the ids that were acknowledged.
-async fn publish_until(team: &Team, end: &AtomicBool, acknowledged: &AtomicU64) -> anyhow::Result<HashSet<String>> {
+async fn publish_until(
+    team: &Team,
+    end: &AtomicBool,
+    acknowledged: &AtomicU64,
+) -> anyhow::Result<HashSet<String>> {
     let mut ids = HashSet::new();
     let mut number = 0_usize;
     while !end.load(Ordering::SeqCst) {
@@ -151,7 +155,11 @@ async fn fifty_kills_under_load_lose_nothing_and_turn_nothing_back() -> anyhow::
     let renamed: Vec<_> = copies.iter().filter(|(_, names)| names.len() > 1).collect();
     assert!(renamed.is_empty(), "one webhook-id for each delivery, on every attempt: {renamed:?}");
     let bad = copies.keys().filter(|id| id.starts_with("bad")).count();
-    assert_eq!(failed, i64::try_from(bad)?, "each delivery that could not arrive is a recorded failure, once");
+    assert_eq!(
+        failed,
+        i64::try_from(bad)?,
+        "each delivery that could not arrive is a recorded failure, once"
+    );
 
     watching_end.store(true, Ordering::SeqCst);
     team.kubectl.ok(&["annotate", "-n", &team.namespace, "hook/bad", "test/end=1"]).await?;

@@ -1,6 +1,5 @@
 //! Deleting never waits for the operator, and what was deleted meanwhile is purged when it is back.
 
-
 use hookwright::store::Store as _;
 use hookwright::store::embedded::{Embedded, Options};
 use hookwright_harness::wait::eventually;
@@ -9,7 +8,8 @@ use serde_json::json;
 use crate::world::{SOON, Team, World, newest};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_the_operator_gone_deletion_finishes_and_with_it_back_the_data_is_purged() -> anyhow::Result<()> {
+async fn with_the_operator_gone_deletion_finishes_and_with_it_back_the_data_is_purged() -> anyhow::Result<()>
+{
     let world = World::alone(&["--purge-grace=1s"]).await?;
     let (team, other) = (Team::of(&world, "purge").await?, Team::of(&world, "whole").await?);
     team.webhook("orders", json!({})).await?;
@@ -27,7 +27,7 @@ async fn with_the_operator_gone_deletion_finishes_and_with_it_back_the_data_is_p
     world.operator.lock().await.start_process().await?;
     eventually(SOON, "both purged, as the log says", async || {
         let log = world.operator.lock().await.log();
-        let purged = log.lines().filter(|line| line.contains("purged")).count();
+        let purged = log.lines().filter(|line| line.contains("erased the data")).count();
         if purged >= 2 { Ok(()) } else { Err(format!("{purged} purged")) }
     })
     .await?;

@@ -47,8 +47,12 @@ async fn a_canary_is_nowhere_but_at_the_receiver() -> anyhow::Result<()> {
         let jsonpath = ["get", kind, "-n", &team.namespace, "-o", "jsonpath={.items[*].status}"];
         places.push((kind, team.kubectl.ok(&jsonpath).await?));
     }
-    let signatures: Vec<_> =
-        team.receiver.requests("/orders").iter().filter_map(|all| all.header("webhook-signature").map(str::to_owned)).collect();
+    let signatures: Vec<_> = team
+        .receiver
+        .requests("/orders")
+        .iter()
+        .filter_map(|all| all.header("webhook-signature").map(str::to_owned))
+        .collect();
     let mut canaries = vec![
         key.to_owned(),
         key.trim_start_matches("whsec_").to_owned(),
@@ -57,7 +61,13 @@ async fn a_canary_is_nowhere_but_at_the_receiver() -> anyhow::Result<()> {
         "canary-plain-value".to_owned(),
         "canary-payload".to_owned(),
     ];
-    canaries.extend(signatures.iter().flat_map(|all| all.split([' ', ','])).filter(|part| part.len() > 10).map(str::to_owned));
+    canaries.extend(
+        signatures
+            .iter()
+            .flat_map(|all| all.split([' ', ',']))
+            .filter(|part| part.len() > 10)
+            .map(str::to_owned),
+    );
     assert!(canaries.len() > 8, "{canaries:?}");
     for (place, text) in &places {
         assert!(!text.trim().is_empty(), "{place} is empty");

@@ -3,42 +3,13 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use ed25519_dalek::{Signature, VerifyingKey};
 use hookwright_harness::receiver::{Answer, Request};
+use hookwright_harness::signature::{verify_v1, verify_v1a};
 use serde_json::{Value, json};
 
 use crate::world::{SOON, Team, condition, newest};
 
 const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYX";
-
-/// Verifies the `v1a` signature of a request with a library that the product does not use.
-fn verify_v1a(request: &Request, public_key: &str) -> anyhow::Result<()> {
-    let key = STANDARD.decode(public_key.strip_prefix("whpk_").context("whpk_")?)?;
-    let key = VerifyingKey::from_bytes(key.as_slice().try_into()?)?;
-    let header = request.header("webhook-signature").context("webhook-signature")?;
-    let text = header.split(' ').find_map(|each| each.strip_prefix("v1a,")).context("a v1a signature")?;
-    let signature = Signature::from_slice(&STANDARD.decode(text)?)?;
-    let mut signed = format!(
-        "{}.{}.",
-        request.header("webhook-id").context("webhook-id")?,
-        request.header("webhook-timestamp").context("webhook-timestamp")?
-    )
-    .into_bytes();
-    signed.extend_from_slice(&request.body);
-    Ok(key.verify_strict(&signed, &signature)?)
-}
-
-/// Verifies a `v1` signature with the official library.
-fn verify_v1(request: &Request, secret: &str) -> anyhow::Result<()> {
-    let mut headers = http::HeaderMap::new();
-    for (name, value) in &request.headers {
-        headers.append(http::HeaderName::from_bytes(name.as_bytes())?, http::HeaderValue::from_str(value)?);
-    }
-    let webhook = standardwebhooks::Webhook::new(secret)?;
-    Ok(webhook.verify(&request.body, &headers)?)
-}
 
 #[tokio::test]
 async fn an_event_reaches_exactly_those_who_want_it_byte_for_byte_and_signed() -> anyhow::Result<()> {
@@ -117,9 +88,8 @@ async fn two_failures_then_success_are_three_attempts_with_one_id_and_backoff() 
     let stamp = |request: &Request| request.header("webhook-timestamp").and_then(|at| at.parse::<u64>().ok());
     assert!(stamp(&requests[2]) > stamp(&requests[0]), "each attempt has its own timestamp");
 
-    let webhook = team
-        .await_webhook("orders", "Success", |webhook| newest(webhook)["state"] == "Success")
-        .await?;
+    let webhook =
+        team.await_webhook("orders", "Success", |webhook| newest(webhook)["state"] == "Success").await?;
     let delivery = newest(&webhook);
     assert_eq!(delivery["retryCount"], 2, "{delivery}");
     assert_eq!(delivery["responseStatus"], 200);
@@ -172,10 +142,14 @@ async fn a_changed_webhook_is_in_force_within_a_second() -> anyhow::Result<()> {
     assert_eq!(before["matched"], 0, "{before}");
     team.patch("orders", json!({"eventTypes": ["b"]})).await?;
     let applied = std::time::Instant::now();
-    hookwright_harness::wait::eventually(Duration::from_secs(10), "the new event type to match", async || {
-        let answer = team.dry_run("b").await.map_err(|error| error.to_string())?;
-        if answer["matched"] == 1 { Ok(()) } else { Err(answer.to_string()) }
-    })
+    hookwright_harness::wait::eventually(
+        Duration::from_secs(10),
+        "the new event type to match",
+        async || {
+            let answer = team.dry_run("b").await.map_err(|error| error.to_string())?;
+            if answer["matched"] == 1 { Ok(()) } else { Err(answer.to_string()) }
+        },
+    )
     .await?;
     let took = applied.elapsed();
     assert!(took < Duration::from_secs(1), "{took:?}");

@@ -13,7 +13,8 @@ fn states(webhook: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn what_is_published_to_a_paused_webhook_is_held_and_arrives_on_resume_in_order() -> anyhow::Result<()> {
+async fn what_is_published_to_a_paused_webhook_is_held_and_arrives_on_resume_in_order() -> anyhow::Result<()>
+{
     let team = Team::new("paused").await?;
     team.webhook("orders", json!({"active": false, "maxInFlight": 1})).await?;
     for n in 1..=3 {
@@ -31,13 +32,14 @@ async fn what_is_published_to_a_paused_webhook_is_held_and_arrives_on_resume_in_
     let order: Vec<_> = requests.iter().map(|request| request.json().map(|body| body["n"].clone())).collect();
     let order = order.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     assert_eq!(order, [1, 2, 3]);
-    let webhook = team
-        .await_webhook("orders", "three Success", |webhook| states(webhook) == ["Success"; 3])
-        .await?;
+    let webhook =
+        team.await_webhook("orders", "three Success", |webhook| states(webhook) == ["Success"; 3]).await?;
     assert_eq!(webhook["status"]["heldDeliveries"], 0);
-    assert!(webhook["status"]["deliveries"].as_array().is_some_and(|all| {
-        all.iter().all(|delivery| delivery["retryCount"] == 0)
-    }));
+    assert!(
+        webhook["status"]["deliveries"]
+            .as_array()
+            .is_some_and(|all| { all.iter().all(|delivery| delivery["retryCount"] == 0) })
+    );
     Ok(())
 }
 
@@ -62,9 +64,8 @@ async fn a_failing_endpoint_is_probed_by_one_and_then_gets_everything() -> anyho
     assert!((1..=5).contains(&probes), "{probes} probes in 3 s");
 
     team.receiver.answer("/orders", Answer::ok());
-    let webhook = team
-        .await_webhook("orders", "all Success", |webhook| states(webhook) == ["Success"; 12])
-        .await?;
+    let webhook =
+        team.await_webhook("orders", "all Success", |webhook| states(webhook) == ["Success"; 12]).await?;
     assert_eq!(condition(&webhook, "EndpointHealthy")["status"], "True");
     let retried = webhook["status"]["deliveries"].as_array().map(Vec::as_slice).unwrap_or_default();
     let waited = retried.iter().filter(|delivery| delivery["retryCount"] == 0).count();

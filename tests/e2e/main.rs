@@ -7,4 +7,5 @@ mod holding;
 mod publishing;
 mod references;
 mod testing;
+#[allow(dead_code, reason = "the same ground as the other tests, of which these use a part")]
 mod world;

@@ -12,7 +12,8 @@ async fn attempt(team: &Team, namespace: &str, token: &str) -> anyhow::Result<(u
 }
 
 #[tokio::test]
-async fn only_a_token_for_us_of_an_account_with_the_role_in_that_namespace_may_publish() -> anyhow::Result<()> {
+async fn only_a_token_for_us_of_an_account_with_the_role_in_that_namespace_may_publish() -> anyhow::Result<()>
+{
     let (team, other) = (Team::new("mine").await?, Team::new("theirs").await?);
     team.webhook("orders", json!({})).await?;
     other.webhook("orders", json!({})).await?;

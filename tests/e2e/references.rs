@@ -20,7 +20,8 @@ async fn await_reason(team: &Team, reason: &str) -> anyhow::Result<Value> {
 }
 
 #[tokio::test]
-async fn a_secret_that_is_missing_unlabelled_or_malformed_is_named_and_heals_by_itself() -> anyhow::Result<()> {
+async fn a_secret_that_is_missing_unlabelled_or_malformed_is_named_and_heals_by_itself() -> anyhow::Result<()>
+{
     let team = Team::new("heal").await?;
     team.apply("orders", json!({"signing": {"secretRefs": [{"name": "signing", "key": "key"}]}})).await?;
     let webhook = await_reason(&team, "SecretNotFound").await?;
@@ -63,8 +64,11 @@ async fn a_header_comes_from_a_labelled_secret_and_follows_it() -> anyhow::Resul
     hookwright_harness::wait::eventually(SOON, "the new value to be sent", async || {
         let sent = team.receiver.count("/orders");
         team.publish("order.created", &json!({})).await.map_err(|error| error.to_string())?;
-        let requests =
-            team.receiver.await_requests("/orders", sent + 1, SOON).await.map_err(|error| error.to_string())?;
+        let requests = team
+            .receiver
+            .await_requests("/orders", sent + 1, SOON)
+            .await
+            .map_err(|error| error.to_string())?;
         match requests.last().and_then(|request| request.header("authorization")) {
             Some("Bearer two") => Ok(()),
             other => Err(format!("{other:?}")),

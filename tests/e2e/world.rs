@@ -130,7 +130,10 @@ impl Team {
     pub(crate) async fn patch(&self, name: &str, spec: Value) -> anyhow::Result<()> {
         let patch = json!({ "spec": spec }).to_string();
         let object = format!("hook/{name}");
-        self.kubectl.ok(&["patch", "-n", &self.namespace, &object, "--type=merge", "-p", &patch]).await.map(drop)
+        self.kubectl
+            .ok(&["patch", "-n", &self.namespace, &object, "--type=merge", "-p", &patch])
+            .await
+            .map(drop)
     }
 
     /// Watches a Webhook until it is as it should be.
@@ -165,8 +168,8 @@ impl Team {
     pub(crate) async fn dry_run(&self, event_type: &str) -> anyhow::Result<Value> {
         let event = Event::new(unique("event"), event_type, json!({}));
         let path = format!("{}?dryRun=All", door(&self.namespace));
-        let send = self.publisher.send(http::Method::POST, &path, &event.binary_headers(), "{}");
-        Ok(send.await?.json())
+        let headers = event.binary_headers();
+        Ok(self.publisher.send(http::Method::POST, &path, &headers, "{}").await?.json())
     }
 
     /// The namespace's Events with this reason.

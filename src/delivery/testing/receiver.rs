@@ -10,7 +10,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{HandshakeKind, RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -97,6 +97,7 @@ type Script = Arc<dyn Fn(&str) -> Vec<Act> + Send + Sync>;
 #[derive(Default)]
 struct Seen {
     connections: AtomicUsize,
+    resumed: AtomicUsize,
     requests: Mutex<Vec<String>>,
 }
 
@@ -142,9 +143,15 @@ impl Receiver {
                 counted.connections.fetch_add(1, Ordering::SeqCst);
                 let (acceptor, script, seen) = (acceptor.clone(), Arc::clone(&script), Arc::clone(&counted));
                 connections.spawn(async move {
-                    match acceptor.accept(stream).await {
+                    let accepted = acceptor.accept(stream).await;
+                    if let Ok(stream) = &accepted
+                        && stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed)
+                    {
+                        seen.resumed.fetch_add(1, Ordering::SeqCst);
+                    }
+                    match accepted {
                         Ok(stream) if stream.get_ref().1.alpn_protocol().is_some() => {
-                            serve_http2(stream).await;
+                            serve_http2(stream, &seen).await;
                         }
                         Ok(stream) => serve(stream, &script, &seen).await,
                         Err(_) => {}
@@ -163,19 +170,31 @@ impl Receiver {
         self.seen.connections.load(Ordering::SeqCst)
     }
 
+    pub(crate) fn resumed(&self) -> usize {
+        self.seen.resumed.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn requests(&self) -> Vec<String> {
         self.seen.requests.lock().unwrap().clone()
     }
 }
 
-async fn serve_http2(stream: TlsStream<TcpStream>) {
-    let service = hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| async {
-        let version = request.version();
-        let body = request.into_body().collect().await.unwrap().to_bytes();
-        let text = format!("{version:?} {}", String::from_utf8_lossy(&body));
-        Ok::<_, std::convert::Infallible>(http::Response::new(text))
+/// Allows 100 streams, and never answers requests for `/hang`.
+async fn serve_http2(stream: TlsStream<TcpStream>, seen: &Seen) {
+    let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        seen.requests.lock().unwrap().push(request.uri().path().to_owned());
+        async move {
+            if request.uri().path() == "/hang" {
+                std::future::pending::<()>().await;
+            }
+            let version = request.version();
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            let text = format!("{version:?} {}", String::from_utf8_lossy(&body));
+            Ok::<_, std::convert::Infallible>(http::Response::new(text))
+        }
     });
-    let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    server.max_concurrent_streams(100);
     let _ = server.serve_connection(TokioIo::new(stream), service).await;
 }
 

@@ -181,6 +181,10 @@ pub(super) fn webhook(namespace: &str, number: u8) -> WebhookRef {
 /// Runs every sentence on an engine.
 macro_rules! suite {
     ($engine:expr) => {
+        #[test]
+        fn a_plain_model_agrees() {
+            $crate::store::behaviour::model::a_plain_model_agrees(|| $engine);
+        }
         $crate::store::behaviour::suite! { $engine;
             queueing: what_is_appended_is_claimed_oldest_first,
             queueing: an_event_goes_to_each_of_its_webhooks_and_to_no_other,

@@ -1,1 +1,363 @@
 //! Random calls, beside a plain model.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use super::{Engine, LEASE, WINDOW, World, webhook};
+use crate::model::ids::{DeliveryName, EventUid, WebhookRef};
+use crate::model::time::UnixMillis;
+use crate::store::records::{DedupKey, Delivery, EndReason, Next, State, Summary};
+use crate::store::{Appended, NewEvent, Query};
+
+const HOOKS: usize = 4;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Append(Vec<New>),
+    Claim {
+        hook: usize,
+        limit: usize,
+    },
+    Probe {
+        which: usize,
+    },
+    Record(Vec<(usize, Verdict)>),
+    Release {
+        which: usize,
+    },
+    Pass(u64),
+    Purge {
+        hook: usize,
+    },
+    Query {
+        namespace: Option<bool>,
+        hook: Option<usize>,
+        states: [bool; 4],
+        limit: usize,
+        before: Option<usize>,
+    },
+    Reopen,
+}
+
+#[derive(Clone, Debug)]
+struct New {
+    hooks: [bool; HOOKS],
+    key: Option<u8>,
+    test: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Verdict {
+    Success,
+    Retry(u64),
+    Failed,
+    Expired,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let new = (any::<[bool; HOOKS]>(), prop::option::weighted(0.4, 0..3_u8), prop::bool::weighted(0.15))
+        .prop_map(|(hooks, key, test)| New { hooks, key, test });
+    let verdict = prop_oneof![
+        3 => Just(Verdict::Success),
+        3 => (0..60_u64).prop_map(Verdict::Retry),
+        2 => Just(Verdict::Failed),
+        1 => Just(Verdict::Expired),
+    ];
+    let before = prop::option::of(any::<usize>());
+    let query =
+        (prop::option::of(any::<bool>()), prop::option::of(0..HOOKS), any::<[bool; 4]>(), 1..8_usize, before);
+    prop_oneof![
+        6 => prop::collection::vec(new, 1..4).prop_map(Op::Append),
+        6 => (0..HOOKS, 0..5_usize).prop_map(|(hook, limit)| Op::Claim { hook, limit }),
+        2 => any::<usize>().prop_map(|which| Op::Probe { which }),
+        6 => prop::collection::vec((any::<usize>(), verdict), 1..5).prop_map(Op::Record),
+        1 => any::<usize>().prop_map(|which| Op::Release { which }),
+        2 => prop_oneof![3 => 1..40_u64, 1 => 1000..4000_u64].prop_map(Op::Pass),
+        1 => (0..HOOKS).prop_map(|hook| Op::Purge { hook }),
+        4 => query.prop_map(|(namespace, hook, states, limit, before)| Op::Query {
+            namespace, hook, states, limit, before,
+        }),
+        1 => Just(Op::Reopen),
+    ]
+}
+
+struct Line {
+    hook: usize,
+    event: EventUid,
+    bytes: u64,
+    test: bool,
+    state: State,
+    due: Option<UnixMillis>,
+    reason: Option<EndReason>,
+    attempts: usize,
+    claimed: Option<UnixMillis>,
+}
+
+impl Line {
+    fn waits(&self) -> bool {
+        !self.test && !self.state.is_final()
+    }
+}
+
+#[derive(Default)]
+struct Model {
+    lines: BTreeMap<DeliveryName, Line>,
+    summaries: BTreeMap<usize, Summary>,
+    seen: HashMap<u8, (EventUid, UnixMillis)>,
+    events: BTreeSet<EventUid>,
+}
+
+struct Run<'a> {
+    world: World<'a>,
+    model: Model,
+    hooks: Vec<WebhookRef>,
+}
+
+impl Run<'_> {
+    async fn step(&mut self, op: Op) {
+        match op {
+            Op::Append(events) => self.append(&events).await,
+            Op::Claim { hook, limit } => self.claim(hook, limit).await,
+            Op::Probe { which } => self.probe(which).await,
+            Op::Record(outcomes) => self.record(&outcomes).await,
+            Op::Release { which } => {
+                if let Some((name, hook)) = self.pick(which) {
+                    self.world.store.release(vec![(self.hooks[hook].uid, name)]).await.unwrap();
+                    self.model.lines.get_mut(&name).unwrap().claimed = None;
+                }
+            }
+            Op::Pass(seconds) => self.world.pass(Duration::from_secs(seconds)),
+            Op::Purge { hook } => self.purge(hook).await,
+            Op::Query { namespace, hook, states, limit, before } => {
+                self.query(namespace, hook, states, limit, before).await;
+            }
+            Op::Reopen => self.reopen().await,
+        }
+    }
+
+    fn pick(&self, which: usize) -> Option<(DeliveryName, usize)> {
+        let count = self.model.lines.len();
+        let (name, line) = self.model.lines.iter().nth(which.checked_rem(count)?)?;
+        Some((*name, line.hook))
+    }
+
+    async fn append(&mut self, news: &[New]) {
+        let mut events = Vec::new();
+        let mut expected = Vec::new();
+        for new in news {
+            let hooks: Vec<_> = (0..HOOKS).filter(|hook| new.hooks[*hook]).collect();
+            let wanted: Vec<_> = hooks.iter().map(|hook| &self.hooks[*hook]).collect();
+            let mut event = self.world.event(&wanted);
+            event.dedup = new.key.map(|key| DedupKey([key; 16]));
+            for delivery in &mut event.deliveries {
+                delivery.test = new.test;
+            }
+            expected.push(self.accept(&event, new.key, &hooks));
+            events.push(event);
+        }
+        assert_eq!(self.world.store.append(events).await.unwrap(), expected);
+    }
+
+    fn accept(&mut self, event: &NewEvent, key: Option<u8>, hooks: &[usize]) -> Appended {
+        let now = self.world.now;
+        if let Some(key) = key {
+            if let Some((first, at)) = self.model.seen.get(&key)
+                && now.since(*at) < WINDOW
+            {
+                return Appended::Duplicate(*first);
+            }
+            self.model.seen.insert(key, (event.uid, now));
+        }
+        let bytes = event.data.len() as u64;
+        for (delivery, hook) in event.deliveries.iter().zip(hooks) {
+            let line = Line {
+                hook: *hook,
+                event: event.uid,
+                bytes,
+                test: delivery.test,
+                state: State::Pending,
+                due: Some(now),
+                reason: None,
+                attempts: 0,
+                claimed: None,
+            };
+            self.model.lines.insert(delivery.name, line);
+            self.model.events.insert(event.uid);
+            let reference = self.hooks[*hook].clone();
+            let summary = self.model.summaries.entry(*hook).or_insert_with(|| Summary::new(reference));
+            if !delivery.test {
+                summary.pending += 1;
+                summary.pending_bytes += bytes;
+            }
+        }
+        Appended::New
+    }
+
+    async fn claim(&mut self, hook: usize, limit: usize) {
+        let now = self.world.now;
+        let mut due = Vec::new();
+        let mut later = Vec::new();
+        for (name, line) in &mut self.model.lines {
+            if line.claimed.is_some_and(|until| until <= now) {
+                line.claimed = None;
+            }
+            if line.hook != hook || !line.waits() || line.claimed.is_some() {
+                continue;
+            }
+            let at = if line.state == State::Pending { name.accepted_at() } else { line.due.unwrap() };
+            if line.state == State::Pending || at <= now { due.push((at, *name)) } else { later.push(at) }
+        }
+        due.sort_unstable();
+        let rest = due.split_off(limit.min(due.len()));
+        let names: Vec<_> = due.iter().map(|(_, name)| *name).collect();
+        let claims = self.world.claims(&self.hooks[hook], limit).await;
+        assert_eq!(super::names(&claims), names);
+        for name in names {
+            self.model.lines.get_mut(&name).unwrap().claimed = Some(now + LEASE);
+        }
+        if limit > 0 {
+            let next = rest.iter().map(|(at, _)| *at).chain(later).min();
+            assert_eq!(claims.next_due, next);
+        }
+    }
+
+    async fn probe(&mut self, which: usize) {
+        let Some((name, hook)) = self.pick(which) else { return };
+        let now = self.world.now;
+        let line = self.model.lines.get_mut(&name).unwrap();
+        let free = line.waits() && line.claimed.is_none_or(|until| until <= now);
+        assert_eq!(self.world.probe(&self.hooks[hook], name).await.len(), usize::from(free));
+        if free {
+            self.model.lines.get_mut(&name).unwrap().claimed = Some(now + LEASE);
+        }
+    }
+
+    async fn record(&mut self, verdicts: &[(usize, Verdict)]) {
+        let mut outcomes = Vec::new();
+        for (which, verdict) in verdicts {
+            let Some((name, hook)) = self.pick(*which) else { return };
+            let next = match verdict {
+                Verdict::Success => Next::Success,
+                Verdict::Retry(after) => Next::Retry(self.world.now + Duration::from_secs(*after)),
+                Verdict::Failed => Next::Failed(EndReason::RetriesExhausted),
+                Verdict::Expired => Next::Failed(EndReason::Expired),
+            };
+            let mut outcome = self.world.outcome(&self.hooks[hook], name, next);
+            if matches!(verdict, Verdict::Expired) {
+                outcome.attempt = None;
+            }
+            let line = self.model.lines.get_mut(&name).unwrap();
+            if line.test && matches!(outcome.next, Next::Retry(_)) {
+                outcome.next = Next::Failed(EndReason::TestFailed);
+            }
+            if !line.state.is_final() {
+                line.claimed = None;
+                line.attempts += usize::from(outcome.attempt.is_some());
+                (line.state, line.due, line.reason) = match outcome.next {
+                    Next::Success => (State::Success, None, None),
+                    Next::Retry(at) => (State::Retrying, Some(at), None),
+                    Next::Failed(reason) => (State::Failed, None, Some(reason)),
+                };
+                self.model.summaries.get_mut(&hook).unwrap().apply(&outcome, line.test, line.bytes);
+            }
+            outcomes.push(outcome);
+        }
+        self.world.store.record(outcomes).await.unwrap();
+    }
+
+    async fn purge(&mut self, hook: usize) {
+        self.world.store.purge(self.hooks[hook].uid).await.unwrap();
+        self.model.lines.retain(|_, line| line.hook != hook);
+        self.model.summaries.remove(&hook);
+        self.model.events = self.model.lines.values().map(|line| line.event).collect();
+    }
+
+    async fn query(
+        &self,
+        namespace: Option<bool>,
+        hook: Option<usize>,
+        states: [bool; 4],
+        limit: usize,
+        before: Option<usize>,
+    ) {
+        let states: Vec<_> = State::ALL.into_iter().filter(|state| states[*state as usize]).collect();
+        let query = Query {
+            namespace: namespace.map(|second| if second { "team-b".into() } else { "team-a".into() }),
+            webhook: hook.map(|hook| self.hooks[hook].uid),
+            states: states.clone(),
+            before: before.and_then(|which| self.pick(which)).map(|(name, _)| name),
+            limit,
+        };
+        let wanted = |(name, line): &(&DeliveryName, &Line)| {
+            query.namespace.as_ref().is_none_or(|namespace| self.hooks[line.hook].namespace == *namespace)
+                && hook.is_none_or(|hook| line.hook == hook)
+                && (states.is_empty() || states.contains(&line.state))
+                && query.before.is_none_or(|before| **name < before)
+        };
+        let expected: Vec<_> = self.model.lines.iter().rev().filter(wanted).map(|(name, _)| *name).collect();
+        assert_eq!(self.world.find(query.clone()).await, expected, "{query:?}");
+    }
+
+    async fn reopen(&mut self) {
+        self.world.reopen().await;
+        for line in self.model.lines.values_mut() {
+            line.claimed = None;
+            if line.test && !line.state.is_final() {
+                (line.state, line.due, line.reason) = (State::Failed, None, Some(EndReason::Interrupted));
+            }
+        }
+    }
+
+    /// Everything is as the model has it.
+    async fn compare(&self) {
+        let store = &self.world.store;
+        for (hook, reference) in self.hooks.iter().enumerate() {
+            assert_eq!(store.summary(reference.uid).as_deref(), self.model.summaries.get(&hook));
+            let waiting = self.model.lines.iter().filter(|(_, line)| line.hook == hook && line.waits());
+            let oldest = waiting.clone().filter_map(|(_, line)| line.due).min();
+            assert_eq!(store.oldest_due(reference.uid), oldest);
+            let pending = store.summary(reference.uid).map_or(0, |summary| summary.pending);
+            assert_eq!(usize::try_from(pending).unwrap(), waiting.count(), "recount");
+        }
+        for (name, line) in &self.model.lines {
+            let Some(found) = store.delivery(*name).await.unwrap() else { panic!("{name} is missing") };
+            let Delivery { webhook, event, state, due, reason, attempts, test, .. } = found;
+            assert_eq!((&webhook, event, test), (&self.hooks[line.hook], line.event, line.test));
+            assert_eq!(
+                (state, due, reason, attempts.len()),
+                (line.state, line.due, line.reason, line.attempts)
+            );
+        }
+        for event in &self.model.events {
+            assert!(store.event(*event).await.unwrap().is_some());
+        }
+    }
+}
+
+async fn run(engine: &dyn Engine, ops: Vec<Op>) {
+    let hooks =
+        (0..HOOKS).map(|hook| webhook(["team-a", "team-b"][hook % 2], u8::try_from(hook).unwrap() + 1));
+    let mut run = Run { world: World::new(engine), model: Model::default(), hooks: hooks.collect() };
+    for op in ops {
+        run.step(op).await;
+    }
+    run.compare().await;
+    run.reopen().await;
+    run.compare().await;
+    run.world.store.close().await.unwrap();
+}
+
+/// Random calls on fresh engines do what they do on a plain model.
+pub(in crate::store) fn a_plain_model_agrees<E: Engine>(engine: impl Fn() -> E) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let config = Config { cases: 48, failure_persistence: None, ..Config::default() };
+    let ops = prop::collection::vec(op(), 1..60);
+    let outcome = TestRunner::new(config).run(&ops, |ops| {
+        runtime.block_on(run(&engine(), ops));
+        Ok(())
+    });
+    outcome.unwrap_or_else(|failure| panic!("{failure}"));
+}

@@ -2,8 +2,10 @@
 
 use std::ops::Bound;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use fjall::compaction::Leveled;
 use fjall::config::{
     BlockSizePolicy, BloomConstructionPolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry,
 };
@@ -54,21 +56,25 @@ pub(super) const JOURNALS: usize = 4;
 const READ: &str = "read from the store";
 
 /// For 2 cores and little memory:
-/// - two workers, so that a long compaction never keeps a memtable from being flushed;
+/// - one worker: with more, the first keeps itself free for flushes and spins as long as another compacts, which
+///   is half of the machine. Compactions are kept short instead (small tables), so that flushes come in time;
 /// - 24 MiB of block cache: what is claimed is in memory anyway, the cache serves indexes, filters and queries;
 /// - at most 128 MiB of sealed journals: all of them are replayed at opening, which must take few seconds.
 fn database(path: &Path) -> Result<Database> {
     Database::builder(path)
-        .worker_threads(2)
+        .worker_threads(1)
         .cache_size(24 * MIB)
         .max_journaling_size(128 * MIB)
         .open()
         .map_err(engine("open the store"))
 }
 
+/// Tables are small, so that one compaction moves tens of megabytes and takes a fraction of a second.
 fn options(memtable: u64) -> KeyspaceCreateOptions {
+    let leveled = Leveled::default().with_table_target_size(16 * MIB);
     KeyspaceCreateOptions::default()
         .max_memtable_size(memtable)
+        .compaction_strategy(Arc::new(leveled))
         .filter_policy(FilterPolicy::all(FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(10.0))))
 }
 
@@ -220,6 +226,28 @@ impl Disk {
                 LaneId::Retry => keys::slot_of_retry(&key),
             })
         })
+    }
+
+    /// Some names of a Webhook, from the one after a key on, with their keys.
+    pub(super) fn names(
+        &self,
+        webhook: WebhookUid,
+        after: Option<&[u8]>,
+        count: usize,
+    ) -> Result<Vec<(fjall::UserKey, DeliveryName)>> {
+        let from = after.map_or_else(
+            || Bound::Included(keys::index_of(webhook).to_vec()),
+            |after| Bound::Excluded(after.to_vec()),
+        );
+        let mut names = Vec::new();
+        for entry in self.index.range((from, Bound::Unbounded)).take(count) {
+            let key = entry.key().map_err(engine(READ))?;
+            match keys::name_in_index(&key) {
+                Some(name) if key.starts_with(webhook.as_bytes()) => names.push((key, name)),
+                _ => break,
+            }
+        }
+        Ok(names)
     }
 
     /// One delivery with its event, if it waits.

@@ -74,14 +74,24 @@ impl Hooks {
         self.map.write().unwrap_or_else(PoisonError::into_inner).remove(&webhook);
     }
 
+    /// When memory for windows was short, those that nobody has claimed from since the last time give theirs
+    /// back: what waits for a paused Webhook must not keep the others out of memory.
+    pub(super) fn share_memory(&self) {
+        if self.budgets.were_short() {
+            for hook in self.pick(|hook, _| Some(Arc::clone(hook))) {
+                hook.queue().rest();
+            }
+        }
+    }
+
     /// Names of all.
     pub(super) fn known(&self) -> Vec<WebhookRef> {
-        self.all(|summary| Some(summary.webhook.clone()))
+        self.pick(|_, summary| Some(summary.webhook.clone()))
     }
 
     /// What `pick` takes of each.
-    pub(super) fn all<T>(&self, pick: impl Fn(&Summary) -> Option<T>) -> Vec<T> {
+    pub(super) fn pick<T>(&self, pick: impl Fn(&Arc<Hook>, &Summary) -> Option<T>) -> Vec<T> {
         let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
-        map.values().filter_map(|hook| pick(&hook.summary.load())).collect()
+        map.values().filter_map(|hook| pick(hook, &hook.summary.load())).collect()
     }
 }

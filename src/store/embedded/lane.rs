@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::keys::Slot;
 use crate::model::time::UnixMillis;
@@ -60,17 +60,24 @@ impl Loaded {
 #[derive(Debug)]
 pub(super) struct Budget {
     used: AtomicUsize,
+    /// A window was cut for want of memory.
+    short: AtomicBool,
     limit: usize,
 }
 
 impl Budget {
     /// So many bytes.
     pub(super) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { used: AtomicUsize::new(0), limit })
+        Arc::new(Self { used: AtomicUsize::new(0), short: AtomicBool::new(false), limit })
     }
 
     fn exceeded(&self) -> bool {
         self.used.load(Ordering::Relaxed) > self.limit
+    }
+
+    /// Whether a window was cut for want of memory since this was last asked.
+    pub(super) fn was_short(&self) -> bool {
+        self.short.swap(false, Ordering::Relaxed)
     }
 
     #[cfg(test)]
@@ -123,7 +130,7 @@ pub(super) struct Found {
 #[derive(Debug, Default)]
 struct Underway {
     /// Added meanwhile, behind the end of the window.
-    added: Vec<(Slot, Arc<Loaded>)>,
+    added: BTreeMap<Slot, Arc<Loaded>>,
     /// Ended meanwhile.
     gone: HashSet<Slot>,
 }
@@ -173,6 +180,11 @@ impl Lane {
         }
     }
 
+    /// All that waits and is not claimed, if all of it is in memory.
+    pub(super) fn all(&self) -> Option<impl Iterator<Item = Slot>> {
+        (self.beyond == Beyond::Nothing).then(|| self.window.keys().copied())
+    }
+
     /// Takes up what was committed as waiting at `slot`.
     pub(super) fn add(&mut self, slot: Slot, loaded: Arc<Loaded>) {
         if self.covers(slot) {
@@ -181,7 +193,7 @@ impl Lane {
             return;
         }
         if let Some(underway) = &mut self.underway {
-            underway.added.push((slot, loaded));
+            underway.added.insert(slot, loaded);
         }
         self.notice(slot);
     }
@@ -209,7 +221,12 @@ impl Lane {
 
     /// Leaves the end of the window to the disk, until it is within its limits.
     fn evict(&mut self) {
-        while self.window.len() > self.id.window() || self.budget.exceeded() {
+        loop {
+            let short = self.budget.exceeded();
+            if !short && self.window.len() <= self.id.window() {
+                return;
+            }
+            self.budget.short.fetch_or(short, Ordering::Relaxed);
             let Some((slot, loaded)) = self.window.pop_last() else { return };
             self.budget.used.fetch_sub(loaded.cost, Ordering::Relaxed);
             self.beyond = Beyond::Next(slot);
@@ -220,10 +237,19 @@ impl Lane {
     pub(super) fn remove(&mut self, slot: Slot) {
         self.take(slot);
         if let Some(underway) = &mut self.underway {
+            underway.added.remove(&slot);
             underway.gone.insert(slot);
         }
         if self.beyond == Beyond::Next(slot) {
             self.beyond = Beyond::Unknown(slot);
+        }
+    }
+
+    /// Leaves the whole window to the disk.
+    pub(super) fn unload(&mut self) {
+        if let Some((slot, _)) = self.window.first_key_value() {
+            self.beyond = Beyond::Next(*slot);
+            self.clear();
         }
     }
 

@@ -16,6 +16,8 @@ mod open;
 mod purge;
 mod query;
 mod queue;
+#[cfg(test)]
+mod queue_tests;
 mod seam;
 mod space;
 #[cfg(test)]
@@ -33,12 +35,12 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::metrics::Metrics;
-use crate::model::ids::{DeliveryName, WebhookUid};
+use crate::model::ids::DeliveryName;
 use crate::store::records::Claimed;
 use crate::store::{ClaimRequest, Claims, Error, Result, Wakes};
 use disk::Disk;
 use hooks::{Hook, Hooks};
-use lane::Refill;
+use queue::Queue;
 use space::Space;
 use writer::{Command, Reply};
 
@@ -138,6 +140,11 @@ impl Embedded {
         Ok(Arc::new(Self { shared, commands: Some(commands), thread: Mutex::new(Some(thread)) }))
     }
 
+    /// Where commits and pending deliveries are counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
     /// Asks the writer, and waits for the commit.
     async fn ask<T: Send + 'static>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
         let (reply, answer) = oneshot::channel();
@@ -170,74 +177,82 @@ impl Embedded {
         self.shared.disk()?;
         let Some(hook) = self.shared.hooks.get(request.webhook) else { return Ok(Claims::default()) };
         match request.only {
-            Some(name) => self.claim_one(&hook, name, &request).await,
-            None => self.claim_due(&hook, &request).await,
+            Some(name) => self.claim_one(hook, name, request).await,
+            None => self.claim_due(hook, request).await,
         }
     }
 
-    async fn claim_due(&self, hook: &Arc<Hook>, request: &ClaimRequest) -> Result<Claims> {
-        let ClaimRequest { now, limit, lease, webhook, .. } = *request;
-        let take = || {
+    async fn claim_due(&self, hook: Arc<Hook>, request: ClaimRequest) -> Result<Claims> {
+        {
             let mut queue = hook.queue();
-            if let Some(refill) = queue.needs(now, limit) {
-                return Err(refill);
+            if queue.needs(request.now, request.limit).is_none() {
+                return Ok(take(&mut queue, &request));
             }
-            let deliveries = queue.claim(now, limit, lease);
-            Ok(Claims { next_due: queue.next_due(now), deliveries })
-        };
-        if let Ok(claims) = take() {
-            return Ok(claims);
         }
-        let mut turn = Arc::clone(&hook.refilling).lock_owned().await;
-        loop {
-            let refill = match take() {
-                Ok(claims) => return Ok(claims),
-                Err(refill) => refill,
-            };
-            let hook = Arc::clone(hook);
-            // The turn goes along, so that it is kept until the end also when the caller has gone.
-            turn = self
-                .read(move |_, disk| {
-                    refill_from(disk, webhook, &hook, refill)?;
-                    Ok(turn)
-                })
-                .await?;
-        }
+        let turn = Arc::clone(&hook.refilling).lock_owned().await;
+        let taken = self.read(move |_, disk| {
+            let _turn = turn;
+            refill_and_take(disk, &hook, &request)
+        });
+        Ok(taken.await?.keep())
     }
 
-    async fn claim_one(
-        &self,
-        hook: &Arc<Hook>,
-        name: DeliveryName,
-        request: &ClaimRequest,
-    ) -> Result<Claims> {
-        let ClaimRequest { now, lease, webhook, .. } = *request;
-        let next_due = |hook: &Hook| hook.queue().next_due(now);
-        if !hook.queue().single_out(name, now, lease) {
-            return Ok(Claims { deliveries: vec![], next_due: next_due(hook) });
+    async fn claim_one(&self, hook: Arc<Hook>, name: DeliveryName, request: ClaimRequest) -> Result<Claims> {
+        if !hook.queue().single_out(name, request.now, request.lease) {
+            return Ok(Claims { deliveries: vec![], next_due: hook.queue().next_due(request.now) });
         }
-        let reader = Arc::clone(hook);
-        let deliveries = self.read(move |_, disk| single_out(disk, webhook, &reader, name)).await?;
-        Ok(Claims { deliveries, next_due: next_due(hook) })
+        let taken = self.read(move |_, disk| single_out(disk, &hook, name, &request));
+        Ok(taken.await?.keep())
     }
 }
 
-fn refill_from(disk: &Disk, webhook: WebhookUid, hook: &Hook, refill: Refill) -> Result<()> {
-    hook.queue().reading(refill);
-    match disk.refill(webhook, refill) {
-        Ok(found) => {
-            hook.queue().refilled(refill, found);
-            Ok(())
-        }
-        Err(error) => {
-            hook.queue().gave_up(refill);
-            Err(error)
+/// Claims that go back if nobody takes them: the caller may have gone while they were read.
+struct Taken {
+    hook: Arc<Hook>,
+    claims: Option<Claims>,
+}
+
+impl Taken {
+    fn keep(mut self) -> Claims {
+        self.claims.take().unwrap_or_default()
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        for claimed in self.claims.take().into_iter().flat_map(|claims| claims.deliveries) {
+            self.hook.queue().release(claimed.delivery.name);
         }
     }
 }
 
-fn single_out(disk: &Disk, webhook: WebhookUid, hook: &Hook, name: DeliveryName) -> Result<Vec<Claimed>> {
-    let read = disk.waiting(webhook, name).inspect_err(|_| {
+fn take(queue: &mut Queue, request: &ClaimRequest) -> Claims {
+    let deliveries = queue.claim(request.now, request.limit, request.lease);
+    Claims { next_due: queue.next_due(request.now), deliveries }
+}
+
+/// Reads what is missing in memory; what was read is claimed before anything can push it out again.
+fn refill_and_take(disk: &Disk, hook: &Arc<Hook>, request: &ClaimRequest) -> Result<Taken> {
+    let mut queue = hook.queue();
+    while let Some(refill) = queue.needs(request.now, request.limit) {
+        queue.reading(refill);
+        drop(queue);
+        let found = disk.refill(request.webhook, refill);
+        queue = hook.queue();
+        match found {
+            Ok(found) => queue.refilled(refill, found),
+            Err(error) => {
+                queue.gave_up(refill);
+                return Err(error);
+            }
+        }
+    }
+    Ok(Taken { hook: Arc::clone(hook), claims: Some(take(&mut queue, request)) })
+}
+
+/// Reads one that is already claimed, and makes sure that it waits.
+fn single_out(disk: &Disk, hook: &Arc<Hook>, name: DeliveryName, request: &ClaimRequest) -> Result<Taken> {
+    let read = disk.waiting(request.webhook, name).inspect_err(|_| {
         hook.queue().release(name);
     })?;
     let read = read.map(|(lane, slot, loaded)| (lane, slot, Arc::new(loaded)));
@@ -245,8 +260,11 @@ fn single_out(disk: &Disk, webhook: WebhookUid, hook: &Hook, name: DeliveryName)
         delivery: loaded.delivery.clone(),
         event: Arc::clone(&loaded.event),
     });
-    let taken = hook.queue().singled_out(name, read);
-    Ok(claimed.filter(|_| taken).into_iter().collect())
+    let mut queue = hook.queue();
+    let waits = queue.singled_out(name, read);
+    let deliveries = claimed.filter(|_| waits).into_iter().collect();
+    let claims = Claims { deliveries, next_due: queue.next_due(request.now) };
+    Ok(Taken { hook: Arc::clone(hook), claims: Some(claims) })
 }
 
 /// Waits for the writer. In unit tests on a thread of its own, since tokio's paused time would otherwise run

@@ -55,9 +55,9 @@ pub(super) fn open(options: Options) -> Result<Opened> {
     let mut generations = Generations::load(&disk)?;
     interrupt_tests(&disk, &hooks, dedup_window, &mut generations)?;
 
-    let pending: u64 = hooks.all(|summary| Some(summary.pending)).into_iter().sum();
+    let pending: u64 = hooks.pick(|_, summary| Some(summary.pending)).into_iter().sum();
     let work = Wakes::default();
-    work.add(hooks.all(|summary| (summary.pending > 0).then_some(summary.webhook.uid)));
+    work.add(hooks.pick(|_, summary| (summary.pending > 0).then_some(summary.webhook.uid)));
     let shared = Shared {
         hooks,
         disk: arc_swap::ArcSwapOption::new(Some(Arc::clone(&disk))),
@@ -74,8 +74,14 @@ pub(super) fn open(options: Options) -> Result<Opened> {
     shared.pending_changed(pending.cast_signed());
     let shared = Arc::new(shared);
     let (commands, receiver) = tokio::sync::mpsc::channel(super::COMMANDS);
-    let writer =
-        Writer { shared: Arc::clone(&shared), disk, commands: receiver, generations, tidied: Instant::now() };
+    let writer = Writer {
+        shared: Arc::clone(&shared),
+        disk,
+        commands: receiver,
+        generations,
+        tidied: Instant::now(),
+        shared_memory: Instant::now(),
+    };
     Ok(Opened { shared, writer, commands })
 }
 

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use super::disk::{Disk, engine};
+use super::disk::{Disk, engine, place};
 use super::format;
 use super::hooks::Hooks;
 use super::keys;
 use super::lane::LaneId;
-use crate::model::ids::{EventUid, WebhookUid};
+use crate::model::ids::{DeliveryName, EventUid, WebhookUid};
 use crate::store::Result;
 use crate::store::records::{Delivery, Summary};
 
@@ -18,21 +18,64 @@ const STEP: usize = 256;
 pub(super) struct Step {
     /// Deliveries that no longer wait.
     pub discarded: u64,
-    /// Nothing of the Webhook is left.
-    pub done: bool,
+    /// Where to go on; none: nothing of the Webhook is left.
+    pub next: Option<Cursor>,
+}
+
+/// Where a purge stands. What was erased is not walked over again.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cursor {
+    after: Option<fjall::UserKey>,
+    /// Something was added meanwhile, perhaps behind it.
+    again: bool,
 }
 
 /// Erases a part of a Webhook, synced. The first step discards what waits; the last one erases the summary, so
 /// that after a crash in between the Webhook is still known and can be purged again.
-pub(super) fn step(disk: &Disk, hooks: &Hooks, webhook: WebhookUid) -> Result<Step> {
+pub(super) fn step(disk: &Disk, hooks: &Hooks, webhook: WebhookUid, cursor: &Cursor) -> Result<Step> {
+    let hook = hooks.get(webhook);
+    // Before it is looked what there is: what is added from now on is noticed by the queue.
+    let added = hook.as_ref().is_some_and(|hook| hook.queue().purge());
+    let again = cursor.again || added;
+    let names = disk.names(webhook, cursor.after.as_deref(), STEP)?;
     let mut batch = disk.db.batch().durability(Some(fjall::PersistMode::SyncData));
-    let names = names(disk, webhook)?;
+    erase(disk, webhook, &names, &mut batch)?;
+
+    let last = names.last().filter(|_| names.len() == STEP).map(|(key, _)| key.clone());
+    let before = hook.map(|hook| hook.summary());
+    let discarded = before.as_ref().map_or(0, |summary| summary.pending);
+    let next = match last {
+        Some(last) => Some(Cursor { after: Some(last), again }),
+        None if again => Some(Cursor::default()),
+        None => None,
+    };
+    let after = before.map(|before| Summary { pending: 0, pending_bytes: 0, ..(*before).clone() });
+    match &after {
+        _ if next.is_none() => batch.remove(&disk.meta, keys::meta::summary(webhook)),
+        Some(summary) => batch.insert(&disk.meta, keys::meta::summary(webhook), format::encode(summary)?),
+        None => {}
+    }
+    batch.commit().map_err(engine("commit"))?;
+    match after {
+        _ if next.is_none() => hooks.remove(webhook),
+        Some(summary) => drop(hooks.set(summary)),
+        None => {}
+    }
+    Ok(Step { discarded, next })
+}
+
+fn erase(
+    disk: &Disk,
+    webhook: WebhookUid,
+    names: &[(fjall::UserKey, DeliveryName)],
+    batch: &mut fjall::OwnedWriteBatch,
+) -> Result<()> {
     let mut references = HashMap::new();
-    for (key, name) in &names {
+    for (key, name) in names {
         batch.remove(&disk.index, key.clone());
         let Some(delivery) = disk.delivery(*name)? else { continue };
         batch.remove(&disk.log, *name.as_bytes());
-        if let Some((LaneId::Retry, slot)) = super::disk::place(&delivery) {
+        if let Some((LaneId::Retry, slot)) = place(&delivery) {
             batch.remove(&disk.retries, keys::retry(webhook, slot));
         }
         if delivery.test && !delivery.state.is_final() {
@@ -51,41 +94,10 @@ pub(super) fn step(disk: &Disk, hooks: &Hooks, webhook: WebhookUid) -> Result<St
         }
         batch.remove(&disk.meta, keys::meta::references(event));
     }
-    let done = names.len() < STEP;
-    let hook = hooks.get(webhook);
-    let before = hook.as_ref().map(|hook| hook.summary());
-    let discarded = before.as_ref().map_or(0, |summary| summary.pending);
-    let after = before.map(|before| Summary { pending: 0, pending_bytes: 0, ..(*before).clone() });
-    match &after {
-        _ if done => batch.remove(&disk.meta, keys::meta::summary(webhook)),
-        Some(summary) => batch.insert(&disk.meta, keys::meta::summary(webhook), format::encode(summary)?),
-        None => {}
-    }
-    if let Some(hook) = &hook {
-        hook.queue().purge();
-    }
-    batch.commit().map_err(engine("commit"))?;
-    if done {
-        hooks.remove(webhook);
-    } else if let Some(summary) = after {
-        hooks.set(summary);
-    }
-    Ok(Step { discarded, done })
+    Ok(())
 }
 
-type Named = (fjall::UserKey, crate::model::ids::DeliveryName);
-
-fn names(disk: &Disk, webhook: WebhookUid) -> Result<Vec<Named>> {
-    let mut names = Vec::new();
-    for entry in disk.index.prefix(keys::index_of(webhook)).take(STEP) {
-        let key = entry.key().map_err(engine("read from the store"))?;
-        if let Some(name) = keys::name_in_index(&key) {
-            names.push((key, name));
-        }
-    }
-    Ok(names)
-}
-
+/// One delivery less needs its event. One that has no count is needed by one.
 fn forget_reference(disk: &Disk, delivery: &Delivery, left: &mut HashMap<EventUid, u32>) -> Result<()> {
     use std::collections::hash_map::Entry;
     let count = match left.entry(delivery.event) {

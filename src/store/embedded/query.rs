@@ -22,16 +22,26 @@ const READ: &str = "read from the store";
 pub(super) enum Walk {
     /// All of the log.
     Everything,
-    /// These states of these Webhooks.
-    Of(Vec<WebhookUid>, Vec<State>),
+    /// These parts, as far as they have one of these states.
+    Of(Vec<Part>, Vec<State>),
 }
 
-/// Reads a page, all of it as of one moment.
+/// Names that belong together.
+#[derive(Debug)]
+pub(super) enum Part {
+    /// One state of one Webhook in the index.
+    OnDisk(WebhookUid, State),
+    /// These, in any order. They may have changed their state since.
+    Known(Vec<DeliveryName>),
+}
+
+/// Reads a page. What is read from disk is as of one moment, which is after the known parts were taken from
+/// memory: so nothing that changes its state meanwhile is missed.
 pub(super) fn page(disk: &Disk, walk: &Walk, before: Option<DeliveryName>, limit: usize) -> Result<Page> {
     let snapshot = disk.db.snapshot();
-    let mut names = match walk {
-        Walk::Everything => everything(disk, &snapshot, before),
-        Walk::Of(webhooks, states) => merged(disk, &snapshot, webhooks, states, before)?,
+    let (mut names, states) = match walk {
+        Walk::Everything => (everything(disk, &snapshot, before), State::ALL.as_slice()),
+        Walk::Of(parts, states) => (merged(disk, &snapshot, parts, before)?, states.as_slice()),
     };
     let mut page = Page::default();
     while let Some(name) = names.next().transpose()? {
@@ -39,7 +49,7 @@ pub(super) fn page(disk: &Disk, walk: &Walk, before: Option<DeliveryName>, limit
             page.next = page.deliveries.last().map(|last| last.name);
             break;
         }
-        page.deliveries.extend(line(disk, &snapshot, name)?);
+        page.deliveries.extend(line(disk, &snapshot, name)?.filter(|line| states.contains(&line.state)));
     }
     Ok(page)
 }
@@ -64,7 +74,19 @@ fn everything(disk: &Disk, snapshot: &Snapshot, before: Option<DeliveryName>) ->
     }))
 }
 
-fn one(
+fn one(disk: &Disk, snapshot: &Snapshot, part: &Part, before: Option<DeliveryName>) -> Names {
+    match part {
+        Part::OnDisk(webhook, state) => indexed(disk, snapshot, *webhook, *state, before),
+        Part::Known(names) => {
+            let older = |name: &&DeliveryName| before.is_none_or(|before| **name < before);
+            let mut names: Vec<_> = names.iter().filter(older).copied().collect();
+            names.sort_unstable();
+            Box::new(names.into_iter().rev().map(Ok))
+        }
+    }
+}
+
+fn indexed(
     disk: &Disk,
     snapshot: &Snapshot,
     webhook: WebhookUid,
@@ -109,23 +131,16 @@ impl Ord for Head {
     }
 }
 
-fn merged(
-    disk: &Disk,
-    snapshot: &Snapshot,
-    webhooks: &[WebhookUid],
-    states: &[State],
-    before: Option<DeliveryName>,
-) -> Result<Names> {
-    let mut heads = BinaryHeap::with_capacity(webhooks.len() * states.len());
-    for webhook in webhooks {
-        for state in states {
-            let mut rest = one(disk, snapshot, *webhook, *state, before);
-            if let Some(name) = rest.next().transpose()? {
-                heads.push(Head { name, rest });
-            }
+fn merged(disk: &Disk, snapshot: &Snapshot, parts: &[Part], before: Option<DeliveryName>) -> Result<Names> {
+    let mut heads = BinaryHeap::with_capacity(parts.len());
+    for part in parts {
+        let mut rest = one(disk, snapshot, part, before);
+        if let Some(name) = rest.next().transpose()? {
+            heads.push(Head { name, rest });
         }
     }
-    Ok(Box::new(std::iter::from_fn(move || {
+    let mut last = None;
+    let next = move || {
         let Head { name, mut rest } = heads.pop()?;
         match rest.next() {
             Some(Ok(next)) => heads.push(Head { name: next, rest }),
@@ -133,5 +148,10 @@ fn merged(
             None => {}
         }
         Some(Ok(name))
+    };
+    // What changed its state meanwhile may be in two parts.
+    Ok(Box::new(std::iter::from_fn(next).filter(move |name| match name {
+        Ok(name) => last.replace(*name) != Some(*name),
+        Err(_) => true,
     })))
 }

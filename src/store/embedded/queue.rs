@@ -32,6 +32,17 @@ impl Budgets {
     pub(super) fn new(fresh: usize, retry: usize) -> Self {
         Self { fresh: Budget::new(fresh), retry: Budget::new(retry) }
     }
+
+    #[cfg(test)]
+    pub(super) fn used(&self) -> usize {
+        self.fresh.used() + self.retry.used()
+    }
+
+    /// Whether a window was cut for want of memory since this was last asked.
+    pub(super) fn were_short(&self) -> bool {
+        let fresh = self.fresh.was_short();
+        self.retry.was_short() || fresh
+    }
 }
 
 /// One Webhook's queue.
@@ -44,8 +55,10 @@ pub(super) struct Queue {
     expiry: Option<UnixMillis>,
     /// Tests under way, which are never claimed.
     tests: HashMap<DeliveryName, Arc<Loaded>>,
-    /// It is being erased: nothing can be claimed.
-    purging: bool,
+    /// It is being erased: nothing can be claimed. And whether something was added since the last look.
+    purging: Option<bool>,
+    /// Something was claimed since the last look.
+    used: bool,
 }
 
 impl Queue {
@@ -66,7 +79,8 @@ impl Queue {
             claims: HashMap::new(),
             expiry: None,
             tests: HashMap::new(),
-            purging: false,
+            purging: None,
+            used: false,
         }
     }
 
@@ -86,7 +100,9 @@ impl Queue {
 
     /// Takes up what was committed as waiting at `slot`.
     pub(super) fn add(&mut self, id: LaneId, slot: Slot, loaded: Arc<Loaded>) {
-        if !self.purging && !attach(&mut self.claims, id, slot, &loaded) {
+        if let Some(added) = &mut self.purging {
+            *added = true;
+        } else if !attach(&mut self.claims, id, slot, &loaded) {
             self.lane_mut(id).add(slot, loaded);
         }
     }
@@ -100,7 +116,7 @@ impl Queue {
     /// Which part of the queue must be read before `limit` deliveries that are due at `now` can be claimed.
     pub(super) fn needs(&mut self, now: UnixMillis, limit: usize) -> Option<Refill> {
         self.expire(now);
-        if self.purging {
+        if self.purging() {
             return None;
         }
         self.fresh.needs(now, limit).or_else(|| self.retry.needs(now, limit))
@@ -123,12 +139,15 @@ impl Queue {
             LaneId::Fresh => fresh,
             LaneId::Retry => retry,
         };
-        lane.refilled(refill, found, |slot, loaded| *purging || attach(claims, refill.lane, slot, loaded));
+        lane.refilled(refill, found, |slot, loaded| {
+            purging.is_some() || attach(claims, refill.lane, slot, loaded)
+        });
     }
 
     /// Claims up to `limit` of those that are due and in memory, longest due first.
     pub(super) fn claim(&mut self, now: UnixMillis, limit: usize, lease: Duration) -> Vec<Claimed> {
         let mut claimed = Vec::new();
+        self.used = true;
         while claimed.len() < limit {
             let (id, slot) = match (self.fresh.first_due(now), self.retry.first_due(now)) {
                 (Some(fresh), Some(retry)) if retry < fresh => (LaneId::Retry, retry),
@@ -163,7 +182,7 @@ impl Queue {
     /// Begins to claim one by its name, wherever it is. False: it cannot be claimed now.
     pub(super) fn single_out(&mut self, name: DeliveryName, now: UnixMillis, lease: Duration) -> bool {
         self.expire(now);
-        if self.purging || self.claims.contains_key(&name) || self.tests.contains_key(&name) {
+        if self.purging() || self.claims.contains_key(&name) || self.tests.contains_key(&name) {
             return false;
         }
         self.hold(LaneId::Fresh, Slot::fresh(name), now + lease, None);
@@ -220,8 +239,18 @@ impl Queue {
             .or_else(|| self.tests.get(&name).cloned())
     }
 
+    /// Every delivery that waits for its first attempt, claimed ones and tests too, and perhaps some that were
+    /// attempted; none if not all of them are in memory.
+    pub(super) fn pending(&self) -> Option<Vec<DeliveryName>> {
+        let waiting = self.fresh.all()?.map(|slot| slot.name);
+        Some(waiting.chain(self.claims.keys().copied()).chain(self.tests.keys().copied()).collect())
+    }
+
     /// Remembers a test under way.
     pub(super) fn begin_test(&mut self, loaded: Arc<Loaded>) {
+        if let Some(added) = &mut self.purging {
+            *added = true;
+        }
         self.tests.insert(loaded.delivery.name, loaded);
     }
 
@@ -230,18 +259,28 @@ impl Queue {
         self.tests.remove(&name);
     }
 
-    /// Begins to erase: nothing is handed out any more, nothing is remembered.
-    pub(super) fn purge(&mut self) {
-        self.purging = true;
+    /// Gives memory back, unless something was claimed since this was last called.
+    pub(super) fn rest(&mut self) {
+        if !std::mem::take(&mut self.used) {
+            self.fresh.unload();
+            self.retry.unload();
+        }
+    }
+
+    /// Begins to erase or goes on: nothing is handed out any more, nothing is remembered. Whether something was
+    /// added since it was last called.
+    pub(super) fn purge(&mut self) -> bool {
+        let added = self.purging.replace(false).unwrap_or(false);
         self.claims.clear();
         self.tests.clear();
         self.fresh.clear();
         self.retry.clear();
+        added
     }
 
     /// Whether it is being erased.
     pub(super) fn purging(&self) -> bool {
-        self.purging
+        self.purging.is_some()
     }
 
     /// Earliest due time of what waits or is claimed. Err: this place must be looked up on disk first, and told

@@ -9,8 +9,10 @@ use futures::future::BoxFuture;
 
 use super::disk::{Disk, chain};
 use super::group::Prepared;
+use super::hooks::Hook;
 use super::lane::LaneId;
-use super::query::{self, Walk};
+use super::purge::Cursor;
+use super::query::{self, Part, Walk};
 use super::writer::Command;
 use super::{Embedded, Shared};
 use crate::model::ids::{DeliveryName, EventUid, WebhookRef, WebhookUid};
@@ -27,7 +29,10 @@ impl Embedded {
     }
 
     async fn purge_all(&self, webhook: WebhookUid) -> Result<()> {
-        while self.ask(|reply| Command::Purge(webhook, reply)).await? {}
+        let mut cursor = Some(Cursor::default());
+        while let Some(from) = cursor {
+            cursor = self.ask(|reply| Command::Purge(webhook, from, reply)).await?;
+        }
         self.shared.changes.add([webhook]);
         Ok(())
     }
@@ -42,12 +47,13 @@ impl Embedded {
             if every && namespace.is_none() && webhook.is_none() {
                 return query::page(disk, &Walk::Everything, before, limit);
             }
-            let webhooks = shared.hooks.all(|summary| {
+            let hooks = shared.hooks.pick(|hook, summary| {
                 let wanted = webhook.is_none_or(|webhook| summary.webhook.uid == webhook)
                     && namespace.as_ref().is_none_or(|namespace| summary.webhook.namespace == *namespace);
-                wanted.then_some(summary.webhook.uid)
+                wanted.then(|| Arc::clone(hook))
             });
-            query::page(disk, &Walk::Of(webhooks, states), before, limit)
+            let parts = hooks.iter().flat_map(|hook| states.iter().filter_map(|state| part(hook, *state)));
+            query::page(disk, &Walk::Of(parts.collect(), states.clone()), before, limit)
         })
         .await
     }
@@ -85,6 +91,21 @@ impl Embedded {
         });
         end.await.map_err(|error| Error::Engine { what: "close the store", source: error.into() })?;
         result
+    }
+}
+
+/// The part of the index with one state of one Webhook; none when it is known to be empty.
+fn part(hook: &Hook, state: State) -> Option<Part> {
+    let summary = hook.summary();
+    let webhook = summary.webhook.uid;
+    match state {
+        // Under load, the end of this part is full of what has just left it: memory knows what is there.
+        State::Pending => Some(match hook.queue().pending() {
+            Some(names) => Part::Known(names),
+            None => Part::OnDisk(webhook, state),
+        }),
+        State::Retrying if summary.pending == 0 => None,
+        State::Retrying | State::Success | State::Failed => Some(Part::OnDisk(webhook, state)),
     }
 }
 

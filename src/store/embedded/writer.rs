@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::Shared;
 use super::dedup::Generations;
 use super::disk::{Disk, chain};
 use super::group::{Group, Prepared};
-use super::{Shared, purge};
+use super::purge::{self, Cursor};
 use crate::model::ids::WebhookUid;
 use crate::store::records::{Outcome, Summary};
 use crate::store::{Appended, Change, Error, Result};
@@ -23,8 +24,8 @@ pub(super) enum Command {
     Record(Vec<Outcome>, Reply<()>),
     Adopt(Summary, Reply<()>),
     Update(WebhookUid, Change, Reply<()>),
-    /// One step; true: more is left.
-    Purge(WebhookUid, Reply<bool>),
+    /// One step; the answer is where to go on.
+    Purge(WebhookUid, Cursor, Reply<Option<Cursor>>),
     Close(Reply<()>),
 }
 
@@ -55,7 +56,7 @@ impl Command {
             | Self::Close(reply) => {
                 answer(reply, Err(error));
             }
-            Self::Purge(_, reply) => answer(reply, Err(error)),
+            Self::Purge(_, _, reply) => answer(reply, Err(error)),
         }
     }
 }
@@ -86,6 +87,8 @@ const GROUP_BYTES: usize = 8 << 20;
 const GROUP_CALLS: usize = 4096;
 /// How often the journals are looked at.
 const TIDY: Duration = Duration::from_secs(10);
+/// How often memory is shared anew, when it is short.
+const SHARE: Duration = Duration::from_millis(200);
 
 /// The state of the thread.
 pub(super) struct Writer {
@@ -94,6 +97,7 @@ pub(super) struct Writer {
     pub commands: mpsc::Receiver<Command>,
     pub generations: Generations,
     pub tidied: Instant,
+    pub shared_memory: Instant,
 }
 
 /// Poisons the store when the thread panics, so that nobody waits for it.
@@ -114,7 +118,7 @@ impl Writer {
         let mut next = None;
         while let Some(command) = next.take().or_else(|| self.commands.blocking_recv()) {
             match command {
-                Command::Purge(webhook, reply) => answer(reply, self.purge(webhook)),
+                Command::Purge(webhook, cursor, reply) => answer(reply, self.purge(webhook, &cursor)),
                 Command::Close(reply) => {
                     self.commands.close();
                     let result = self.sync();
@@ -198,19 +202,19 @@ impl Writer {
         }
     }
 
-    fn purge(&mut self, webhook: WebhookUid) -> Result<bool> {
+    fn purge(&mut self, webhook: WebhookUid, cursor: &Cursor) -> Result<Option<Cursor>> {
         if self.shared.is_poisoned() {
             return Err(Error::Poisoned);
         }
         let began = Instant::now();
-        let step = purge::step(&self.disk, &self.shared.hooks, webhook).inspect_err(|error| {
+        let step = purge::step(&self.disk, &self.shared.hooks, webhook, cursor).inspect_err(|error| {
             if matches!(error, Error::Engine { what: "commit", .. } | Error::Poisoned) {
                 self.shared.poison(error);
             }
         })?;
         self.shared.metrics.committed(began.elapsed());
         self.shared.pending_changed(-step.discarded.cast_signed());
-        Ok(!step.done)
+        Ok(step.next)
     }
 
     fn sync(&self) -> Result<()> {
@@ -220,6 +224,10 @@ impl Writer {
     /// An old journal is kept until every keyspace that it has data of was flushed. One that is rarely written
     /// would keep all journals since, and the next opening would have to replay them: so it is flushed now.
     fn tidy(&mut self) {
+        if self.shared_memory.elapsed() >= SHARE {
+            self.shared_memory = Instant::now();
+            self.shared.hooks.share_memory();
+        }
         if self.tidied.elapsed() < TIDY {
             return;
         }

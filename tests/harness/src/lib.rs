@@ -31,6 +31,7 @@ pub mod ports;
 pub mod process;
 pub mod publisher;
 pub mod receiver;
+pub mod signature;
 pub mod wait;
 
 /// Installs the one TLS provider of this workspace; calling it again is harmless.

@@ -1,0 +1,353 @@
+//! The queue beside a plain model of the disk, in every order of events that the writer, claimants and refills
+//! can bring about.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::keys::Slot;
+use super::lane::{Found, LaneId, Loaded, Refill};
+use super::queue::{Budgets, Queue};
+use crate::model::event::Attributes;
+use crate::model::ids::{DeliveryName, EventUid, WebhookRef, WebhookUid};
+use crate::model::time::UnixMillis;
+use crate::store::records::{Delivery, Event, State};
+
+const LEASE: Duration = Duration::from_secs(20);
+
+fn loaded(name: DeliveryName) -> Arc<Loaded> {
+    let event = Event {
+        uid: EventUid::from_bytes([0; 16]),
+        namespace: "a".into(),
+        accepted_at: name.accepted_at(),
+        attributes: Arc::new(Attributes {
+            id: "1".into(),
+            source: "/".into(),
+            event_type: "t".into(),
+            data_content_type: None,
+            data_schema: None,
+            subject: None,
+            time: None,
+            extensions: vec![],
+        }),
+        data: Bytes::from_static(&[0; 232]),
+    };
+    let webhook =
+        WebhookRef { uid: WebhookUid::from_bytes([1; 16]), namespace: "a".into(), name: "hook".into() };
+    let delivery = Delivery {
+        name,
+        webhook,
+        event: event.uid,
+        event_id: "1".into(),
+        event_type: "t".into(),
+        test: false,
+        accepted_at: name.accepted_at(),
+        state: State::Pending,
+        due: None,
+        reason: None,
+        attempts: vec![],
+    };
+    Arc::new(Loaded::new(delivery, event.into(), 1))
+}
+
+/// Time and count as a name: sorts like those that are minted.
+fn name(at: UnixMillis, count: u64) -> DeliveryName {
+    let mut bytes = [0; 16];
+    bytes[..6].copy_from_slice(&at.as_millis().to_be_bytes()[2..]);
+    bytes[8..].copy_from_slice(&count.to_be_bytes());
+    DeliveryName::from_bytes(bytes)
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Append { count: usize, late: bool },
+    Claim(usize),
+    Succeed(usize),
+    Retry(usize, u64),
+    Release(usize),
+    Probe(usize),
+    Pass(u64),
+    Apply,
+    Read,
+    Absorb,
+    Rest,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        4 => (1..6_usize, prop::bool::weighted(0.1)).prop_map(|(count, late)| Op::Append { count, late }),
+        4 => (1..6_usize).prop_map(Op::Claim),
+        3 => any::<usize>().prop_map(Op::Succeed),
+        3 => (any::<usize>(), 0..40_u64).prop_map(|(which, after)| Op::Retry(which, after)),
+        1 => any::<usize>().prop_map(Op::Release),
+        1 => any::<usize>().prop_map(Op::Probe),
+        2 => (1..15_u64).prop_map(Op::Pass),
+        3 => Just(Op::Apply),
+        3 => Just(Op::Read),
+        3 => Just(Op::Absorb),
+        1 => Just(Op::Rest),
+    ]
+}
+
+/// What the writer has committed, but not yet told the queue.
+#[derive(Debug)]
+enum Effect {
+    Waits(LaneId, Slot),
+    Left(LaneId, Slot),
+}
+
+struct World {
+    queue: Queue,
+    /// What waits, by name: the truth.
+    waiting: BTreeMap<DeliveryName, (LaneId, Slot)>,
+    effects: Vec<Effect>,
+    claimed: HashMap<DeliveryName, UnixMillis>,
+    reading: Option<(Refill, Found)>,
+    now: UnixMillis,
+    count: u64,
+}
+
+impl World {
+    fn new(budgets: &Budgets, on_disk: usize) -> Self {
+        let now = UnixMillis::from_millis(1_000_000);
+        let queue = if on_disk == 0 { Queue::empty(budgets) } else { Queue::on_disk(budgets) };
+        let mut world = Self {
+            queue,
+            waiting: BTreeMap::new(),
+            effects: vec![],
+            claimed: HashMap::new(),
+            reading: None,
+            now,
+            count: 0,
+        };
+        for _ in 0..on_disk {
+            let name = world.mint(false);
+            world.waiting.insert(name, (LaneId::Fresh, Slot::fresh(name)));
+        }
+        world
+    }
+
+    fn mint(&mut self, late: bool) -> DeliveryName {
+        self.count += 1;
+        let at = if late { self.now - Duration::from_secs(5) } else { self.now };
+        name(at, self.count)
+    }
+
+    fn read(&self, refill: Refill) -> Found {
+        let wanted = |(lane, slot): &(LaneId, Slot)| *lane == refill.lane && *slot >= refill.from;
+        let slots: BTreeSet<_> =
+            self.waiting.values().filter(|at| wanted(at)).map(|(_, slot)| *slot).collect();
+        let mut slots = slots.into_iter();
+        let loaded = slots.by_ref().take(refill.want).map(|slot| (slot, loaded(slot.name))).collect();
+        Found { loaded, next: slots.next() }
+    }
+
+    fn apply(&mut self) {
+        for effect in std::mem::take(&mut self.effects) {
+            match effect {
+                Effect::Waits(lane, slot) => self.queue.add(lane, slot, loaded(slot.name)),
+                Effect::Left(lane, slot) => self.queue.remove(lane, slot),
+            }
+        }
+    }
+
+    fn some_claim(&self, which: usize) -> Option<DeliveryName> {
+        let mut names: Vec<_> = self.claimed.keys().copied().collect();
+        names.sort_unstable();
+        (!names.is_empty()).then(|| names[which % names.len()])
+    }
+
+    fn expire(&mut self) {
+        let now = self.now;
+        self.claimed.retain(|_, until| *until > now);
+    }
+
+    /// Whoever is claimed waited, was due, and was nobody else's.
+    fn hold(&mut self, names: &[DeliveryName]) {
+        self.expire();
+        for name in names {
+            // What has just been committed as ended may still be handed out: its outcome will be dropped.
+            let ending = self
+                .effects
+                .iter()
+                .any(|effect| matches!(effect, Effect::Left(_, slot) if slot.name == *name));
+            let waits = self.waiting.get(name);
+            assert!(waits.is_some() || ending, "{name} does not wait");
+            if let Some((LaneId::Retry, slot)) = waits.filter(|_| !ending) {
+                assert!(slot.due <= self.now, "{name} is not due");
+            }
+            assert!(self.claimed.insert(*name, self.now + LEASE).is_none(), "{name} is claimed twice");
+        }
+    }
+
+    fn claim(&mut self, limit: usize) -> bool {
+        if self.queue.needs(self.now, limit).is_some() {
+            return false;
+        }
+        let names: Vec<_> = self
+            .queue
+            .claim(self.now, limit, LEASE)
+            .into_iter()
+            .map(|claimed| claimed.delivery.name)
+            .collect();
+        self.hold(&names);
+        true
+    }
+
+    fn probe(&mut self, name: DeliveryName) {
+        self.apply();
+        self.expire();
+        let free = !self.claimed.contains_key(&name);
+        assert_eq!(self.queue.single_out(name, self.now, LEASE), free);
+        if !free {
+            return;
+        }
+        let read = self.waiting.get(&name).map(|(lane, slot)| (*lane, *slot, loaded(name)));
+        let waits = read.is_some();
+        assert_eq!(self.queue.singled_out(name, read), waits);
+        if waits {
+            self.claimed.insert(name, self.now + LEASE);
+        }
+    }
+
+    fn end(&mut self, name: DeliveryName, retry: Option<UnixMillis>) {
+        // The writer tells one commit before it makes the next.
+        self.apply();
+        self.claimed.remove(&name);
+        let Some((lane, slot)) = self.waiting.remove(&name) else { return };
+        self.effects.push(Effect::Left(lane, slot));
+        if let Some(due) = retry {
+            let slot = Slot { due, name };
+            self.waiting.insert(name, (LaneId::Retry, slot));
+            self.effects.push(Effect::Waits(LaneId::Retry, slot));
+        }
+    }
+
+    fn run(&mut self, op: Op) {
+        match op {
+            Op::Append { count, late } => {
+                self.apply();
+                for _ in 0..count {
+                    let name = self.mint(late);
+                    self.waiting.insert(name, (LaneId::Fresh, Slot::fresh(name)));
+                    self.effects.push(Effect::Waits(LaneId::Fresh, Slot::fresh(name)));
+                }
+            }
+            Op::Claim(limit) => drop(self.claim(limit)),
+            Op::Succeed(which) => {
+                if let Some(name) = self.some_claim(which) {
+                    self.end(name, None);
+                }
+            }
+            Op::Retry(which, after) => {
+                if let Some(name) = self.some_claim(which) {
+                    self.end(name, Some(self.now + Duration::from_secs(after)));
+                }
+            }
+            Op::Release(which) => {
+                if let Some(name) = self.some_claim(which) {
+                    self.queue.release(name);
+                    self.claimed.remove(&name);
+                }
+            }
+            Op::Probe(which) => {
+                let names: Vec<_> = self.waiting.keys().copied().collect();
+                if !names.is_empty() {
+                    self.probe(names[which % names.len()]);
+                }
+            }
+            Op::Pass(seconds) => self.now = self.now + Duration::from_secs(seconds),
+            Op::Apply => self.apply(),
+            Op::Read => {
+                if self.reading.is_none()
+                    && let Some(refill) = self.queue.needs(self.now, 4)
+                {
+                    self.queue.reading(refill);
+                    self.reading = Some((refill, self.read(refill)));
+                }
+            }
+            Op::Absorb => {
+                if let Some((refill, found)) = self.reading.take() {
+                    self.queue.refilled(refill, found);
+                }
+            }
+            Op::Rest => self.queue.rest(),
+        }
+        self.expire();
+    }
+
+    /// Everything that waits can be claimed in the end, in order, and nothing else.
+    fn drain(&mut self) {
+        self.apply();
+        self.run(Op::Absorb);
+        self.now = self.now + Duration::from_secs(1000);
+        self.claimed.clear();
+        let mut all: Vec<Slot> = Vec::new();
+        for _ in 0..10_000 {
+            if !self.claim(3) {
+                self.run(Op::Read);
+                self.run(Op::Absorb);
+                continue;
+            }
+            if self.claimed.is_empty() {
+                assert_eq!(self.queue.next_due(self.now), None);
+                assert!(self.waiting.is_empty(), "left behind: {:?}", self.waiting);
+                return assert!(all.is_sorted(), "{all:?}");
+            }
+            let mut some: Vec<_> = self.claimed.keys().map(|name| self.waiting[name].1).collect();
+            some.sort_unstable();
+            all.extend(&some);
+            for slot in some {
+                self.end(slot.name, None);
+            }
+            self.apply();
+        }
+        panic!("no end");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_each_delivery_is_claimed_by_one_and_none_is_forgotten(
+        on_disk in 0..20_usize,
+        memory in 0..12_usize,
+        ops in prop::collection::vec(op(), 1..80),
+    ) {
+        let budgets = Budgets::new(memory * 1000, memory * 500);
+        let mut world = World::new(&budgets, on_disk);
+        for op in ops {
+            world.run(op);
+        }
+        world.drain();
+        drop(world);
+        prop_assert_eq!(budgets.used(), 0);
+    }
+}
+
+#[test]
+fn a_window_that_nobody_claims_from_gives_its_memory_back_when_memory_is_short() {
+    let budgets = Budgets::new(10_000, 10_000);
+    let (mut idle, mut busy) = (World::new(&budgets, 0), World::new(&budgets, 0));
+    for _ in 0..12 {
+        idle.run(Op::Append { count: 1, late: false });
+        idle.apply();
+    }
+    assert!(budgets.were_short());
+    assert!(budgets.used() >= 9_000, "{}", budgets.used());
+    busy.run(Op::Append { count: 1, late: false });
+    busy.apply();
+    assert!(busy.queue.needs(busy.now, 1).is_some(), "no memory for it");
+    assert!(budgets.were_short());
+    for world in [&mut idle, &mut busy] {
+        world.queue.rest();
+    }
+    assert_eq!(budgets.used(), 0);
+    busy.run(Op::Append { count: 3, late: false });
+    busy.drain();
+    idle.drain();
+}
