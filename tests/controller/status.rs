@@ -23,7 +23,7 @@ async fn a_delivery_is_followed_to_its_end() {
         .await;
     assert_eq!(seen["status"]["deliveries"][0]["id"], name.to_string());
 
-    let later = Clock::system().now() + Duration::from_secs(60);
+    let later = Clock::system().now() + Duration::from_mins(1);
     world.record(&webhook, name, 503, Next::Retry(later)).await;
     let seen = world
         .wait("hook", "orders", "retrying", |hook| hook["status"]["deliveries"][0]["state"] == "Retrying")

@@ -1,4 +1,4 @@
-//! WebhookTests: one attempt each, in turn, never twice unsaid.
+//! Tests on request: one attempt each, in turn, never twice unsaid.
 
 use std::time::Duration;
 

@@ -165,7 +165,6 @@ impl World {
             metrics: Metrics::default(),
             status_interval: Duration::from_secs(5),
             purge_grace: Duration::from_secs(1),
-            disable_after: Duration::from_secs(432_000),
             shutdown_grace: Duration::from_millis(100),
         });
         self.tasks.spawn(feed.run(self.stop.clone()));
