@@ -8,6 +8,15 @@
 //!
 //! The data is in a directory under `TMPDIR`: set that to the disk that is meant.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a bench: what is unexpected ends it, and figures are rounded"
+)]
+
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::fs::{self, File};

@@ -62,7 +62,7 @@ impl Worker {
             self.listen(now.as_ref());
             let step = match &now {
                 Some(now) => self.step(now),
-                None => self.schedule.end(),
+                None => self.schedule.finish(),
             };
             match (step, &now) {
                 (Step::Claim { limit, only }, Some(now)) => self.claim(now, limit, only).await,
@@ -104,12 +104,17 @@ impl Worker {
         for happening in self.inbox.take() {
             match happening {
                 Happening::Woken => self.schedule.woken(),
-                Happening::Ended { success, bytes } => {
+                Happening::Arrived { bytes } => {
                     let view = self.view(now);
-                    self.schedule.ended(success, &view);
+                    self.schedule.arrived(&view);
                     self.bytes = self.bytes.saturating_sub(bytes);
                 }
-                Happening::Recorded(name, ended) => self.schedule.recorded(name, ended),
+                Happening::Recorded(record) => {
+                    let view = self.view(now);
+                    self.schedule.recorded(&record, &view);
+                    let bytes = if record.had_arrived { 0 } else { record.bytes };
+                    self.bytes = self.bytes.saturating_sub(bytes);
+                }
             }
         }
         if self.schedule.in_flight() == 0 {
