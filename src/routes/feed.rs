@@ -29,6 +29,7 @@ use super::references::{self, Kind, Reference, References};
 use super::watch::{self, Change, Key, Mirror, Scope, Watched};
 use super::{Route, Table};
 use crate::api::{REQUESTED_AT, USE_LABEL, Webhook};
+use crate::cli::chain;
 use crate::model::ids::{WebhookRef, WebhookUid};
 use crate::store::Store;
 use index::Index;
@@ -206,7 +207,7 @@ impl Feed {
         let store = Arc::clone(&self.store);
         Some(Box::pin(async move {
             if let Err(error) = store.adopt(summary).await {
-                error!(error = &error as &dyn std::error::Error, "cannot make a Webhook known to the store");
+                error!(error = chain(&error), "cannot make a Webhook known to the store");
             }
         }))
     }

@@ -19,8 +19,8 @@ use crate::model::rate::RateLimit;
 use crate::model::retry;
 use crate::model::signature::HmacKey;
 use crate::model::target::Target;
-use crate::routes::Unready;
 use crate::routes::references::{Data, Found, Reference, References};
+use crate::routes::{ClientCertificate, Unready};
 
 /// Longest value of a header, in bytes.
 const MAX_HEADER: usize = 4096;
@@ -228,9 +228,6 @@ fn is_ca_bundle(pem: &[u8]) -> bool {
                 && certificates.into_iter().all(|certificate| roots.add(certificate).is_ok())
         })
 }
-
-/// A certificate chain and its key, both in PEM.
-type ClientCertificate = (Arc<[u8]>, Arc<[u8]>);
 
 pub(super) fn client_certificate(input: &Input<'_>) -> Result<Option<ClientCertificate>, Unready> {
     let reference = input.spec.tls.as_ref().and_then(|tls| tls.client_certificate_ref.as_ref());
