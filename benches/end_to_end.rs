@@ -17,6 +17,7 @@ use hookwright_harness::receiver::Receiver;
 use hookwright_harness::wait::eventually;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
+use tokio_util::task::TaskTracker;
 
 const NAMESPACE: &str = "bench";
 const BATCH: usize = 100;
@@ -178,10 +179,11 @@ impl Bench {
         W: Future<Output = anyhow::Result<()>> + Send,
     {
         let next = Arc::new(AtomicUsize::new(0));
+        let tracker = TaskTracker::new();
         let tasks: Vec<_> = (0..CONNECTIONS.min(count))
             .map(|_| {
                 let (bench, next, call) = (Arc::clone(self), Arc::clone(&next), call.clone());
-                tokio::task::spawn(async move {
+                tracker.spawn(async move {
                     loop {
                         let number = next.fetch_add(1, Ordering::Relaxed);
                         if number >= count {

@@ -1,4 +1,5 @@
 //! However many deliveries, a Webhook's status is written rarely and stays small.
+#![allow(clippy::indexing_slicing, reason = "a JSON value that is missing is null, and the test fails")]
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ async fn ten_thousand_deliveries_in_a_minute_are_at_most_thirteen_writes() -> an
     let mut largest = 0;
     let begun = Instant::now();
     let object = ("webhooks.hookwright.dev", &*team.namespace, "orders");
-    let minute = Duration::from_secs(60);
+    let minute = Duration::from_mins(1);
     let watching = team.kubectl.wait_for(object, minute + SOON, "the end of the minute", |webhook| {
         if begun.elapsed() < minute {
             versions.insert(webhook["metadata"]["resourceVersion"].to_string());
@@ -46,7 +47,8 @@ async fn ten_thousand_deliveries_in_a_minute_are_at_most_thirteen_writes() -> an
         team.publish("order.created", &json!({"last": true})).await
     };
     let (watched, published) = tokio::join!(watching, publishing);
-    (watched?, published?);
+    watched?;
+    published?;
     team.receiver
         .await_requests("/orders", 10_001, SOON)
         .await

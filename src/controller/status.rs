@@ -106,7 +106,7 @@ fn healthy(known: &Known<'_>, maker: &Maker<'_>) -> Condition {
             "five or more attempts in a row failed; one delivery at a time probes the endpoint, the others are Held",
         )
     } else if summary.failed_since_success {
-        (Status::False, "DeliveryFailed", "a delivery was given up, and none has arrived since")
+        (Status::False, "DeliveryFailed", "deliveries failed, and none has arrived since")
     } else if summary.last_success.is_some() {
         (Status::True, "Delivering", "deliveries arrive")
     } else if summary.last_triggered.is_some() {

@@ -230,6 +230,7 @@ impl Context {
     }
 
     async fn attempt(&self, test: &WebhookTest, uid: String, route: &Route, endpoint: Arc<Endpoint>) {
+        let _running = Running(&self.running, uid.clone());
         let permit = self.attempts.acquire().await;
         let made = attempt::make(self, test, route, endpoint).await;
         drop(permit);
@@ -242,7 +243,6 @@ impl Context {
                 warn!(webhook = %route.webhook, test = name, error = chain(&error), "a test could not be carried out");
             }
         }
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
     }
 
     /// When other tests of the same Webhook were started, and how many older ones wait.
@@ -280,6 +280,15 @@ impl Context {
         }
         self.memory.forget(&uid.to_owned());
         Ok(Action::await_change())
+    }
+}
+
+/// That a test's attempt is under way; ends with it, also when it panics: then the store tells what came of it.
+struct Running<'a>(&'a Mutex<HashSet<String>>, String);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
     }
 }
 

@@ -286,7 +286,7 @@ async fn a_new_spec_begins_the_five_days_anew() {
     let mut route = world.route_to("a", Endpoint { retry: retries(0), ..to("a") });
     world.does("a", |_| Does::Status(500));
     let disabled = || world.store.summary(webhook("a").uid)?.disabled.clone();
-    for _ in 0..5 * 12 + 1 {
+    for _ in 0..=5 * 12 {
         world.publish("a", 1).await;
         world.pass(2 * HOUR).await;
     }

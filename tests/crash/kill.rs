@@ -8,6 +8,7 @@ use std::time::Duration;
 use hookwright_harness::publisher::Event;
 use hookwright_harness::receiver::Answer;
 use serde_json::{Value, json};
+use tokio_util::task::TaskTracker;
 
 use crate::world::{Team, World};
 
@@ -28,8 +29,8 @@ impl Dice {
 /// Few are bad: a failing endpoint gets one attempt in each backoff.
 fn kind_of(number: usize) -> &'static str {
     match number {
-        _ if number % 50 == 0 => "bad",
-        _ if number % 2 == 0 => "good",
+        _ if number.is_multiple_of(50) => "bad",
+        _ if number.is_multiple_of(2) => "good",
         _ => "flaky",
     }
 }
@@ -74,7 +75,7 @@ async fn steps_back(team: &Team, name: &str, end: &AtomicBool) -> anyhow::Result
     let mut last: HashMap<&str, i64> = HashMap::new();
     let mut last_triggered = String::new();
     let object = ("webhooks.hookwright.dev", &*team.namespace, name);
-    let timeout = Duration::from_secs(900);
+    let timeout = Duration::from_mins(15);
     team.kubectl
         .wait_for(object, timeout, "the end of the test", |webhook| {
             let number = webhook["status"]["failureCount"].as_i64().unwrap_or(0);
@@ -111,16 +112,17 @@ async fn fifty_kills_under_load_lose_nothing_and_turn_nothing_back() -> anyhow::
         team.webhook(name, json!({"eventTypes": [name], "maxRetries": retries, "backoff": backoff})).await?;
     }
 
+    let tasks = TaskTracker::new();
     let end = Arc::new(AtomicBool::new(false));
     let acknowledged = Arc::new(AtomicU64::new(0));
     let publishing = {
         let (team, end, acknowledged) = (Arc::clone(&team), Arc::clone(&end), Arc::clone(&acknowledged));
-        tokio::spawn(async move { publish_until(&team, &end, &acknowledged).await })
+        tasks.spawn(async move { publish_until(&team, &end, &acknowledged).await })
     };
     let watching_end = Arc::new(AtomicBool::new(false));
     let watching = {
         let (team, end) = (Arc::clone(&team), Arc::clone(&watching_end));
-        tokio::spawn(async move { steps_back(&team, "bad", &end).await })
+        tasks.spawn(async move { steps_back(&team, "bad", &end).await })
     };
     for kill in 0..KILLS {
         tokio::time::sleep(Duration::from_millis(dice.below(500))).await;
@@ -173,7 +175,7 @@ async fn fifty_kills_under_load_lose_nothing_and_turn_nothing_back() -> anyhow::
 async fn await_drained(team: &Team, name: &str) -> anyhow::Result<Value> {
     let object = ("webhooks.hookwright.dev", &*team.namespace, name);
     // A failing endpoint is drained by its probe alone: one delivery a second.
-    let timeout = Duration::from_secs(600);
+    let timeout = Duration::from_mins(10);
     team.kubectl
         .wait_for(object, timeout, "nothing pending", |webhook| {
             webhook["status"]["pendingDeliveries"] == 0 && webhook["status"]["lastTriggered"].is_string()

@@ -48,6 +48,40 @@ async fn only_a_token_for_us_of_an_account_with_the_role_in_that_namespace_may_p
 }
 
 #[tokio::test]
+async fn admins_declare_viewers_read_and_edit_is_not_enough() -> anyhow::Result<()> {
+    let team = Team::new("roles").await?;
+    for role in ["view", "edit", "admin"] {
+        let (cluster_role, user) = (format!("--clusterrole={role}"), format!("--user={role}"));
+        team.kubectl
+            .ok(&["create", "rolebinding", role, "-n", &team.namespace, &cluster_role, &user])
+            .await?;
+    }
+    let may = async |user: &str, verb: &str, kind: &str| {
+        let user = format!("--as={user}");
+        team.kubectl.ok(&["auth", "can-i", verb, kind, "-n", &team.namespace, &user]).await.is_ok()
+    };
+    for kind in ["webhooks.hookwright.dev", "webhooktests.hookwright.dev"] {
+        // The aggregation takes a moment.
+        hookwright_harness::wait::eventually(SOON, "the roles to be aggregated", async || {
+            let aggregated = may("admin", "create", kind).await && may("view", "get", kind).await;
+            if aggregated { Ok(()) } else { Err("not yet".to_owned()) }
+        })
+        .await?;
+        for (user, verb, expected) in [
+            ("admin", "delete", true),
+            ("edit", "get", true),
+            ("edit", "create", false),
+            ("edit", "update", false),
+            ("view", "create", false),
+            ("nobody", "get", false),
+        ] {
+            assert_eq!(may(user, verb, kind).await, expected, "{user} {verb} {kind}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn nothing_crosses_a_namespace() -> anyhow::Result<()> {
     let (team, other) = (Team::new("here").await?, Team::new("there").await?);
     team.webhook("orders", json!({})).await?;

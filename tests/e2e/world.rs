@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, OnceCell};
 
 /// Longest wait for what should take a second or two; generous, since machines are shared.
-pub(crate) const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_mins(1);
 
 /// A control plane with an operator.
 pub(crate) struct World {

@@ -220,6 +220,7 @@ impl Store for FakeStore {
             match change {
                 Change::Enable => {
                     summary.disabled = None;
+                    summary.failed_since_success |= summary.consecutive_failures > 0;
                     summary.consecutive_failures = 0;
                     summary.failing_since = None;
                 }

@@ -3,6 +3,7 @@
 //! Environment: `HOOKWRIGHT_BIN`, the program; `KUBECONFIG`, a cluster to use in place of a control
 //! plane of its own; `KEEP=1`, wait for Ctrl-C before everything is taken down.
 #![allow(clippy::print_stdout, reason = "a demo is there to print")]
+#![allow(clippy::indexing_slicing, reason = "a JSON value that is missing is null, and the demo fails")]
 
 use std::{
     env, fs,
