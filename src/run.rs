@@ -237,7 +237,11 @@ impl Parts {
 
     fn checks(&self, certificates: &Arc<Certificates>, engine: &Arc<Engine>) {
         let store = Arc::clone(&self.store);
-        self.health.ready("store", move || store.accepting().map_err(|error| error.to_string()));
+        // A full disk is not among them: who publishes then should get a 503 that says so, not a closed door.
+        self.health.ready("store", move || match store.accepting() {
+            Ok(()) | Err(crate::store::Error::Full) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        });
         let table = Arc::clone(&self.table);
         self.health.ready("routes", move || {
             if table.is_synced() { Ok(()) } else { Err("the Webhooks are not all read yet".to_owned()) }

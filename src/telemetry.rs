@@ -16,10 +16,16 @@ pub enum Error {
     Set(#[from] TryInitError),
 }
 
+/// Libraries that would write headers and tokens at finer levels than this; no filter opens them.
+const WIRE: [&str; 6] = ["h2", "hyper", "hyper_util", "kube_client", "reqwest", "rustls"];
+
 /// Starts logging for this process.
 pub fn start(format: LogFormat, filter: &str) -> Result<(), Error> {
     use tracing_subscriber::util::SubscriberInitExt as _;
-    let filter = EnvFilter::try_new(filter)?;
+    let mut filter = EnvFilter::try_new(filter)?;
+    for library in WIRE {
+        filter = filter.add_directive(format!("{library}=warn").parse()?);
+    }
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).finish().try_init()?,

@@ -82,7 +82,7 @@ impl HttpSender {
         let policy = self.guard.policy();
         // Again at each attempt: a literal never meets the resolver, and the policy may be another than when
         // the URL was parsed.
-        endpoint.target.judge(&policy).map_err(Failure::Denied)?;
+        endpoint.target.judge(&policy).map_err(Failure::denied_literal)?;
         let lease =
             self.clients.lease(job.webhook.uid, endpoint).map_err(|error| Failure::unusable(&error))?;
         let sending = lease
@@ -97,7 +97,7 @@ impl HttpSender {
             .map_err(|_| Failure::no_answer(endpoint.timeout))?
             .map_err(explain)?;
         if let Some(address) = response.remote_addr() {
-            policy.judge(address.ip()).map_err(Failure::Denied)?;
+            policy.judge(address.ip()).map_err(|_| Failure::denied_name())?;
         }
         heard.status = Some(response.status());
         heard.headers = std::mem::take(response.headers_mut());
@@ -146,11 +146,25 @@ impl Heard {
             duration: began.elapsed(),
             status: status.map(|status| status.as_u16()),
             body: (!body.is_empty()).then(|| keep(&body, is_cut, KEPT)),
-            content_type: headers.get(CONTENT_TYPE).map(|value| keep(value.as_bytes(), false, KEPT_SHORT)),
+            content_type: media_type(&headers).map(|kind| keep(kind.as_bytes(), false, KEPT_SHORT)),
             body_length: body.len() as u64,
             error: error.map(|error| keep(error.as_bytes(), false, KEPT_SHORT)),
         }
     }
+}
+
+/// The media type of an answer, without parameters. What does not look like one is not kept: it is shown in a
+/// status, where a receiver must not be able to write.
+fn media_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    let kind = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let is_part = |part: &str| {
+        (1..=64).contains(&part.len())
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte))
+    };
+    let (family, name) = kind.split_once('/')?;
+    let known = ["application", "audio", "font", "image", "message", "model", "multipart", "text", "video"];
+    (known.contains(&family) && is_part(name)).then_some(kind)
 }
 
 /// What is wrong with a status; none for success.

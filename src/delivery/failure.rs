@@ -15,7 +15,7 @@ use crate::model::verdict::Answer;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
     /// Nothing was sent: the guard denied the address.
-    Denied(Denied),
+    Denied(String),
     /// The time for the attempt is over.
     TimedOut(String),
     /// Anything else on the way.
@@ -35,9 +35,19 @@ impl Failure {
     /// For people.
     pub(super) fn sentence(&self) -> String {
         match self {
-            Self::Denied(denied) => denied.to_string(),
-            Self::TimedOut(sentence) | Self::Broken(sentence) => sentence.clone(),
+            Self::Denied(sentence) | Self::TimedOut(sentence) | Self::Broken(sentence) => sentence.clone(),
         }
+    }
+
+    /// The address that the URL spells out.
+    pub(super) fn denied_literal(denied: Denied) -> Self {
+        Self::Denied(denied.to_string())
+    }
+
+    /// What the host's name resolves to. Which address that is stays unsaid: it would tell a tenant how names
+    /// within the platform resolve.
+    pub(super) fn denied_name() -> Self {
+        Self::Denied("the host name resolves to addresses that deliveries may not reach".to_owned())
     }
 
     /// No answer within the endpoint's limit.
@@ -96,7 +106,7 @@ fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (
 
 fn unresolved(error: &egress::Error) -> Failure {
     match error {
-        egress::Error::Denied(denied) => Failure::Denied(*denied),
+        egress::Error::Denied(_) => Failure::denied_name(),
         egress::Error::TimedOut => Failure::TimedOut(error.to_string()),
         egress::Error::Unconfigured(_)
         | egress::Error::NoSuchName
