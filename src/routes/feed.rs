@@ -274,13 +274,18 @@ impl Feed {
         let is_same = |object: &Arc<Webhook>| identity(object).is_some_and(|webhook| webhook.uid == uid);
         let is_whole = self.webhooks.get(&key).is_some_and(|seen| seen.whole && seen.webhook.uid == uid);
         let Some(webhook) = self.object(&key).filter(is_same).filter(|_| is_whole) else { return };
+        let in_force = self.table.get(uid);
+        if references.is_torn() && in_force.as_deref().is_some_and(|route| is_sending(route, &webhook)) {
+            // An apiserver that does not answer must not stop deliveries.
+            self.work.retry(&key, Instant::now());
+            return;
+        }
         let changed = self.index.found(&key, &references);
         let Some(route) = self.compiler.compile(&webhook, &references) else { return };
         match &route.endpoint {
             Err(unready) if !unready.stalled => self.work.retry(&key, Instant::now()),
             Ok(_) | Err(_) => self.work.well(&key, Instant::now(), self.index.polls(&key)),
         }
-        let in_force = self.table.get(uid);
         if changed || !in_force.is_some_and(|before| is_equal(&before, &route)) {
             self.table.upsert(route);
         }
@@ -303,6 +308,11 @@ impl Feed {
     fn object(&self, key: &Key) -> Option<Arc<Webhook>> {
         self.objects.get(&ObjectRef::new(&key.name).within(&key.namespace))
     }
+}
+
+/// Whether a route sends what this object says.
+fn is_sending(route: &Route, webhook: &Webhook) -> bool {
+    route.endpoint.is_ok() && route.generation >= webhook.metadata.generation.unwrap_or(0)
 }
 
 /// Whether two routes of one Webhook do the same, given that what they refer to has not changed.

@@ -106,9 +106,9 @@ impl References {
         self.0.get(reference).unwrap_or(&Found::Nothing)
     }
 
-    /// Every reference with what was found.
-    pub fn iter(&self) -> impl Iterator<Item = (&Reference, &Found)> {
-        self.0.iter()
+    /// Whether some of it could not be read.
+    pub fn is_torn(&self) -> bool {
+        self.0.values().any(|found| matches!(found, Found::Unreadable(_)))
     }
 }
 
