@@ -281,6 +281,26 @@ async fn five_days_without_an_answer_disable_and_enabling_resumes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_new_spec_begins_the_five_days_anew() {
+    let world = World::start();
+    let mut route = world.route_to("a", Endpoint { retry: retries(0), ..to("a") });
+    world.does("a", |_| Does::Status(500));
+    let disabled = || world.store.summary(webhook("a").uid)?.disabled.clone();
+    for _ in 0..5 * 12 + 1 {
+        world.publish("a", 1).await;
+        world.pass(2 * HOUR).await;
+    }
+    assert_eq!(disabled().unwrap().generation, 1);
+    let seen = world.seen("a").len();
+    world.publish("a", 2).await;
+    route.generation = 2;
+    world.table.upsert(route);
+    world.pass(HOUR).await;
+    assert_eq!(world.seen("a").len(), seen + 2);
+    assert_eq!(disabled(), None, "one failure by the new spec is not five days of them");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_held_for_too_long_expires_oldest_first_and_nothing_else() {
     let world = World::start();
     let mut route = world.route("a");

@@ -275,8 +275,7 @@ impl Feed {
         let is_whole = self.webhooks.get(&key).is_some_and(|seen| seen.whole && seen.webhook.uid == uid);
         let Some(webhook) = self.object(&key).filter(is_same).filter(|_| is_whole) else { return };
         let in_force = self.table.get(uid);
-        if references.is_torn() && in_force.as_deref().is_some_and(|route| is_sending(route, &webhook)) {
-            // An apiserver that does not answer must not stop deliveries.
+        if references.lacks_an_answer() && serves_on(in_force.as_deref(), &webhook) {
             self.work.retry(&key, Instant::now());
             return;
         }
@@ -310,9 +309,11 @@ impl Feed {
     }
 }
 
-/// Whether a route sends what this object says.
-fn is_sending(route: &Route, webhook: &Webhook) -> bool {
-    route.endpoint.is_ok() && route.generation >= webhook.metadata.generation.unwrap_or(0)
+/// Whether what is in force stays so while the API server does not answer: an absence of it holds up no delivery. A
+/// spec that has changed meanwhile waits, since its old URL may be wrong.
+fn serves_on(in_force: Option<&Route>, webhook: &Webhook) -> bool {
+    let generation = webhook.metadata.generation.unwrap_or(0);
+    in_force.is_some_and(|route| route.endpoint.is_ok() && route.generation == generation)
 }
 
 /// Whether two routes of one Webhook do the same, given that what they refer to has not changed.
@@ -346,4 +347,47 @@ fn seen(event: Event<DeserializeGuard<Webhook>>) -> Option<Event<(Key, Seen)>> {
         Event::Apply(object) => Event::Apply(of(&object)?),
         Event::Delete(object) => Event::Delete(of(&object)?),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::address::Policy;
+    use crate::routes::compile::MasterKey;
+    use crate::routes::references::Found;
+
+    fn webhook(generation: i64) -> Webhook {
+        serde_json::from_value(json!({
+            "apiVersion": "hookwright.dev/v1alpha1",
+            "kind": "Webhook",
+            "metadata": { "name": "orders", "namespace": "team-a", "generation": generation,
+                "uid": "7d9f4d0e-5c1b-4d3e-9b53-6d2f5f2c0a11" },
+            "spec": { "url": "https://hooks.example.com/", "eventTypes": ["*"],
+                "tls": { "caRef": { "kind": "ConfigMap", "name": "ca" } } },
+        }))
+        .unwrap()
+    }
+
+    fn found(found: Found) -> References {
+        [(Reference::config_map("ca"), found)].into_iter().collect()
+    }
+
+    #[test]
+    fn an_api_server_that_does_not_answer_takes_no_route_out_of_force() {
+        assert!(found(Found::NoAnswer("connection refused".to_owned())).lacks_an_answer());
+        for answer in [Found::Nothing, Found::NotLabelled, Found::Unreadable("forbidden".to_owned())] {
+            assert!(!found(answer).lacks_an_answer());
+        }
+        let compiler = Compiler::new(MasterKey::new([7; 32]), Policy::default());
+        let unready = compiler.reading(&webhook(3)).unwrap();
+        let mut spec = webhook(3);
+        spec.spec.tls = None;
+        let ready = compiler.compile(&spec, &References::default()).unwrap();
+        assert!(serves_on(Some(&ready), &webhook(3)));
+        assert!(!serves_on(Some(&ready), &webhook(4)), "a changed spec waits");
+        assert!(!serves_on(Some(&unready), &webhook(3)), "it was never ready");
+        assert!(!serves_on(None, &webhook(3)));
+    }
 }

@@ -301,7 +301,7 @@ fn secret<'a>(input: &Input<'a>, name: &str, create: &str) -> Result<&'a Data, U
             "SecretNotFound",
             format!("Secret {name:?} does not exist in namespace {namespace}: {create} && {label}"),
         )),
-        Found::Unreadable(why) => Err(missing(
+        Found::Unreadable(why) | Found::NoAnswer(why) => Err(missing(
             REFERENCE_UNREADABLE,
             format!("Secret {name:?} could not be read, trying again: {why}"),
         )),
@@ -317,7 +317,7 @@ fn config_map_value<'a>(input: &Input<'a>, name: &str, key: &str) -> Result<&'a 
             let text = format!("ConfigMap {name:?} does not exist in namespace {namespace}: {create}");
             return Err(missing("CaNotFound", text));
         }
-        Found::Unreadable(why) => {
+        Found::Unreadable(why) | Found::NoAnswer(why) => {
             let text = format!("ConfigMap {name:?} could not be read, trying again: {why}");
             return Err(missing(REFERENCE_UNREADABLE, text));
         }

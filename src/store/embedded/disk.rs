@@ -4,7 +4,6 @@ use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use fjall::compaction::Leveled;
 use fjall::config::{
     BlockSizePolicy, BloomConstructionPolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry,
@@ -329,5 +328,5 @@ pub(super) fn decode_delivery(
 
 fn decode_event(uid: EventUid, value: fjall::Result<Option<fjall::Slice>>) -> Result<Option<Event>> {
     let value = value.map_err(engine(READ))?;
-    value.map(|value| format::decode_event(uid, &Bytes::from(value))).transpose()
+    value.map(|value| format::decode_event(uid, &value)).transpose()
 }
