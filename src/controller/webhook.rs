@@ -155,7 +155,8 @@ fn wait(observed: &Observed, context: &Context) -> Option<Duration> {
 
 async fn judge(observed: &Observed, context: &Context) -> Result<WebhookStatus, Error> {
     let Observed { route, summary, before, history_limit } = observed;
-    let recent = page(context, route, *history_limit, &[]).await?;
+    let is_fresh = summary.pending + summary.success_count + summary.failure_count == 0 && !summary.test_sent;
+    let recent = if is_fresh { Vec::new() } else { page(context, route, *history_limit, &[]).await? };
     let unfinished = match hold(route, Some(summary)) {
         Some(Hold::EndpointUnhealthy) => {
             page(context, route, UNFINISHED, &[State::Pending, State::Retrying]).await?

@@ -112,11 +112,6 @@ impl References {
     pub fn lacks_an_answer(&self) -> bool {
         self.0.values().any(|found| matches!(found, Found::NoAnswer(_)))
     }
-
-    /// Every reference with what was found.
-    pub fn iter(&self) -> impl Iterator<Item = (&Reference, &Found)> {
-        self.0.iter()
-    }
 }
 
 impl FromIterator<(Reference, Found)> for References {

@@ -16,6 +16,19 @@ use crate::world::{SOON, World, client, install, message, plane, short};
 
 const KEY: &str = "whsec_ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=";
 
+/// A key and a certificate that it signs itself, in PEM.
+fn certificate() -> (String, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["ca".to_owned()]).unwrap();
+    (key.serialize_pem(), params.self_signed(&key).unwrap().pem())
+}
+
+fn config_map(world: &World, pem: &str) -> String {
+    json!({ "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": { "name": "ca", "namespace": world.namespace }, "data": { "ca.crt": pem } })
+    .to_string()
+}
+
 #[tokio::test]
 async fn a_webhook_is_ready_and_says_so_once() {
     let world = World::new("ready").await;
@@ -116,16 +129,10 @@ async fn a_ca_comes_from_a_config_map_and_follows_it() {
     let world = World::new("ca").await;
     world.webhook("orders", json!({ "tls": { "caRef": { "kind": "ConfigMap", "name": "ca" } } })).await;
     world.until("hook", "orders", "Ready=False/CaNotFound").await;
-    let key = rcgen::KeyPair::generate().unwrap();
-    let pem = rcgen::CertificateParams::new(vec!["ca".to_owned()]).unwrap().self_signed(&key).unwrap().pem();
-    let map = |pem: &str| {
-        json!({ "apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": { "name": "ca", "namespace": world.namespace }, "data": { "ca.crt": pem } })
-        .to_string()
-    };
-    world.kubectl.apply(&map(&pem)).await.unwrap();
+    let (_, pem) = certificate();
+    world.kubectl.apply(&config_map(&world, &pem)).await.unwrap();
     world.until("hook", "orders", "Ready=True/RouteLive").await;
-    world.kubectl.apply(&map("no certificate")).await.unwrap();
+    world.kubectl.apply(&config_map(&world, "no certificate")).await.unwrap();
     world.until("hook", "orders", "Stalled=True/CaMalformed").await;
 }
 
@@ -188,6 +195,29 @@ async fn one_broken_object_never_stops_the_watch() {
     assert!(world.table.get(mended.uid).unwrap().filter.wants("order.created"));
     world.webhook("mended", json!({ "maxInFlight": 2 })).await;
     world.until("hook", "mended", "Ready=True/RouteLive").await;
+}
+
+#[tokio::test]
+async fn an_apiserver_that_is_away_stops_no_deliveries() {
+    let plane = ControlPlane::start().await.unwrap();
+    install(&plane).await;
+    let namespace = plane.namespace("outage").await.unwrap();
+    let world = World::on(&plane, namespace, Scope::All).await;
+    let (_, pem) = certificate();
+    world.kubectl.apply(&config_map(&world, &pem)).await.unwrap();
+    world.webhook("orders", json!({ "tls": { "caRef": { "kind": "ConfigMap", "name": "ca" } } })).await;
+    world.until("hook", "orders", "Ready=True/RouteLive").await;
+    let webhook = world.route("orders");
+    plane.stop_apiserver().await.unwrap();
+    // The ConfigMap is looked at every 10 s, and no answer takes 5 s.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(20) {
+        assert!(world.table.get(webhook.uid).unwrap().endpoint.is_ok(), "after {:?}", begun.elapsed());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    plane.start_apiserver().await.unwrap();
+    world.kubectl.apply(&config_map(&world, "no certificate")).await.unwrap();
+    world.until("hook", "orders", "Stalled=True/CaMalformed").await;
 }
 
 #[tokio::test]
