@@ -40,6 +40,15 @@ use hookwright::store::{
 
 const BODY: usize = 1024;
 
+/// `MEMTABLE_MIB` sets the size of the largest memtable; `COMMITS` prints how long commits took.
+fn options(dir: &Path) -> Options {
+    let mut options = Options::new(dir);
+    if let Some(size) = std::env::var("MEMTABLE_MIB").ok().and_then(|size| size.parse::<u64>().ok()) {
+        options.memtable_bytes = size << 20;
+    }
+    options
+}
+
 fn webhook(number: usize, namespaces: usize) -> WebhookRef {
     let mut uid = [0; 16];
     uid[..8].copy_from_slice(&(number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
@@ -209,7 +218,7 @@ struct Row {
 async fn in_and_out(row: &Row) -> String {
     let Row { batch, publishers, webhooks, events } = *row;
     let dir = tempfile::tempdir().unwrap();
-    let store = Embedded::open(Options::new(dir.path())).unwrap();
+    let store = Embedded::open(options(dir.path())).unwrap();
     let clock = Clock::system();
     let maker =
         Arc::new(Maker { minter: Minter::default(), clock: clock.clone(), made: AtomicUsize::new(0) });
@@ -239,6 +248,11 @@ async fn in_and_out(row: &Row) -> String {
     tasks.join_all().await;
     let after = Usage::now();
     let commits = commits(&store);
+    if std::env::var_os("COMMITS").is_some() {
+        let text = store.metrics().encode();
+        let lines = text.lines().filter(|line| line.contains("store_commit_duration_seconds_bucket"));
+        lines.for_each(print);
+    }
     store.close().await.unwrap();
     let closed = Usage::now();
     let seconds = (after.at - before.at).as_secs_f64();
@@ -355,7 +369,7 @@ async fn large(millions: f64) {
     let maker = Maker { minter: Minter::default(), clock: clock.clone(), made: AtomicUsize::new(0) };
     let hooks: Vec<_> = (0..200).map(|number| webhook(number, 20)).collect();
     let million = (millions * 1e6) as usize;
-    let store = Embedded::open(Options::new(dir.path())).unwrap();
+    let store = Embedded::open(options(dir.path())).unwrap();
     let before = Usage::now();
     fill(&store, &maker, &hooks, 5 * million, true).await;
     fill(&store, &maker, &hooks[..1], million, false).await;
@@ -372,7 +386,7 @@ async fn large(millions: f64) {
     store.close().await.unwrap();
     drop(store);
     let began = Instant::now();
-    let store = Embedded::open(Options::new(dir.path())).unwrap();
+    let store = Embedded::open(options(dir.path())).unwrap();
     print(&format!("opened in {:.2} s, {} MiB of memory", began.elapsed().as_secs_f64(), memory()));
     queries(&store, &hooks).await;
     let began = Instant::now();

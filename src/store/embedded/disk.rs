@@ -9,7 +9,8 @@ use fjall::config::{
     BlockSizePolicy, BloomConstructionPolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry,
 };
 use fjall::{
-    CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, Readable, Snapshot,
+    CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode, Readable,
+    Snapshot,
 };
 
 use super::format;
@@ -137,6 +138,11 @@ impl Disk {
             dedup: [keyspace("dedup-0", Layout::small)?, keyspace("dedup-1", Layout::small)?],
             db,
         })
+    }
+
+    /// Whether the engine still takes writes.
+    pub(super) fn check(&self) -> Result<()> {
+        self.db.persist(PersistMode::Buffer).map_err(engine("write"))
     }
 
     pub(super) fn keyspaces(&self) -> [&Keyspace; 7] {

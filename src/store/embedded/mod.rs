@@ -76,7 +76,7 @@ impl Options {
             metrics: Metrics::default(),
             min_free_bytes: 256 << 20,
             dedup_window: Duration::from_hours(1),
-            memtable_bytes: 16 << 20,
+            memtable_bytes: 8 << 20,
         }
     }
 }

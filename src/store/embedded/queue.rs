@@ -283,16 +283,14 @@ impl Queue {
         self.purging.is_some()
     }
 
-    /// Earliest due time of what waits or is claimed. Err: this place must be looked up on disk first, and told
-    /// by [`Queue::found_first`].
-    pub(super) fn oldest_due(&self) -> Result<Option<UnixMillis>, (LaneId, Slot)> {
-        let mut oldest = self.claims.values().map(|claim| claim.slot.due).min();
-        for id in LaneId::ALL {
-            if let Some(slot) = self.lane(id).first().map_err(|from| (id, from))? {
-                oldest = Some(oldest.map_or(slot.due, |oldest| oldest.min(slot.due)));
-            }
-        }
-        Ok(oldest)
+    /// Earliest due time of what is claimed.
+    pub(super) fn oldest_claim(&self) -> Option<UnixMillis> {
+        self.claims.values().map(|claim| claim.slot.due).min()
+    }
+
+    /// See [`Lane::first`].
+    pub(super) fn first(&self, id: LaneId) -> Result<Option<Slot>, Slot> {
+        self.lane(id).first()
     }
 
     /// See [`Lane::found_first`].

@@ -62,18 +62,22 @@ impl Embedded {
         let hook = self.shared.hooks.get(webhook)?;
         let disk = self.shared.disk().ok()?;
         let mut queue = hook.queue();
-        // At most one seek for each half of the queue, once after the opening.
-        for _ in LaneId::ALL {
-            let Err((lane, from)) = queue.oldest_due() else { break };
-            match disk.next_queued(webhook, lane, from) {
-                Ok(next) => queue.found_first(lane, from, next),
-                Err(error) => {
+        let mut oldest = queue.oldest_claim();
+        for lane in LaneId::ALL {
+            let first = queue.first(lane).or_else(|from| {
+                // One seek, once after the opening.
+                let first = disk.next_queued(webhook, lane, from)?;
+                queue.found_first(lane, from, first);
+                Ok(first)
+            });
+            match first {
+                Ok(first) => oldest = oldest.into_iter().chain(first.map(|slot| slot.due)).min(),
+                Err::<_, Error>(error) => {
                     tracing::error!(%webhook, error = %chain(&error), "cannot look up the oldest delivery");
-                    return None;
                 }
             }
         }
-        queue.oldest_due().ok().flatten()
+        oldest
     }
 
     async fn shut(&self) -> Result<()> {
@@ -153,7 +157,19 @@ impl Store for Embedded {
         if shared.closed.load(Ordering::SeqCst) {
             return Err(Error::Closed);
         }
-        if shared.space.enough() { Ok(()) } else { Err(Error::Full) }
+        // Flushes and compactions fail in threads of the engine, which then takes no more writes.
+        let enough = shared.space.enough(|| {
+            if let Ok(disk) = shared.disk()
+                && let Err(error) = disk.check()
+            {
+                shared.poison(&error);
+            }
+        });
+        match enough {
+            _ if shared.is_poisoned() => Err(Error::Poisoned),
+            true => Ok(()),
+            false => Err(Error::Full),
+        }
     }
 
     fn duplicate_of(&self, key: DedupKey, now: UnixMillis) -> Result<Option<EventUid>> {

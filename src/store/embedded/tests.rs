@@ -20,8 +20,13 @@ struct InDirectory(TempDir);
 
 impl InDirectory {
     fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
+        Self(scratch())
     }
+}
+
+/// In memory where the system has a place for that: syncs take no time there, and nothing here depends on them.
+fn scratch() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 impl Engine for InDirectory {
@@ -78,7 +83,7 @@ fn unusable<T: std::fmt::Debug>(result: crate::store::Result<T>) -> String {
 
 #[test]
 fn a_second_opening_is_refused_until_the_first_is_gone() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let first = Embedded::open(options(&dir)).unwrap();
     let sentence = unusable(Embedded::open(options(&dir)));
     assert!(sentence.contains("another process uses the data directory"), "{sentence}");
@@ -88,7 +93,7 @@ fn a_second_opening_is_refused_until_the_first_is_gone() {
 
 #[test]
 fn a_store_belongs_to_the_cluster_that_it_was_first_opened_in() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let of = |cluster: Option<&str>| Options { cluster: cluster.map(str::to_owned), ..options(&dir) };
     Embedded::open(of(None)).unwrap();
     Embedded::open(of(Some("first"))).unwrap();
@@ -100,14 +105,14 @@ fn a_store_belongs_to_the_cluster_that_it_was_first_opened_in() {
 
 #[test]
 fn a_format_of_the_future_or_none_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = Embedded::open(options(&dir)).unwrap();
     store.shared.disk().unwrap().meta.insert(meta::FORMAT, 7_u32.to_be_bytes()).unwrap();
     drop(store);
     let sentence = unusable(Embedded::open(options(&dir)));
     assert!(sentence.contains("has format 7, this program knows 1"), "{sentence}");
 
-    let other = tempfile::tempdir().unwrap();
+    let other = scratch();
     drop(fjall::Database::builder(other.path().join("store")).open().unwrap());
     let sentence = unusable(Embedded::open(options(&other)));
     assert!(sentence.contains("is not a store of this program"), "{sentence}");
@@ -115,7 +120,7 @@ fn a_format_of_the_future_or_none_is_refused() {
 
 #[test]
 fn what_an_interrupted_first_start_left_is_made_anew() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let unfinished = dir.path().join("store.new");
     std::fs::create_dir(&unfinished).unwrap();
     std::fs::write(unfinished.join("0.jnl"), b"half").unwrap();
@@ -125,7 +130,7 @@ fn what_an_interrupted_first_start_left_is_made_anew() {
 
 #[tokio::test]
 async fn with_too_little_room_appends_are_refused_and_outcomes_are_not() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let (minter, hook) = (Minter::default(), webhook("team-a", 1));
     let event = event(&minter, &[&hook]);
     let name = event.deliveries[0].name;
@@ -141,7 +146,7 @@ async fn with_too_little_room_appends_are_refused_and_outcomes_are_not() {
 
 #[tokio::test]
 async fn a_poisoned_store_says_so_to_everybody() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let (minter, hook) = (Minter::default(), webhook("team-a", 1));
     let store = Embedded::open(options(&dir)).unwrap();
     store.shared.poison(&Error::Poisoned);
@@ -153,7 +158,7 @@ async fn a_poisoned_store_says_so_to_everybody() {
 
 #[tokio::test]
 async fn a_purge_leaves_no_key_behind() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let (minter, hooks) = (Minter::default(), [1, 2].map(|number| webhook("team-a", number)));
     let store = Embedded::open(options(&dir)).unwrap();
     for next in [Next::Success, Next::Failed(EndReason::RetriesExhausted), Next::Retry(NOW)] {
@@ -179,7 +184,7 @@ async fn a_purge_leaves_no_key_behind() {
 
 #[tokio::test]
 async fn a_purge_that_was_interrupted_is_known_and_can_be_made_again() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let (minter, hook) = (Minter::default(), webhook("team-a", 1));
     let store = Embedded::open(options(&dir)).unwrap();
     store.append((0..600).map(|_| event(&minter, &[&hook])).collect()).await.unwrap();
@@ -199,7 +204,7 @@ async fn a_purge_that_was_interrupted_is_known_and_can_be_made_again() {
 
 #[tokio::test]
 async fn pending_deliveries_are_a_metric_from_the_opening_on() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let (minter, hook) = (Minter::default(), webhook("team-a", 1));
     let store = Embedded::open(options(&dir)).unwrap();
     store.append(vec![event(&minter, &[&hook]), event(&minter, &[&hook])]).await.unwrap();
@@ -226,7 +231,7 @@ async fn pending_deliveries_are_a_metric_from_the_opening_on() {
 
 #[tokio::test]
 async fn dedup_keys_are_forgotten_at_once_when_both_generations_are_old() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let minter = Minter::default();
     let store = Embedded::open(options(&dir)).unwrap();
     let mut now = NOW;
@@ -245,7 +250,7 @@ async fn dedup_keys_are_forgotten_at_once_when_both_generations_are_old() {
 
 #[tokio::test]
 async fn a_clock_that_was_ahead_does_not_keep_dedup_keys_for_long() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let minter = Minter::default();
     let store = Embedded::open(options(&dir)).unwrap();
     let keyed =
@@ -259,7 +264,7 @@ async fn a_clock_that_was_ahead_does_not_keep_dedup_keys_for_long() {
 
 #[tokio::test]
 async fn a_corrupt_log_line_is_left_out_and_harms_no_other() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let (minter, hook) = (Minter::default(), webhook("team-a", 1));
     let store = Embedded::open(options(&dir)).unwrap();
     let events: Vec<_> = (0..3).map(|_| event(&minter, &[&hook])).collect();
@@ -280,7 +285,7 @@ async fn a_corrupt_log_line_is_left_out_and_harms_no_other() {
 
 #[tokio::test]
 async fn old_journals_go_when_every_keyspace_is_flushed() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let (minter, hook) = (Minter::default(), webhook("team-a", 1));
     let store = Embedded::open(options(&dir)).unwrap();
     store.append(vec![event(&minter, &[&hook])]).await.unwrap();
@@ -301,7 +306,7 @@ async fn old_journals_go_when_every_keyspace_is_flushed() {
 
 #[tokio::test]
 async fn an_event_that_is_read_does_not_share_memory_with_the_request() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let (minter, hook) = (Minter::default(), webhook("team-a", 1));
     let store = Embedded::open(options(&dir)).unwrap();
     let request = Bytes::from(vec![b'x'; 1 << 20]);
