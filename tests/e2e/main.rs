@@ -2,7 +2,9 @@
 //! namespace, a receiver and a producer of its own for each test.
 
 mod canary;
+mod deliveries;
 mod delivering;
+mod doors;
 mod holding;
 mod publishing;
 mod references;
