@@ -94,7 +94,7 @@ pub struct Failure {
     pub message: String,
     causes: Vec<StatusCause>,
     resource: Option<&'static str>,
-    name: Option<String>,
+    name: Option<Box<str>>,
     retry_after: Option<Duration>,
     allow: Option<&'static str>,
 }
@@ -118,7 +118,7 @@ impl Failure {
     pub fn no_such_object(resource: &'static str, name: &str) -> Self {
         let shown: String = name.chars().filter(|c| !c.is_control()).take(200).collect();
         let message = format!("{resource}.{DELIVERY_GROUP} \"{shown}\" not found");
-        Self { name: Some(shown), ..Self::new(Reason::NotFound, message).of(resource) }
+        Self { name: Some(shown.into()), ..Self::new(Reason::NotFound, message).of(resource) }
     }
 
     /// 404 of a path.
@@ -164,7 +164,7 @@ impl Failure {
             causes: (!causes.is_empty()).then_some(causes),
             group: resource.map(|_| DELIVERY_GROUP.to_owned()),
             kind: resource.map(ToOwned::to_owned),
-            name,
+            name: name.map(Into::into),
             retry_after_seconds: seconds,
             ..StatusDetails::default()
         };

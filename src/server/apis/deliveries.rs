@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::API_VERSION;
 use super::negotiate::{Count, Form, form};
 use super::object::{Line, Payload};
 use super::options::{Include, ListOptions};
 use super::selector::Selection;
 use super::table::{partial, table};
 use super::token::{self, ListId};
+use super::{API_VERSION, set};
 use crate::api::delivery::Delivery as Object;
 use crate::clock::Clock;
 use crate::model::ids::{DeliveryName, WebhookUid};
@@ -103,7 +103,7 @@ impl Log {
         let last = lines.read(namespace, from, options.limit).await?;
         let mut metadata = json!({"resourceVersion": now.as_millis().to_string()});
         if let Some(last) = last {
-            metadata["continue"] = Value::from(token::write(id, last));
+            set(&mut metadata, "continue", token::write(id, last));
         }
         let lines = lines.found;
         Ok(match form {

@@ -2,13 +2,15 @@
 //! does not answer here stops every namespace deletion of the cluster.
 
 use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 
-use super::{API_VERSION, GROUP, RESOURCES, Resource, VERSION, openapi};
+use super::{API_VERSION, GROUP, RESOURCES, Resource, VERSION, openapi, set};
 use crate::server::accept;
 use crate::server::status::{Answer, Failure};
 
@@ -65,8 +67,9 @@ struct Made {
 impl Made {
     fn new(content_type: &'static str, document: &Value) -> Self {
         let body = Bytes::from(document.to_string());
-        let hash: String = hash(&body);
-        let etag = HeaderValue::try_from(format!("\"{hash}\"")).unwrap_or(HeaderValue::from_static("\"\""));
+        let hash = hash(&body);
+        let etag =
+            HeaderValue::try_from(format!("\"{hash}\"")).unwrap_or_else(|_| HeaderValue::from_static("\"\""));
         Self { content_type, body, etag }
     }
 
@@ -87,7 +90,7 @@ impl Made {
 }
 
 fn hash(bytes: &[u8]) -> String {
-    digest(&SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02X}")).collect()
+    URL_SAFE_NO_PAD.encode(digest(&SHA256, bytes))
 }
 
 /// Whether `If-None-Match` names this tag, weakly compared.
@@ -115,7 +118,7 @@ impl Documents {
             "serverRelativeURL": format!("/openapi/v3/apis/{API_VERSION}?hash={}", hash(&openapi_3_group.body)),
         }}});
         let mut list = json!({"kind": "APIGroupList", "apiVersion": "v1"});
-        list["groups"] = json!([group()]);
+        set(&mut list, "groups", json!([group()]));
         let mut alone = json!({"kind": "APIGroup", "apiVersion": "v1"});
         if let (Value::Object(alone), Value::Object(group)) = (&mut alone, group()) {
             alone.extend(group);
@@ -177,7 +180,7 @@ fn resources() -> Value {
             "name": name, "singularName": singular, "namespaced": true, "kind": kind, "verbs": verbs,
         });
         if !short.is_empty() {
-            resource["shortNames"] = json!(short);
+            set(&mut resource, "shortNames", json!(short));
         }
         all.push(resource);
         all.extend(subresources.iter().map(|sub| {
@@ -199,13 +202,13 @@ fn aggregated() -> Value {
             "singularResource": singular, "verbs": verbs,
         });
         if !short.is_empty() {
-            described["shortNames"] = json!(short);
+            set(&mut described, "shortNames", json!(short));
         }
         let below = subresources.iter().map(
             |sub| json!({"subresource": sub.name, "responseKind": of_kind(sub.kind), "verbs": sub.verbs}),
         );
         if !subresources.is_empty() {
-            described["subresources"] = below.collect();
+            set(&mut described, "subresources", below.collect::<Value>());
         }
         described
     };

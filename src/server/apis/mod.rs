@@ -21,10 +21,19 @@ mod selector;
 mod table;
 mod token;
 
+use serde_json::Value;
+
 use crate::api::{DELIVERY_GROUP as GROUP, DELIVERY_VERSION as VERSION};
 
 /// `apiVersion` of every object here.
 const API_VERSION: &str = "delivery.hookwright.dev/v1alpha1";
+
+/// Sets a field of a JSON object.
+fn set(object: &mut Value, field: &str, value: impl Into<Value>) {
+    if let Value::Object(fields) = object {
+        fields.insert(field.to_owned(), value.into());
+    }
+}
 
 /// A resource of this API.
 struct Resource {

@@ -6,15 +6,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::API_VERSION;
 use super::labels::Labels;
+use super::{API_VERSION, set};
 use crate::api::delivery::{
     Delivery as Object, DeliveryAttempt, DeliverySpec, DeliveryStatus, DeliveryWebhook,
 };
 use crate::api::webhook::DeliveryState;
 use crate::model::time::UnixMillis;
 use crate::routes::hold::{Hold, shown};
-use crate::store::records::{Attempt, Delivery, Event};
+use crate::store::records::{Attempt, Delivery, EndReason, Event};
 
 const WEBHOOK_LABEL: &str = "hookwright.dev/webhook";
 const EVENT_TYPE_LABEL: &str = "hookwright.dev/event-type";
@@ -42,7 +42,7 @@ impl Line {
 
     /// Why it is Held or Failed.
     pub(super) fn reason(&self) -> Option<&'static str> {
-        self.held().map(Hold::as_str).or_else(|| self.delivery.reason.map(|reason| reason.as_str()))
+        self.held().map(Hold::as_str).or_else(|| self.delivery.reason.map(EndReason::as_str))
     }
 
     /// When it is due, unless it is done.
@@ -180,7 +180,7 @@ fn answer(attempt: &Attempt) -> Value {
     ];
     for (key, value) in parts {
         if let Some(value) = value {
-            answer[key] = value;
+            set(&mut answer, key, value);
         }
     }
     answer
@@ -196,7 +196,7 @@ pub(super) mod tests {
     use super::*;
     use crate::model::event::Attributes;
     use crate::model::ids::{DeliveryName, EventUid, WebhookRef, WebhookUid};
-    use crate::store::records::{EndReason, State};
+    use crate::store::records::State;
 
     pub(in crate::server) const START: UnixMillis = UnixMillis::from_millis(1_800_000_000_000);
 

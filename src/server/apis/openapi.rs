@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{GROUP, VERSION};
+use super::{GROUP, VERSION, set};
 use crate::api::delivery::Delivery;
 use crate::api::explained;
 
@@ -81,15 +81,14 @@ fn operation(kind: &str, answers: &str, action: &str, description: &str) -> Valu
 }
 
 fn of_kind(kind: &str, mut schema: Value) -> Value {
-    schema["x-kubernetes-group-version-kind"] = json!([{"group": GROUP, "version": VERSION, "kind": kind}]);
+    let kinds = json!([{"group": GROUP, "version": VERSION, "kind": kind}]);
+    set(&mut schema, "x-kubernetes-group-version-kind", kinds);
     schema
 }
 
 fn with_metadata(mut schema: Value) -> Value {
     let text = |description: &str| json!({"type": "string", "description": description});
-    schema["properties"]["apiVersion"] = text("The group and version of this object.");
-    schema["properties"]["kind"] = text("The kind of this object.");
-    schema["properties"]["metadata"] = json!({
+    let metadata = json!({
         "type": "object",
         "description": "Its name and namespace.",
         "properties": {
@@ -107,6 +106,11 @@ fn with_metadata(mut schema: Value) -> Value {
             },
         },
     });
+    if let Some(properties) = schema.get_mut("properties") {
+        set(properties, "apiVersion", text("The group and version of this object."));
+        set(properties, "kind", text("The kind of this object."));
+        set(properties, "metadata", metadata);
+    }
     schema
 }
 

@@ -42,8 +42,8 @@ pub(super) fn read(list: ListId, token: &str) -> Result<DeliveryName, Failure> {
     let malformed =
         || Failure::new(Reason::BadRequest, "continue is not a token of this API: list from the start");
     let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| malformed())?;
-    let rest = bytes.strip_prefix(&[OURS]).ok_or_else(malformed)?;
-    let (format, rest) = rest.split_first().ok_or_else(malformed)?;
+    let after = bytes.strip_prefix(&[OURS]).ok_or_else(malformed)?;
+    let (format, rest) = after.split_first().ok_or_else(malformed)?;
     if *format != FORMAT {
         let message = "the continue token is of another version of Hookwright: list from the start";
         return Err(Failure::new(Reason::Expired, message));
