@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 CARGO ?= cargo
+# Everything is built as one workspace, so that each dependency is compiled once.
+TARGET = $(shell $(CARGO) metadata --locked --no-deps --format-version 1 | sed -E 's/.*"target_directory":"([^"]*)".*/\1/')
 
 .PHONY: help
 help: ## this list
@@ -10,10 +12,8 @@ help: ## this list
 .PHONY: demo
 demo: ## from kubectl apply to a signed delivery, on a real control plane (KEEP=1 leaves it running)
 	@echo '==> building (the first time takes minutes)'
-	@$(CARGO) build --locked --bin hookwright
-	@$(CARGO) build --locked --package hookwright-harness --bin demo
-	@target=$$($(CARGO) metadata --locked --no-deps --format-version 1 | sed -E 's/.*"target_directory":"([^"]*)".*/\1/'); \
-	  HOOKWRIGHT_BIN="$$target/debug/hookwright" KEEP="$(KEEP)" "$$target/debug/demo"
+	@$(CARGO) build --locked --workspace --bins
+	@HOOKWRIGHT_BIN="$(TARGET)/debug/hookwright" KEEP="$(KEEP)" "$(TARGET)/debug/demo"
 
 .PHONY: test
 test: fmt lint generated control-plane ## all tests, formatting, lints, and that generated files are current
@@ -33,11 +33,13 @@ control-plane: ## build etcd, kube-apiserver, kube-controller-manager, kubectl a
 
 .PHONY: generate
 generate: ## write the generated files: crds/ and the chart's copy of them
-	@bash tests/generated.sh write
+	@$(CARGO) build --locked --workspace --bins
+	@bash tests/generated.sh write "$(TARGET)/debug/hookwright"
 
 .PHONY: generated
 generated: ## fail when a generated file is not current
-	@bash tests/generated.sh check
+	@$(CARGO) build --locked --workspace --bins
+	@bash tests/generated.sh check "$(TARGET)/debug/hookwright"
 
 .PHONY: bench
 bench: control-plane ## end-to-end speed beside its ceiling (release build)

@@ -3,10 +3,20 @@
 //! `cargo bench --bench store` prints one table for each question:
 //! - in and out: events of 1 KiB are appended in batches, claimed and recorded, beside the ceiling of the disk
 //!   (the same bytes appended to one file with the same number of syncs);
+//! - `-- row BATCH PUBLISHERS WEBHOOKS EVENTS`: one row of it;
 //! - `-- large [MILLIONS]`: opening, memory and queries with so many pending deliveries and five times as many
 //!   done.
 //!
 //! The data is in a directory under `TMPDIR`: set that to the disk that is meant.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a bench: what is unexpected ends it, and figures are rounded"
+)]
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -278,24 +288,26 @@ fn print(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-async fn table() {
+async fn table(rows: Vec<Row>) {
     print(
         "batch  pubs hooks  events/s ceiling/s  ratio  us CPU/e  p50 ms  p99 ms  e/commit written  MiB\n\
          (ceiling: the same bytes and syncs on one file; written: bytes on disk for each byte of event; \
          latency of append)",
     );
-    for row in [
-        Row { batch: 1, publishers: 1, webhooks: 1, events: 3_000 },
-        Row { batch: 1, publishers: 64, webhooks: 1, events: 60_000 },
-        Row { batch: 1, publishers: 64, webhooks: 100, events: 60_000 },
-        Row { batch: 50, publishers: 8, webhooks: 1, events: 200_000 },
-        Row { batch: 50, publishers: 8, webhooks: 100, events: 200_000 },
-        Row { batch: 100, publishers: 8, webhooks: 10, events: 400_000 },
-        Row { batch: 500, publishers: 4, webhooks: 10, events: 400_000 },
-    ] {
+    for row in rows {
         print(&in_and_out(&row).await);
     }
 }
+
+const ROWS: [Row; 7] = [
+    Row { batch: 1, publishers: 1, webhooks: 1, events: 3_000 },
+    Row { batch: 1, publishers: 64, webhooks: 1, events: 60_000 },
+    Row { batch: 1, publishers: 64, webhooks: 100, events: 60_000 },
+    Row { batch: 50, publishers: 8, webhooks: 1, events: 200_000 },
+    Row { batch: 50, publishers: 8, webhooks: 100, events: 200_000 },
+    Row { batch: 100, publishers: 8, webhooks: 10, events: 400_000 },
+    Row { batch: 500, publishers: 4, webhooks: 10, events: 400_000 },
+];
 
 async fn timed<T>(times: usize, mut call: impl AsyncFnMut() -> T) -> String {
     let mut took = VecDeque::new();
@@ -419,8 +431,15 @@ async fn queries(store: &Arc<Embedded>, hooks: &[WebhookRef]) {
 fn main() {
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    match args.next().as_deref() {
-        Some("large") => runtime.block_on(large(args.next().and_then(|n| n.parse().ok()).unwrap_or(1.0))),
-        _ => runtime.block_on(table()),
+    let kind = args.next();
+    let mut number = move || args.next().and_then(|number| number.parse::<f64>().ok());
+    match kind.as_deref() {
+        Some("large") => runtime.block_on(large(number().unwrap_or(1.0))),
+        Some("row") => {
+            let mut count = || number().unwrap_or(1.0) as usize;
+            let row = Row { batch: count(), publishers: count(), webhooks: count(), events: count() };
+            runtime.block_on(table(vec![row]));
+        }
+        _ => runtime.block_on(table(ROWS.into())),
     }
 }

@@ -241,7 +241,6 @@ impl Parts {
             metrics: self.metrics.clone(),
             status_interval: config.status_interval,
             purge_grace: config.purge_grace,
-            disable_after: config.disable_after,
             shutdown_grace: config.shutdown_grace,
         }
     }

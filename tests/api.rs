@@ -1,6 +1,6 @@
 //! The kinds, as a real kube-apiserver and kubectl see them. No operator runs here.
 
-#![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a helper of a test fails the test")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ async fn plane() -> &'static ControlPlane {
             }
             // Discovery follows a moment later, and kubectl keeps what it has read of it: this makes it read anew.
             let kinds = ["api-resources", "--api-group=hookwright.dev", "-o", "name"];
-            let served = eventually(Duration::from_secs(60), "the kinds to be discovered", async || {
+            let served = eventually(Duration::from_mins(1), "the kinds to be discovered", async || {
                 let seen = kubectl.ok(&kinds).await.map_err(|error| error.to_string())?;
                 if seen.lines().count() == 2 { Ok(()) } else { Err(seen) }
             });
@@ -206,7 +206,7 @@ async fn the_short_names_are_ours_beside_another_kind_of_the_same_name() {
 #[tokio::test]
 async fn kubectl_explains_every_field() {
     let kubectl = plane().await.kubectl();
-    let published = eventually(Duration::from_secs(60), "the schemas to be published", async || {
+    let published = eventually(Duration::from_mins(1), "the schemas to be published", async || {
         let path = ["get", "--raw", "/openapi/v3/apis/hookwright.dev/v1alpha1"];
         let document = kubectl.ok(&path).await.map_err(|error| error.to_string())?;
         let document: Value = serde_json::from_str(&document).map_err(|error| error.to_string())?;

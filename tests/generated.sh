@@ -4,10 +4,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mode=${1:?write or check}
+program=${2:?the hookwright program}
 
 fresh=$(mktemp)
 trap 'rm -f "$fresh"' EXIT
-cargo run --quiet --locked --bin hookwright -- crds >"$fresh"
+"$program" crds >"$fresh"
 
 for copy in crds/hookwright.dev.yaml charts/hookwright/files/crds.yaml; do
   case $mode in

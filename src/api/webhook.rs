@@ -1,7 +1,6 @@
 //! `Webhook`: where the events of a namespace go.
 
 #![expect(clippy::duplicated_attributes, reason = "clippy takes the columns of a kind for one attribute")]
-#![expect(clippy::doc_markdown, reason = "these comments are what kubectl explain shows")]
 
 use kube::CustomResource;
 use schemars::JsonSchema;

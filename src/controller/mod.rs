@@ -85,8 +85,6 @@ pub struct Deps {
     pub status_interval: Duration,
     /// How long data of a deleted Webhook is kept after its deletion was seen.
     pub purge_grace: Duration,
-    /// A Webhook whose every attempt failed for this long is disabled.
-    pub disable_after: Duration,
     /// On stop, tests under way get this long to end.
     pub shutdown_grace: Duration,
 }

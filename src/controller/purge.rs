@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::cli::chain;
 use crate::model::ids::{WebhookRef, WebhookUid};
 use crate::routes::Table;
 use crate::routes::watch::Scope;
@@ -66,7 +67,7 @@ pub(super) async fn run(
             match store.purge(webhook.uid).await {
                 Ok(()) => info!(%webhook, "erased the data of a deleted Webhook"),
                 Err(error) => {
-                    error!(%webhook, error = &error as &dyn std::error::Error, "cannot erase the data of a deleted Webhook");
+                    error!(%webhook, error = chain(&error), "cannot erase the data of a deleted Webhook");
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! The controller of Webhooks: observe → settle → judge → plan → apply.
+//! The controller of Webhooks: observe → judge → write.
 //!
 //! It owns nothing but the status. It looks when a route comes into force and when the store's numbers change, and
 //! writes only what is different, at once when it first changes and then at most once in an interval.
@@ -22,12 +22,12 @@ use super::status::{Known, handled, is_same, status};
 use super::{Deps, Error, apply};
 use crate::api::conditions::READY;
 use crate::api::{Webhook, WebhookStatus};
+use crate::cli::chain;
 use crate::metrics::Kind;
 use crate::model::ids::WebhookUid;
 use crate::routes::Route;
 use crate::routes::compile::{READING, identity};
 use crate::routes::hold::{Hold, hold};
-use crate::store::records::{DisableReason, Disabled};
 use crate::store::{Change, Delivery, Query, State, Summary};
 
 /// Reconciles under way at once.
@@ -57,7 +57,7 @@ pub(super) async fn run(deps: Arc<Deps>, stop: CancellationToken) {
         .run(reconcile, error_policy, context)
         .for_each(|result| async {
             if let Err(ControllerError::QueueError(error)) = result {
-                warn!(error = &error as &dyn std::error::Error, "the queue of the Webhook controller failed");
+                warn!(error = chain(&error), "the queue of the Webhook controller failed");
             }
         })
         .await;
@@ -98,8 +98,8 @@ async fn reconcile(webhook: Arc<Webhook>, context: Arc<Context>) -> Result<Actio
     context.deps.metrics.reconciles.get_or_create(&KIND).inc();
     let Some(mut observed) = observe(&webhook, &context) else { return Ok(Action::await_change()) };
     let uid = observed.route.webhook.uid;
-    for change in settle(&observed, &context) {
-        context.deps.store.update(uid, change).await?;
+    if is_asked(&observed) {
+        context.deps.store.update(uid, Change::Enable).await?;
         observed.summary = context.deps.store.summary(uid).ok_or(Error::Unknown)?;
     }
     if let Some(wait) = wait(&observed, &context) {
@@ -136,26 +136,10 @@ fn observe(webhook: &Webhook, context: &Context) -> Option<Observed> {
     Some(Observed { route, summary, before, history_limit })
 }
 
-/// What the state of the Webhook itself asks for: to be enabled by the annotation, to be disabled after failing
-/// without a break for too long.
-fn settle(observed: &Observed, context: &Context) -> Vec<Change> {
-    let Observed { route, summary, before, .. } = observed;
-    let asked = handled(route).filter(|value| Some(value) != before.last_handled_reconcile_at.as_ref());
-    if asked.is_some() {
-        return vec![Change::Enable];
-    }
-    let now = context.deps.clock.now();
-    let disabled = failing_for(summary).is_some_and(|time| time >= context.deps.disable_after)
-        && summary.disabled.as_ref().is_none_or(|disabled| disabled.generation < route.generation);
-    let reason = DisableReason::Failing;
-    let generation = route.generation;
-    disabled.then_some(Change::Disable(Disabled { generation, at: now, reason })).into_iter().collect()
-}
-
-/// From the first to the last of the failed attempts in a row. Time without attempts afterwards does not count.
-fn failing_for(summary: &Summary) -> Option<Duration> {
-    let failing = summary.consecutive_failures > 1;
-    Some(summary.last_triggered?.since(summary.failing_since?)).filter(|_| failing)
+/// Whether the annotation asks, with a new value, to enable the Webhook.
+fn is_asked(observed: &Observed) -> bool {
+    let Observed { route, before, .. } = observed;
+    handled(route).is_some_and(|value| Some(value) != before.last_handled_reconcile_at)
 }
 
 /// How long the next write has to wait. What a person has just done is told at once.
@@ -164,7 +148,7 @@ fn wait(observed: &Observed, context: &Context) -> Option<Duration> {
     let ready = find(&before.conditions, READY).map(|ready| ready.status == "True");
     let urgent = before.observed_generation != route.generation
         || ready != Some(route.endpoint.is_ok())
-        || handled(route).is_some_and(|value| Some(&value) != before.last_handled_reconcile_at.as_ref());
+        || is_asked(observed);
     let interval = context.deps.status_interval;
     context.memory.wait(route.webhook.uid, interval, Instant::now()).filter(|_| !urgent)
 }
@@ -225,6 +209,6 @@ fn error_policy(webhook: Arc<Webhook>, error: &Error, context: Arc<Context>) -> 
     let Some(identity) = identity(&webhook) else { return Action::await_change() };
     let wait = context.memory.failed(identity.uid);
     context.deps.failed("Webhook", error);
-    warn!(webhook = %identity, error = error as &dyn std::error::Error, wait_ms = wait.as_millis(), "reconcile failed");
+    warn!(webhook = %identity, error = chain(error), wait_ms = wait.as_millis(), "reconcile failed");
     Action::requeue(wait)
 }

@@ -26,6 +26,7 @@ use tracing::warn;
 use super::memory::Memory;
 use super::{Deps, Error, apply};
 use crate::api::{WebhookTest, WebhookTestStatus};
+use crate::cli::chain;
 use crate::model::ids::DeliveryName;
 use crate::routes::compile::identity;
 use crate::routes::watch::{reflect, why};
@@ -73,10 +74,7 @@ pub(super) async fn run(deps: Arc<Deps>, stop: CancellationToken) {
         .run(reconcile, error_policy, context)
         .for_each(|result| async {
             if let Err(ControllerError::QueueError(error)) = result {
-                warn!(
-                    error = &error as &dyn std::error::Error,
-                    "the queue of the WebhookTest controller failed"
-                );
+                warn!(error = chain(&error), "the queue of the WebhookTest controller failed");
             }
         })
         .await;
@@ -241,7 +239,7 @@ impl Context {
             Err(error) => {
                 self.deps.failed(KIND.kind, &error);
                 let name = test.name_any();
-                warn!(webhook = %route.webhook, test = name, error = &error as &dyn std::error::Error, "a test could not be carried out");
+                warn!(webhook = %route.webhook, test = name, error = chain(&error), "a test could not be carried out");
             }
         }
         self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
@@ -291,6 +289,6 @@ fn error_policy(test: Arc<WebhookTest>, error: &Error, context: Arc<Context>) ->
     let wait = context.memory.failed(uid);
     context.deps.failed(KIND.kind, error);
     let (namespace, name) = (test.namespace(), test.name_any());
-    warn!(namespace, test = name, error = error as &dyn std::error::Error, "reconcile failed");
+    warn!(namespace, test = name, error = chain(error), "reconcile failed");
     Action::requeue(wait)
 }

@@ -45,7 +45,9 @@ pub(super) async fn run(shared: Arc<Shared>, task: Task, mut slot: Slot) {
             return;
         }
     };
-    slot.ended(sent.verdict == Verdict::Delivered);
+    if sent.verdict == Verdict::Delivered {
+        slot.arrived();
+    }
     let (outcome, ended) = judge(&shared, &task, sent);
     if record(&shared, &task, &outcome).await {
         report(&shared, &task, &outcome);

@@ -128,13 +128,13 @@ impl Clients {
             return Ok(lease);
         }
         let lease = shard.lease();
-        match kept.by_webhook.get_mut(&webhook).filter(|entry| entry.fits(endpoint, &policy)) {
-            Some(entry) => entry.shards.push(shard),
-            None => {
-                let (tls, made) = (endpoint.tls.clone(), Instant::now());
-                let entry = Entry { shards: vec![shard], tls, connect_timeout, policy, made };
-                kept.by_webhook.insert(webhook, entry);
-            }
+        let entry = kept.by_webhook.get_mut(&webhook).filter(|entry| entry.fits(endpoint, &policy));
+        if let Some(entry) = entry {
+            entry.shards.push(shard);
+        } else {
+            let (tls, made) = (endpoint.tls.clone(), Instant::now());
+            let entry = Entry { shards: vec![shard], tls, connect_timeout, policy, made };
+            kept.by_webhook.insert(webhook, entry);
         }
         kept.sweep();
         Ok(lease)

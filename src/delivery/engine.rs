@@ -44,7 +44,7 @@ pub struct Settings {
     /// A Webhook that fails without a break for so long is disabled.
     pub disable_after: Duration,
     /// When stopping, attempts under way get so long to end and be recorded.
-    pub grace: Duration,
+    pub shutdown_grace: Duration,
     /// A claim holds for the endpoint's timeout and this, the time in which its outcome must be recorded.
     pub lease_margin: Duration,
     /// Attempts under way in the whole process, about: see `delivery::limits`.
@@ -62,7 +62,7 @@ impl Default for Settings {
         Self {
             held_limit: Duration::from_hours(7 * 24),
             disable_after: Duration::from_hours(5 * 24),
-            grace: Duration::from_secs(20),
+            shutdown_grace: Duration::from_secs(20),
             lease_margin: Duration::from_mins(2),
             max_attempts: attempts_for_open_files(limits.as_deref()),
             max_bytes: 256 << 20,
@@ -76,7 +76,7 @@ impl From<&Config> for Settings {
         Self {
             held_limit: config.held_limit,
             disable_after: config.disable_after,
-            grace: config.shutdown_grace,
+            shutdown_grace: config.shutdown_grace,
             ..Self::default()
         }
     }
@@ -102,6 +102,7 @@ pub(super) struct Shared {
     pub(super) settings: Settings,
     pub(super) ceiling: Arc<Ceiling>,
     pub(super) quiet: Quiet,
+    pub(super) expiring: tokio::sync::Mutex<()>,
     pub(super) tasks: TaskTracker,
     /// Nothing more is claimed.
     pub(super) stop: CancellationToken,
@@ -144,6 +145,7 @@ impl Engine {
             ceiling: Ceiling::new(settings.max_attempts, settings.max_bytes),
             settings,
             quiet: Quiet::default(),
+            expiring: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             abort: CancellationToken::new(),
@@ -162,7 +164,7 @@ impl Engine {
         shared.dispatch(&stop).await;
         shared.stop.cancel();
         shared.tasks.close();
-        if timeout(shared.settings.grace, shared.tasks.wait()).await.is_err() {
+        if timeout(shared.settings.shutdown_grace, shared.tasks.wait()).await.is_err() {
             warn!("attempts did not end within the grace; they are given back and repeated with the same id");
         }
         shared.abort.cancel();

@@ -11,7 +11,7 @@ use crate::model::rate::RateLimit;
 use crate::model::retry;
 use crate::routes::{Endpoint, Unready};
 use crate::store::records::DisableReason;
-use crate::store::{Change, EndReason, State, Store as _};
+use crate::store::{Change, EndReason, State};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -87,13 +87,13 @@ async fn max_in_flight_is_used_and_never_exceeded() {
     let world = World::start();
     world.route_to("a", Endpoint { max_in_flight: 4, ..to("a") });
     world.does("a", |_| Does::Slowly(200, SECOND));
-    world.store.record_takes(SECOND / 10);
+    world.fake.record_takes(SECOND / 10);
     world.publish("a", 100).await;
     world.pass(24 * SECOND + SECOND / 2).await;
     assert_eq!(world.peak("a"), 4);
     assert_eq!(world.seen("a").len(), 100, "a slot is free when the answer is in, not when it is recorded");
     world.pass(10 * SECOND).await;
-    assert!(world.store.all().iter().all(|delivery| delivery.state == State::Success));
+    assert!(world.fake.all().iter().all(|delivery| delivery.state == State::Success));
 }
 
 #[tokio::test(start_paused = true)]
@@ -281,6 +281,26 @@ async fn five_days_without_an_answer_disable_and_enabling_resumes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_new_spec_begins_the_five_days_anew() {
+    let world = World::start();
+    let mut route = world.route_to("a", Endpoint { retry: retries(0), ..to("a") });
+    world.does("a", |_| Does::Status(500));
+    let disabled = || world.store.summary(webhook("a").uid)?.disabled.clone();
+    for _ in 0..5 * 12 + 1 {
+        world.publish("a", 1).await;
+        world.pass(2 * HOUR).await;
+    }
+    assert_eq!(disabled().unwrap().generation, 1);
+    let seen = world.seen("a").len();
+    world.publish("a", 2).await;
+    route.generation = 2;
+    world.table.upsert(route);
+    world.pass(HOUR).await;
+    assert_eq!(world.seen("a").len(), seen + 2);
+    assert_eq!(disabled(), None, "one failure by the new spec is not five days of them");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_held_for_too_long_expires_oldest_first_and_nothing_else() {
     let world = World::start();
     let mut route = world.route("a");
@@ -346,7 +366,7 @@ async fn stopping_claims_nothing_more_and_records_what_ends_within_the_grace() {
     let states = |names: &[_]| names.iter().map(|name| world.get(*name).state).collect::<Vec<_>>();
     assert_eq!(states(&quick), [State::Success, State::Pending, State::Pending]);
     assert_eq!(states(&hangs), [State::Pending; 3]);
-    assert_eq!(world.store.released(), [hangs[0]]);
+    assert_eq!(world.fake.released(), [hangs[0]]);
     assert!(world.get(hangs[0]).attempts.is_empty());
 }
 
@@ -366,27 +386,27 @@ async fn stopping_with_nothing_under_way_is_immediate() {
 async fn a_store_that_refuses_is_asked_again_without_spinning_and_liveness_says_so() {
     let world = World::start();
     world.route("a");
-    world.store.refuses_claims.store(true, Ordering::SeqCst);
+    world.fake.refuses_claims.store(true, Ordering::SeqCst);
     let [name] = world.publish("a", 1).await[..] else { panic!() };
     world.pass(50 * SECOND).await;
     assert_eq!(world.engine.progress(), Ok(()));
     world.pass(MINUTE).await;
     assert!(world.engine.progress().unwrap_err().to_string().contains("the store gave no work for"));
-    world.store.refuses_claims.store(false, Ordering::SeqCst);
+    world.fake.refuses_claims.store(false, Ordering::SeqCst);
     world.pass(10 * SECOND).await;
     assert_eq!((world.get(name).state, world.engine.progress()), (State::Success, Ok(())));
-    assert!(world.store.claims() < 5);
+    assert!(world.fake.claims() < 5);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_outcome_that_is_refused_is_recorded_later_and_the_slot_is_free_meanwhile() {
     let world = World::start();
     world.route_to("a", Endpoint { max_in_flight: 1, ..to("a") });
-    world.store.refuses_records.store(true, Ordering::SeqCst);
+    world.fake.refuses_records.store(true, Ordering::SeqCst);
     let names = world.publish("a", 3).await;
     world.pass(10 * SECOND).await;
     assert_eq!(world.seen("a").len(), 3);
-    world.store.refuses_records.store(false, Ordering::SeqCst);
+    world.fake.refuses_records.store(false, Ordering::SeqCst);
     world.pass(10 * SECOND).await;
     assert!(names.iter().all(|name| world.get(*name).attempts.len() == 1), "none was sent twice");
 }
@@ -413,9 +433,9 @@ async fn a_webhook_without_work_has_no_worker_and_one_that_waits_asks_nothing() 
     world.publish("a", 1).await;
     world.pass(5 * SECOND).await;
     assert!(format!("{:?}", world.engine).contains("workers: 1"), "{:?}", world.engine);
-    let claims = world.store.claims();
+    let claims = world.fake.claims();
     world.pass(4 * SECOND).await;
-    assert_eq!(world.store.claims(), claims);
+    assert_eq!(world.fake.claims(), claims);
     world.pass(MINUTE).await;
     assert_eq!(world.seen("a").len(), 2);
     assert!(format!("{:?}", world.engine).contains("workers: 0"), "{:?}", world.engine);

@@ -6,7 +6,7 @@ use super::engine::Shared;
 use crate::metrics::Ended as EndedLabel;
 use crate::model::ids::WebhookUid;
 use crate::routes::hold::hold;
-use crate::store::{ClaimRequest, EndReason, Next, Outcome, Result};
+use crate::store::{ClaimRequest, Claimed, EndReason, Next, Outcome, Result};
 
 /// Ended in one commit.
 const BATCH: usize = 128;
@@ -15,6 +15,11 @@ impl Shared {
     /// Ends what a held Webhook holds for longer than the limit, oldest first, in batches. A delivery is held
     /// since it was due.
     pub(super) async fn expire(&self, webhook: WebhookUid) {
+        if !self.may_expire(webhook) {
+            return;
+        }
+        // One at a time: a second one would claim what is young, and give it back, over and over.
+        let _turn = self.expiring.lock().await;
         let mut expired = 0;
         while !self.stop.is_cancelled() && self.may_expire(webhook) {
             match self.expire_batch(webhook).await {
@@ -43,18 +48,20 @@ impl Shared {
 
     async fn expire_batch(&self, webhook: WebhookUid) -> Result<usize> {
         let limit = self.settings.held_limit;
+        let since = self.clock.now() - limit;
         let request = ClaimRequest {
             webhook,
-            now: self.clock.now() - limit,
+            now: since,
             limit: BATCH,
             only: None,
             // Counted from the time that is asked for, which is so long ago.
             lease: limit + self.settings.lease_margin,
         };
         let claims = self.store.claim(request).await?;
-        let outcomes: Vec<_> = claims
-            .deliveries
-            .iter()
+        let is_old = |claimed: &Claimed| claimed.delivery.due.is_some_and(|due| due <= since);
+        let (old, young): (Vec<_>, Vec<_>) = claims.deliveries.iter().partition(|claimed| is_old(claimed));
+        let outcomes: Vec<_> = old
+            .into_iter()
             .map(|claimed| Outcome {
                 name: claimed.delivery.name,
                 webhook,
@@ -63,6 +70,11 @@ impl Shared {
                 disable: None,
             })
             .collect();
+        if !young.is_empty() {
+            self.store
+                .release(young.iter().map(|claimed| (webhook, claimed.delivery.name)).collect())
+                .await?;
+        }
         let count = outcomes.len();
         if count > 0 {
             self.store.record(outcomes).await?;

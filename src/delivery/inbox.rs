@@ -13,15 +13,27 @@ use crate::model::ids::DeliveryName;
 pub(super) enum Happening {
     /// There may be work, the route may be another, or the wall clock was set.
     Woken,
-    /// An answer is in, or never will be: the slot is free.
-    Ended {
-        /// It arrived.
-        success: bool,
+    /// It arrived: the slot is free, though the outcome is not recorded yet.
+    Arrived {
         /// Size of its event.
         bytes: usize,
     },
-    /// The outcome is in the store, or never will be.
-    Recorded(DeliveryName, Ended),
+    /// The outcome is in the store, or never will be. Frees the slot of an attempt that did not arrive: its
+    /// failure may change what may be sent next.
+    Recorded(Record),
+}
+
+/// The end of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Record {
+    /// Of which delivery.
+    pub(super) name: DeliveryName,
+    /// How it ended.
+    pub(super) ended: Ended,
+    /// Its slot was freed before.
+    pub(super) had_arrived: bool,
+    /// Size of its event.
+    pub(super) bytes: usize,
 }
 
 /// The inbox of one worker. Holds at most one wake and two happenings for each attempt under way.
@@ -67,45 +79,34 @@ impl Inbox {
     }
 }
 
-/// One attempt under way. However it ends, also by a panic, its worker learns that the slot is free, once, and
-/// that nothing more is to be recorded, once.
+/// One attempt under way. However it ends, also by a panic, its worker learns it, once.
 #[derive(Debug)]
 pub(super) struct Slot {
     inbox: Arc<Inbox>,
-    name: DeliveryName,
-    bytes: usize,
-    is_free: bool,
-    is_recorded: bool,
+    record: Record,
 }
 
 impl Slot {
     pub(super) fn new(inbox: Arc<Inbox>, name: DeliveryName, bytes: usize) -> Self {
-        Self { inbox, name, bytes, is_free: false, is_recorded: false }
+        Self { inbox, record: Record { name, ended: Ended::Unknown, had_arrived: false, bytes } }
     }
 
-    /// The answer is in.
-    pub(super) fn ended(&mut self, success: bool) {
-        if !std::mem::replace(&mut self.is_free, true) {
-            self.inbox.push(Happening::Ended { success, bytes: self.bytes });
+    /// The answer is in, and it is a success.
+    pub(super) fn arrived(&mut self) {
+        if !std::mem::replace(&mut self.record.had_arrived, true) {
+            self.inbox.push(Happening::Arrived { bytes: self.record.bytes });
         }
     }
 
     /// The outcome is in the store.
     pub(super) fn recorded(mut self, ended: Ended) {
-        self.tell(ended);
-    }
-
-    fn tell(&mut self, ended: Ended) {
-        self.ended(false);
-        if !std::mem::replace(&mut self.is_recorded, true) {
-            self.inbox.push(Happening::Recorded(self.name, ended));
-        }
+        self.record.ended = ended;
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.tell(Ended::Unknown);
+        self.inbox.push(Happening::Recorded(self.record));
     }
 }
 
@@ -118,24 +119,25 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_is_freed_and_recorded_once_however_it_ends() {
-        let ended = |success| Happening::Ended { success, bytes: 9 };
+    fn a_slot_tells_once_how_it_ended_also_in_a_panic() {
+        let recorded =
+            |ended, had_arrived| Happening::Recorded(Record { name: name(), ended, had_arrived, bytes: 9 });
         let inbox = Arc::new(Inbox::default());
         let slot = || Slot::new(Arc::clone(&inbox), name(), 9);
         let mut whole = slot();
-        whole.ended(true);
+        whole.arrived();
         whole.recorded(Ended::Success);
-        assert_eq!(inbox.take(), [ended(true), Happening::Recorded(name(), Ended::Success)]);
+        assert_eq!(inbox.take(), [Happening::Arrived { bytes: 9 }, recorded(Ended::Success, true)]);
         drop(slot());
-        assert_eq!(inbox.take(), [ended(false), Happening::Recorded(name(), Ended::Unknown)]);
+        assert_eq!(inbox.take(), [recorded(Ended::Unknown, false)]);
         let mut half = slot();
-        half.ended(true);
+        half.arrived();
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let _half = half;
             panic!("in an attempt");
         }));
         assert!(panicked.is_err());
-        assert_eq!(inbox.take(), [ended(true), Happening::Recorded(name(), Ended::Unknown)]);
+        assert_eq!(inbox.take(), [Happening::Arrived { bytes: 9 }, recorded(Ended::Unknown, true)]);
     }
 
     #[tokio::test]

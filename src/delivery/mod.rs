@@ -10,6 +10,8 @@ pub mod egress;
 mod egress_tests;
 pub mod engine;
 #[cfg(test)]
+mod engine_on_disk_tests;
+#[cfg(test)]
 mod engine_tests;
 mod expire;
 mod failure;

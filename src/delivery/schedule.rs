@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use super::inbox::Record;
 use crate::model::ids::DeliveryName;
 use crate::model::rate::{Meter, RateLimit};
 use crate::model::time::UnixMillis;
@@ -182,7 +183,7 @@ impl Schedule {
     }
 
     /// What to do when nothing is to be claimed any more.
-    pub(super) fn end(&self) -> Step {
+    pub(super) fn finish(&self) -> Step {
         if self.under_way() > 0 { Step::Rest } else { Step::Done }
     }
 
@@ -191,7 +192,7 @@ impl Schedule {
         self.in_flight + self.unrecorded
     }
 
-    /// Attempts without an answer yet.
+    /// Attempts whose slots are taken.
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight
     }
@@ -237,31 +238,46 @@ impl Schedule {
         }
     }
 
-    /// An answer is in, or will never be: its slot is free.
-    pub(super) fn ended(&mut self, success: bool, view: &View<'_>) {
+    /// An attempt arrived: its slot is free before its outcome is recorded.
+    pub(super) fn arrived(&mut self, view: &View<'_>) {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.unrecorded += 1;
+        self.end(true, view);
+    }
+
+    /// An outcome is in the store, or will never be. That of a failure frees the slot only now, since it may
+    /// change what may be sent: the fifth in a row, or a 410.
+    pub(super) fn recorded(&mut self, record: &Record, view: &View<'_>) {
+        if record.had_arrived {
+            self.unrecorded = self.unrecorded.saturating_sub(1);
+        } else {
+            self.in_flight = self.in_flight.saturating_sub(1);
+            self.end(false, view);
+        }
+        match record.ended {
+            Ended::Success => {}
+            Ended::Failure { pace, retry } => {
+                self.pace = self.pace.max(pace);
+                self.failed(record.name, retry);
+            }
+            Ended::Unknown => self.waiting = Waiting::Unknown,
+        }
+    }
+
+    fn end(&mut self, success: bool, view: &View<'_>) {
         self.last_end = view.now;
         self.rise = self.rise.and_then(|rise| rise.after(success, view.max_in_flight));
     }
 
-    /// An outcome is in the store, or will never be.
-    pub(super) fn recorded(&mut self, name: DeliveryName, ended: Ended) {
-        self.unrecorded = self.unrecorded.saturating_sub(1);
-        match ended {
-            Ended::Success => {}
-            Ended::Failure { pace, retry } => {
-                self.pace = self.pace.max(pace);
-                match (retry, self.waiting) {
-                    (None, _) if self.probe == Some(Probe { name: Some(name) }) => {
-                        self.probe = Some(Probe::default());
-                    }
-                    (Some(at), Waiting::From(other)) => self.waiting = Waiting::From(at.min(other)),
-                    (Some(at), Waiting::Nothing) => self.waiting = Waiting::From(at),
-                    (None, _) | (Some(_), Waiting::Unknown) => {}
-                }
-            }
-            Ended::Unknown => self.waiting = Waiting::Unknown,
+    fn failed(&mut self, name: DeliveryName, retry: Option<UnixMillis>) {
+        if let Some(at) = retry {
+            self.waiting = match self.waiting {
+                Waiting::From(other) => Waiting::From(at.min(other)),
+                Waiting::Nothing => Waiting::From(at),
+                Waiting::Unknown => Waiting::Unknown,
+            };
+        } else if self.probe == Some(Probe { name: Some(name) }) {
+            self.probe = Some(Probe::default());
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::inbox::Record;
 use super::schedule::{Ended, MAX_CLAIM, Schedule, Step, View};
 use crate::delivery::testing::START;
 use crate::model::ids::DeliveryName;
@@ -37,11 +38,18 @@ fn failed(pace: u64, retry: Option<u64>) -> Ended {
     Ended::Failure { pace: at(pace), retry: retry.map(at) }
 }
 
+fn record(schedule: &mut Schedule, view: &View<'_>, number: u8, ended: Ended) {
+    let had_arrived = ended == Ended::Success;
+    schedule.recorded(&Record { name: name(number), ended, had_arrived, bytes: 0 }, view);
+}
+
 /// One attempt from its claim to its record.
 fn attempt(schedule: &mut Schedule, view: &View<'_>, number: u8, ended: Ended) {
     schedule.claimed(view, 1, None, &[name(number)], Some(view.now));
-    schedule.ended(ended == Ended::Success, view);
-    schedule.recorded(name(number), ended);
+    if ended == Ended::Success {
+        schedule.arrived(view);
+    }
+    record(schedule, view, number, ended);
 }
 
 #[test]
@@ -50,9 +58,9 @@ fn what_is_due_is_claimed_up_to_the_limit_and_each_end_frees_a_slot() {
     assert_eq!(schedule.step(&NOTHING_HELD), claim(4));
     schedule.claimed(&NOTHING_HELD, 4, None, &names(0..4), Some(START));
     assert_eq!(schedule.step(&NOTHING_HELD), Step::Rest);
-    schedule.ended(true, &NOTHING_HELD);
+    schedule.arrived(&NOTHING_HELD);
     assert_eq!(schedule.step(&NOTHING_HELD), claim(1), "before the outcome is recorded");
-    schedule.ended(false, &NOTHING_HELD);
+    record(&mut schedule, &NOTHING_HELD, 1, failed(10, Some(10)));
     assert_eq!(schedule.step(&NOTHING_HELD), claim(2));
     let wider = View { max_in_flight: 1000, ..NOTHING_HELD };
     assert_eq!(schedule.step(&wider), claim(MAX_CLAIM));
@@ -73,9 +81,7 @@ fn what_is_due_later_is_waited_for_and_what_comes_meanwhile_is_not_missed() {
     attempt(&mut schedule, &NOTHING_HELD, 1, Ended::Success);
     schedule.claimed(&NOTHING_HELD, 4, None, &names(2..3), None);
     assert_eq!(schedule.step(&NOTHING_HELD), Step::Rest);
-    schedule.ended(false, &NOTHING_HELD);
-    assert_eq!(schedule.step(&NOTHING_HELD), Step::Rest, "not recorded yet");
-    schedule.recorded(name(2), failed(10, Some(20)));
+    record(&mut schedule, &NOTHING_HELD, 2, failed(10, Some(20)));
     assert_eq!(schedule.step(&NOTHING_HELD), Step::Wait(at(20)));
 }
 
@@ -86,13 +92,13 @@ fn unrecorded_outcomes_are_bounded() {
     while let Step::Claim { limit, .. } = schedule.step(&NOTHING_HELD) {
         schedule.claimed(&NOTHING_HELD, limit, None, &vec![name(0); limit], Some(START));
         for _ in 0..limit {
-            schedule.ended(true, &NOTHING_HELD);
+            schedule.arrived(&NOTHING_HELD);
         }
         made += limit;
         assert!(made < 1000, "no end");
     }
     assert_eq!(made, 2 * 4 + 64);
-    schedule.recorded(name(0), Ended::Success);
+    record(&mut schedule, &NOTHING_HELD, 0, Ended::Success);
     assert_eq!(schedule.step(&NOTHING_HELD), claim(1));
 }
 
@@ -103,8 +109,8 @@ fn the_rate_is_counted_in_attempts_that_start() {
     let mut schedule = Schedule::default();
     assert_eq!(schedule.step(&view(0)), claim(2));
     schedule.claimed(&view(0), 2, None, &names(0..1), None);
-    schedule.ended(true, &view(0));
-    schedule.recorded(name(0), Ended::Success);
+    schedule.arrived(&view(0));
+    record(&mut schedule, &view(0), 0, Ended::Success);
     assert_eq!(schedule.step(&view(0)), Step::Wait(at(10)), "forgetting would allow a new burst");
     schedule.woken();
     assert_eq!(schedule.step(&view(1)), claim(1), "one of the burst was given back");
@@ -112,8 +118,8 @@ fn the_rate_is_counted_in_attempts_that_start() {
     assert_eq!(schedule.step(&view(2)), Step::Wait(at(10)));
     assert_eq!(schedule.step(&view(10)), claim(1));
     schedule.claimed(&view(10), 1, None, &[], None);
-    schedule.ended(true, &view(10));
-    schedule.recorded(name(1), Ended::Success);
+    schedule.arrived(&view(10));
+    record(&mut schedule, &view(10), 1, Ended::Success);
     assert_eq!(schedule.step(&view(20)), Step::Done);
 }
 
@@ -124,8 +130,8 @@ fn a_held_webhook_claims_nothing_and_goes_on_when_the_cause_is_gone() {
         let mut schedule = Schedule::default();
         schedule.claimed(&NOTHING_HELD, 4, None, &names(0..1), None);
         assert_eq!(schedule.step(&held), Step::Rest, "the attempt under way ends");
-        schedule.ended(true, &held);
-        schedule.recorded(name(0), Ended::Success);
+        schedule.arrived(&held);
+        record(&mut schedule, &held, 0, Ended::Success);
         assert_eq!(schedule.step(&held), Step::Done);
         schedule.woken();
         assert_eq!(schedule.step(&held), Step::Done);
@@ -139,9 +145,8 @@ fn one_delivery_probes_on_its_own_retries_until_it_ends_and_then_the_next() {
     schedule.claimed(&NOTHING_HELD, 4, None, &names(1..3), Some(START));
     assert_eq!(schedule.step(&PROBING), Step::Rest, "those under way when it opened");
     for number in 1..3 {
-        schedule.ended(false, &NOTHING_HELD);
         assert_eq!(schedule.step(&PROBING), Step::Rest);
-        schedule.recorded(name(number), failed(10, Some(3600)));
+        record(&mut schedule, &PROBING, number, failed(10, Some(3600)));
     }
     let later = |seconds| View { now: at(seconds), ..PROBING };
     assert_eq!(schedule.step(&later(0)), Step::Wait(at(10)));
@@ -150,13 +155,11 @@ fn one_delivery_probes_on_its_own_retries_until_it_ends_and_then_the_next() {
     assert_eq!(schedule.step(&later(10)), claim(1));
     schedule.claimed(&later(10), 1, None, &names(7..8), Some(at(0)));
     assert_eq!(schedule.step(&later(11)), Step::Rest, "one at a time");
-    schedule.ended(false, &later(12));
-    schedule.recorded(name(7), failed(72, Some(72)));
+    record(&mut schedule, &later(12), 7, failed(72, Some(72)));
     assert_eq!(schedule.step(&later(12)), Step::Wait(at(72)));
     assert_eq!(schedule.step(&later(72)), only(7));
     schedule.claimed(&later(72), 1, Some(name(7)), &names(7..8), None);
-    schedule.ended(false, &later(73));
-    schedule.recorded(name(7), failed(133, None));
+    record(&mut schedule, &later(73), 7, failed(133, None));
     assert_eq!(schedule.step(&later(100)), Step::Wait(at(133)), "the next one waits as long");
     assert_eq!(schedule.step(&later(133)), claim(1));
 }
@@ -208,8 +211,8 @@ fn after_a_probe_arrived_the_load_rises_by_rounds_of_success() {
         schedule.claimed(&view, limit, None, &vec![name(0); limit], Some(START));
         assert_eq!(schedule.step(&view), Step::Rest);
         for _ in 0..limit {
-            schedule.ended(true, &view);
-            schedule.recorded(name(0), Ended::Success);
+            schedule.arrived(&view);
+            record(&mut schedule, &view, 0, Ended::Success);
         }
     }
     assert_eq!(rounds, [1, 2, 4, 8, 10, 10]);
@@ -235,7 +238,13 @@ fn a_failure_halves_the_rise_and_a_minute_of_silence_ends_it() {
 fn an_attempt_that_was_lost_frees_its_slot_and_is_looked_for_again() {
     let mut schedule = Schedule::default();
     schedule.claimed(&NOTHING_HELD, 4, None, &names(0..1), None);
-    schedule.ended(false, &NOTHING_HELD);
-    schedule.recorded(name(0), Ended::Unknown);
+    record(&mut schedule, &NOTHING_HELD, 0, Ended::Unknown);
+    assert_eq!((schedule.under_way(), schedule.step(&NOTHING_HELD)), (0, claim(4)));
+    schedule.claimed(&NOTHING_HELD, 4, None, &names(0..1), None);
+    schedule.arrived(&NOTHING_HELD);
+    schedule.recorded(
+        &Record { name: name(0), ended: Ended::Unknown, had_arrived: true, bytes: 0 },
+        &NOTHING_HELD,
+    );
     assert_eq!((schedule.under_way(), schedule.step(&NOTHING_HELD)), (0, claim(4)));
 }

@@ -15,7 +15,7 @@ use super::schedule::{Schedule, Step, View};
 use crate::model::ids::{DeliveryName, WebhookUid};
 use crate::routes::hold::{Hold, hold};
 use crate::routes::{Endpoint, Route};
-use crate::store::{ClaimRequest, Claimed};
+use crate::store::{Change, ClaimRequest, Claimed};
 
 /// Between two claims that the store refused, at first and at most.
 const CLAIM_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
@@ -58,11 +58,12 @@ impl Worker {
     /// claimed, and what is under way comes to its end.
     pub(super) async fn run(mut self) {
         loop {
+            self.enable_by_new_spec().await;
             let now = self.look();
             self.listen(now.as_ref());
             let step = match &now {
                 Some(now) => self.step(now),
-                None => self.schedule.end(),
+                None => self.schedule.finish(),
             };
             match (step, &now) {
                 (Step::Claim { limit, only }, Some(now)) => self.claim(now, limit, only).await,
@@ -75,6 +76,19 @@ impl Worker {
                 }
                 (Step::Rest, _) | (Step::Claim { .. } | Step::Wait(_), None) => self.rest(now.as_ref()).await,
             }
+        }
+    }
+
+    /// What an older spec was disabled for says nothing about this one: its failures in a row are forgotten, or
+    /// the first attempt by the new spec would disable it again.
+    async fn enable_by_new_spec(&self) {
+        let generation = self.shared.table.get(self.webhook).map_or(0, |route| route.generation);
+        let summary = self.shared.store.summary(self.webhook);
+        let disabled = summary.as_ref().and_then(|summary| summary.disabled.as_ref());
+        if disabled.is_some_and(|disabled| disabled.generation < generation)
+            && let Err(error) = self.shared.store.update(self.webhook, Change::Enable).await
+        {
+            warn!(webhook = %self.webhook, %error, "a new spec could not enable a disabled Webhook");
         }
     }
 
@@ -104,12 +118,17 @@ impl Worker {
         for happening in self.inbox.take() {
             match happening {
                 Happening::Woken => self.schedule.woken(),
-                Happening::Ended { success, bytes } => {
+                Happening::Arrived { bytes } => {
                     let view = self.view(now);
-                    self.schedule.ended(success, &view);
+                    self.schedule.arrived(&view);
                     self.bytes = self.bytes.saturating_sub(bytes);
                 }
-                Happening::Recorded(name, ended) => self.schedule.recorded(name, ended),
+                Happening::Recorded(record) => {
+                    let view = self.view(now);
+                    self.schedule.recorded(&record, &view);
+                    let bytes = if record.had_arrived { 0 } else { record.bytes };
+                    self.bytes = self.bytes.saturating_sub(bytes);
+                }
             }
         }
         if self.schedule.in_flight() == 0 {

@@ -38,7 +38,7 @@ impl Window {
 mod tests {
     use super::*;
 
-    const FIVE_A_MINUTE: Window = Window { limit: 5, per: Duration::from_secs(60) };
+    const FIVE_A_MINUTE: Window = Window { limit: 5, per: Duration::from_mins(1) };
 
     fn at(secs: i64) -> UnixMillis {
         UnixMillis::from_millis(1_700_000_000_000 + secs * 1000)
@@ -72,7 +72,7 @@ mod tests {
         }
         assert_eq!(starts.len(), 50);
         for window in starts.windows(6) {
-            assert!(window[5].since(window[0]) >= Duration::from_secs(60), "{window:?}");
+            assert!(window[5].since(window[0]) >= Duration::from_mins(1), "{window:?}");
         }
     }
 

@@ -29,6 +29,7 @@ use super::references::{self, Kind, Reference, References};
 use super::watch::{self, Change, Key, Mirror, Scope, Watched};
 use super::{Route, Table};
 use crate::api::{REQUESTED_AT, USE_LABEL, Webhook};
+use crate::cli::chain;
 use crate::model::ids::{WebhookRef, WebhookUid};
 use crate::store::Store;
 use index::Index;
@@ -206,7 +207,7 @@ impl Feed {
         let store = Arc::clone(&self.store);
         Some(Box::pin(async move {
             if let Err(error) = store.adopt(summary).await {
-                error!(error = &error as &dyn std::error::Error, "cannot make a Webhook known to the store");
+                error!(error = chain(&error), "cannot make a Webhook known to the store");
             }
         }))
     }
@@ -273,13 +274,17 @@ impl Feed {
         let is_same = |object: &Arc<Webhook>| identity(object).is_some_and(|webhook| webhook.uid == uid);
         let is_whole = self.webhooks.get(&key).is_some_and(|seen| seen.whole && seen.webhook.uid == uid);
         let Some(webhook) = self.object(&key).filter(is_same).filter(|_| is_whole) else { return };
+        let in_force = self.table.get(uid);
+        if references.lacks_an_answer() && serves_on(in_force.as_deref(), &webhook) {
+            self.work.retry(&key, Instant::now());
+            return;
+        }
         let changed = self.index.found(&key, &references);
         let Some(route) = self.compiler.compile(&webhook, &references) else { return };
         match &route.endpoint {
             Err(unready) if !unready.stalled => self.work.retry(&key, Instant::now()),
             Ok(_) | Err(_) => self.work.well(&key, Instant::now(), self.index.polls(&key)),
         }
-        let in_force = self.table.get(uid);
         if changed || !in_force.is_some_and(|before| is_equal(&before, &route)) {
             self.table.upsert(route);
         }
@@ -302,6 +307,13 @@ impl Feed {
     fn object(&self, key: &Key) -> Option<Arc<Webhook>> {
         self.objects.get(&ObjectRef::new(&key.name).within(&key.namespace))
     }
+}
+
+/// Whether what is in force stays so while the API server does not answer: an absence of it holds up no delivery. A
+/// spec that has changed meanwhile waits, since its old URL may be wrong.
+fn serves_on(in_force: Option<&Route>, webhook: &Webhook) -> bool {
+    let generation = webhook.metadata.generation.unwrap_or(0);
+    in_force.is_some_and(|route| route.endpoint.is_ok() && route.generation == generation)
 }
 
 /// Whether two routes of one Webhook do the same, given that what they refer to has not changed.
@@ -335,4 +347,47 @@ fn seen(event: Event<DeserializeGuard<Webhook>>) -> Option<Event<(Key, Seen)>> {
         Event::Apply(object) => Event::Apply(of(&object)?),
         Event::Delete(object) => Event::Delete(of(&object)?),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::address::Policy;
+    use crate::routes::compile::MasterKey;
+    use crate::routes::references::Found;
+
+    fn webhook(generation: i64) -> Webhook {
+        serde_json::from_value(json!({
+            "apiVersion": "hookwright.dev/v1alpha1",
+            "kind": "Webhook",
+            "metadata": { "name": "orders", "namespace": "team-a", "generation": generation,
+                "uid": "7d9f4d0e-5c1b-4d3e-9b53-6d2f5f2c0a11" },
+            "spec": { "url": "https://hooks.example.com/", "eventTypes": ["*"],
+                "tls": { "caRef": { "kind": "ConfigMap", "name": "ca" } } },
+        }))
+        .unwrap()
+    }
+
+    fn found(found: Found) -> References {
+        [(Reference::config_map("ca"), found)].into_iter().collect()
+    }
+
+    #[test]
+    fn an_api_server_that_does_not_answer_takes_no_route_out_of_force() {
+        assert!(found(Found::NoAnswer("connection refused".to_owned())).lacks_an_answer());
+        for answer in [Found::Nothing, Found::NotLabelled, Found::Unreadable("forbidden".to_owned())] {
+            assert!(!found(answer).lacks_an_answer());
+        }
+        let compiler = Compiler::new(MasterKey::new([7; 32]), Policy::default());
+        let unready = compiler.reading(&webhook(3)).unwrap();
+        let mut spec = webhook(3);
+        spec.spec.tls = None;
+        let ready = compiler.compile(&spec, &References::default()).unwrap();
+        assert!(serves_on(Some(&ready), &webhook(3)));
+        assert!(!serves_on(Some(&ready), &webhook(4)), "a changed spec waits");
+        assert!(!serves_on(Some(&unready), &webhook(3)), "it was never ready");
+        assert!(!serves_on(None, &webhook(3)));
+    }
 }

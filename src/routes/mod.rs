@@ -69,13 +69,16 @@ pub struct Endpoint {
     pub masks: Masks,
 }
 
+/// A certificate chain and its private key.
+pub type ClientCertificate = (Arc<[u8]>, Arc<[u8]>);
+
 /// Trust and identity towards a receiver, as PEM. Endpoints with equal material share connections.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct TlsMaterial {
     /// CA certificates in place of the public ones.
     pub ca: Option<Arc<[u8]>>,
     /// Certificate chain and private key shown to the receiver.
-    pub client: Option<(Arc<[u8]>, Arc<[u8]>)>,
+    pub client: Option<ClientCertificate>,
 }
 
 impl std::fmt::Debug for TlsMaterial {

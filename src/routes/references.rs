@@ -82,8 +82,10 @@ pub enum Found {
     NotLabelled,
     /// Nothing.
     Nothing,
-    /// It could not be read, and why.
+    /// Reading it is refused, and why.
     Unreadable(String),
+    /// The API server gave no answer, and why: what was read before still counts.
+    NoAnswer(String),
 }
 
 impl Found {
@@ -91,7 +93,7 @@ impl Found {
     pub fn version(&self) -> Option<&str> {
         match self {
             Self::Object(_, version) => Some(version),
-            Self::NotLabelled | Self::Nothing | Self::Unreadable(_) => None,
+            Self::NotLabelled | Self::Nothing | Self::Unreadable(_) | Self::NoAnswer(_) => None,
         }
     }
 }
@@ -104,6 +106,11 @@ impl References {
     /// What was found there; nothing when nobody looked.
     pub fn get(&self, reference: &Reference) -> &Found {
         self.0.get(reference).unwrap_or(&Found::Nothing)
+    }
+
+    /// Whether the API server gave no answer to at least one of them.
+    pub fn lacks_an_answer(&self) -> bool {
+        self.0.values().any(|found| matches!(found, Found::NoAnswer(_)))
     }
 
     /// Every reference with what was found.

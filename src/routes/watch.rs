@@ -110,7 +110,7 @@ fn numbered<T: Send + 'static>(
             .filter_map(move |event| {
                 let event = event
                     .inspect_err(|error| {
-                        warn!(kind, error = error as &dyn std::error::Error, "watch failed, trying again");
+                        warn!(kind, %error, "watch failed, trying again");
                     })
                     .ok();
                 std::future::ready(event.map(|event| (number, event)))

@@ -102,7 +102,9 @@ async fn fifty_kills_under_load_lose_nothing_and_turn_nothing_back() -> anyhow::
     eprintln!("seed {seed}");
 
     team.receiver.answer("/good", Answer::ok().after(Duration::from_millis(5)));
-    team.receiver.set_script("/flaky", (0..400).map(|_| Answer::status(503)).collect(), Answer::ok());
+    // Every other attempt, so that the endpoint is seldom thought dead and retries wait all the time.
+    let flaky = (0..2000).map(|n| if n % 2 == 0 { Answer::status(503) } else { Answer::ok() });
+    team.receiver.set_script("/flaky", flaky.collect(), Answer::ok());
     team.receiver.answer("/bad", Answer::status(500));
     let backoff = json!({"initial": "1s", "factor": 1, "max": "60s"});
     for (name, retries) in [("good", 20), ("flaky", 20), ("bad", 0)] {

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::{Context, status};
 use crate::api::WebhookTest;
+use crate::cli::chain;
 use crate::controller::{Deps, Error};
 use crate::delivery::{Job, Sent};
 use crate::metrics::Kind;
@@ -101,7 +102,7 @@ async fn attempt(
         disable: None,
     };
     if let Err(error) = deps.store.record(vec![outcome]).await {
-        warn!(webhook = %route.webhook, delivery = %name, error = &error as &dyn std::error::Error, "cannot record a test");
+        warn!(webhook = %route.webhook, delivery = %name, error = chain(&error), "cannot record a test");
     }
     Delivery {
         name,

@@ -27,8 +27,11 @@ impl Turns {
         now: UnixMillis,
     ) -> Result<(), UnixMillis> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, known| {
+            known.retain(|_, start| now.since(*start) < WINDOW.per);
+            !known.is_empty()
+        });
         let known = all.entry(webhook).or_default();
-        known.retain(|_, start| now.since(*start) < WINDOW.per);
         for (test, start) in started {
             known.entry(test).or_insert(start);
         }
@@ -83,6 +86,17 @@ mod tests {
             "five older ones take the five turns"
         );
         assert_eq!(turns.take(uid(), "old", none(), 4, at(0)), Ok(()));
+    }
+
+    #[test]
+    fn webhooks_without_a_test_in_the_last_minute_are_forgotten() {
+        let turns = Turns::default();
+        for number in 0..100 {
+            let webhook = WebhookUid::from_bytes([number; 16]);
+            assert_eq!(turns.take(webhook, "0", none(), 0, at(0)), Ok(()));
+        }
+        assert_eq!(turns.take(uid(), "0", none(), 0, at(60)), Ok(()));
+        assert_eq!(turns.0.lock().unwrap().len(), 1);
     }
 
     #[test]

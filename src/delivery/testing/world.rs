@@ -22,7 +22,7 @@ use crate::model::ids::{DeliveryName, EventUid};
 use crate::model::time::UnixMillis;
 use crate::model::verdict::{Answer, judge};
 use crate::routes::{Endpoint, Route, Table};
-use crate::store::{Attempt, Delivery, NewDelivery, NewEvent, Store as _};
+use crate::store::{Attempt, Delivery, NewDelivery, NewEvent, Store};
 
 /// What a receiver does with an attempt.
 #[derive(Clone, Copy, Debug)]
@@ -133,7 +133,9 @@ impl Sender for Script {
 
 /// See the module.
 pub(crate) struct World {
-    pub(crate) store: Arc<FakeStore>,
+    pub(crate) store: Arc<dyn Store>,
+    /// The same store, unless another was given.
+    pub(crate) fake: Arc<FakeStore>,
     pub(crate) table: Arc<Table>,
     pub(crate) script: Arc<Script>,
     pub(crate) engine: Arc<Engine>,
@@ -152,7 +154,12 @@ impl World {
     }
 
     pub(crate) fn start_with(settings: Settings, clock: Clock) -> Self {
-        let store = Arc::new(FakeStore::default());
+        let fake = Arc::new(FakeStore::default());
+        Self { fake: Arc::clone(&fake), ..Self::start_on(fake, settings, clock) }
+    }
+
+    /// Starts an engine on another store.
+    pub(crate) fn start_on(store: Arc<dyn Store>, settings: Settings, clock: Clock) -> Self {
         let table = Arc::new(Table::default());
         let script = Arc::new(Script {
             clock: clock.clone(),
@@ -162,7 +169,7 @@ impl World {
         });
         let metrics = Metrics::default();
         let engine = Arc::new(Engine::new(
-            Arc::clone(&store) as _,
+            Arc::clone(&store),
             Arc::clone(&table),
             Arc::clone(&script) as _,
             clock.clone(),
@@ -171,7 +178,8 @@ impl World {
         ));
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let running = Some(tasks.spawn(Arc::clone(&engine).run(stop.clone())));
-        Self { store, table, script, engine, metrics, stop, clock, running, tasks, names: AtomicU64::new(1) }
+        let (fake, names) = (Arc::default(), AtomicU64::new(1));
+        Self { store, fake, table, script, engine, metrics, stop, clock, running, tasks, names }
     }
 
     /// A Webhook whose host is `NAME.localhost`.
@@ -258,7 +266,7 @@ impl World {
     }
 
     pub(crate) fn get(&self, name: DeliveryName) -> Delivery {
-        self.store.get(name)
+        self.fake.get(name)
     }
 
     /// Stops the engine and waits until it has ended.

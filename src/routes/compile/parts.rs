@@ -19,8 +19,8 @@ use crate::model::rate::RateLimit;
 use crate::model::retry;
 use crate::model::signature::HmacKey;
 use crate::model::target::Target;
-use crate::routes::Unready;
 use crate::routes::references::{Data, Found, Reference, References};
+use crate::routes::{ClientCertificate, Unready};
 
 /// Longest value of a header, in bytes.
 const MAX_HEADER: usize = 4096;
@@ -229,9 +229,6 @@ fn is_ca_bundle(pem: &[u8]) -> bool {
         })
 }
 
-/// A certificate chain and its key, both in PEM.
-type ClientCertificate = (Arc<[u8]>, Arc<[u8]>);
-
 pub(super) fn client_certificate(input: &Input<'_>) -> Result<Option<ClientCertificate>, Unready> {
     let reference = input.spec.tls.as_ref().and_then(|tls| tls.client_certificate_ref.as_ref());
     let Some(reference) = reference else { return Ok(None) };
@@ -304,7 +301,7 @@ fn secret<'a>(input: &Input<'a>, name: &str, create: &str) -> Result<&'a Data, U
             "SecretNotFound",
             format!("Secret {name:?} does not exist in namespace {namespace}: {create} && {label}"),
         )),
-        Found::Unreadable(why) => Err(missing(
+        Found::Unreadable(why) | Found::NoAnswer(why) => Err(missing(
             REFERENCE_UNREADABLE,
             format!("Secret {name:?} could not be read, trying again: {why}"),
         )),
@@ -320,7 +317,7 @@ fn config_map_value<'a>(input: &Input<'a>, name: &str, key: &str) -> Result<&'a 
             let text = format!("ConfigMap {name:?} does not exist in namespace {namespace}: {create}");
             return Err(missing("CaNotFound", text));
         }
-        Found::Unreadable(why) => {
+        Found::Unreadable(why) | Found::NoAnswer(why) => {
             let text = format!("ConfigMap {name:?} could not be read, trying again: {why}");
             return Err(missing(REFERENCE_UNREADABLE, text));
         }

@@ -35,8 +35,9 @@ pub(super) async fn references(
 async fn limited(read: impl Future<Output = kube::Result<Found>>) -> Found {
     match tokio::time::timeout(TIMEOUT, read).await {
         Ok(Ok(found)) => found,
-        Ok(Err(error)) => Found::Unreadable(why(&error)),
-        Err(_) => Found::Unreadable(format!("no answer within {}s", TIMEOUT.as_secs())),
+        Ok(Err(kube::Error::Api(status))) if status.code == 403 => Found::Unreadable(status.message.clone()),
+        Ok(Err(error)) => Found::NoAnswer(why(&error)),
+        Err(_) => Found::NoAnswer(format!("no answer within {}s", TIMEOUT.as_secs())),
     }
 }
 

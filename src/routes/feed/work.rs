@@ -172,7 +172,7 @@ mod tests {
         work.well(&key("b"), Instant::now(), true);
         work.remove(&key("a"));
         work.remove(&key("b"));
-        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::advance(Duration::from_mins(1)).await;
         work.tick(Instant::now());
         assert_eq!(work.start(9), None);
     }

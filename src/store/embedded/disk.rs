@@ -4,7 +4,6 @@ use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use fjall::compaction::Leveled;
 use fjall::config::{
     BlockSizePolicy, BloomConstructionPolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry,
@@ -16,6 +15,7 @@ use fjall::{
 use super::format;
 use super::keys::{self, Slot};
 use super::lane::{Found, LaneId, Loaded, Refill};
+use super::torn::{self, Mended};
 use crate::model::ids::{DeliveryName, EventUid, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::store::records::{DedupKey, Delivery, Event, State};
@@ -60,66 +60,86 @@ const READ: &str = "read from the store";
 ///   is half of the machine. Compactions are kept short instead (small tables), so that flushes come in time;
 /// - 24 MiB of block cache: what is claimed is in memory anyway, the cache serves indexes, filters and queries;
 /// - at most 128 MiB of sealed journals: all of them are replayed at opening, which must take few seconds.
-fn database(path: &Path) -> Result<Database> {
-    Database::builder(path)
-        .worker_threads(1)
-        .cache_size(24 * MIB)
-        .max_journaling_size(128 * MIB)
-        .open()
+fn database(path: &Path) -> fjall::Result<Database> {
+    Database::builder(path).worker_threads(1).cache_size(24 * MIB).max_journaling_size(128 * MIB).open()
+}
+
+fn mended(path: &Path) -> Result<Database> {
+    database(path)
+        .or_else(|error| {
+            let fjall::Error::JournalRecovery(_) = error else { return Err(error) };
+            let Some(Mended { path: journal, end }) = torn::mend(path)? else { return Err(error) };
+            tracing::warn!(journal = %journal.display(), end, "dropped a last commit that was written in parts");
+            database(path)
+        })
         .map_err(engine("open the store"))
 }
 
-/// Tables are small, so that one compaction moves tens of megabytes and takes a fraction of a second.
-fn options(memtable: u64) -> KeyspaceCreateOptions {
-    let leveled = Leveled::default().with_table_target_size(16 * MIB);
-    KeyspaceCreateOptions::default()
-        .max_memtable_size(memtable)
-        .compaction_strategy(Arc::new(leveled))
-        .filter_policy(FilterPolicy::all(FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(10.0))))
+/// How a keyspace is set up when the store is made; later openings find it so.
+struct Layout {
+    /// Size of the largest memtable.
+    memtable: u64,
 }
 
-/// Bodies are written to the journal once and to a blob file once, and never again by compactions. A file whose
-/// events are mostly erased is rewritten.
-fn events() -> KeyspaceCreateOptions {
-    let apart = KvSeparationOptions::default()
-        .separation_threshold(512)
-        .file_target_size(32 * MIB)
-        .staleness_threshold(0.3)
-        .compression(CompressionType::None);
-    options(16 * MIB).with_kv_separation(Some(apart)).expect_point_read_hits(true)
-}
+impl Layout {
+    /// Tables are small, so that one compaction moves tens of megabytes and takes a fraction of a second.
+    fn keyspace(&self, memtable: u64) -> KeyspaceCreateOptions {
+        KeyspaceCreateOptions::default()
+            .max_memtable_size(memtable)
+            .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(self.memtable)))
+            .filter_policy(FilterPolicy::all(FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(
+                10.0,
+            ))))
+    }
 
-/// Log lines of a page lie side by side and are alike: larger blocks, always compressed.
-fn log() -> KeyspaceCreateOptions {
-    options(8 * MIB)
-        .data_block_size_policy(BlockSizePolicy::all(8 << 10))
-        .data_block_compression_policy(CompressionPolicy::all(CompressionType::Lz4))
-        .expect_point_read_hits(true)
-}
+    /// Bodies are written to the journal once and to a blob file once, and never again by compactions. A file
+    /// whose events are mostly erased is rewritten.
+    fn events(&self) -> KeyspaceCreateOptions {
+        let apart = KvSeparationOptions::default()
+            .separation_threshold(512)
+            .file_target_size(32 * MIB)
+            .staleness_threshold(0.3)
+            .compression(CompressionType::None);
+        self.keyspace(self.memtable).with_kv_separation(Some(apart)).expect_point_read_hits(true)
+    }
 
-fn small() -> KeyspaceCreateOptions {
-    options(4 * MIB)
+    /// Log lines of a page lie side by side and are alike: larger blocks, always compressed.
+    fn log(&self) -> KeyspaceCreateOptions {
+        self.keyspace(self.memtable / 2)
+            .data_block_size_policy(BlockSizePolicy::all(8 << 10))
+            .data_block_compression_policy(CompressionPolicy::all(CompressionType::Lz4))
+            .expect_point_read_hits(true)
+    }
+
+    fn index(&self) -> KeyspaceCreateOptions {
+        self.keyspace(self.memtable / 2)
+    }
+
+    fn small(&self) -> KeyspaceCreateOptions {
+        self.keyspace(self.memtable / 4)
+    }
 }
 
 impl Disk {
     /// Opens or makes the keyspaces. The directory must be this process's alone.
-    pub(super) fn open(path: &Path) -> Result<Self> {
-        let db = database(path)?;
-        let keyspace = |name, options: fn() -> KeyspaceCreateOptions| {
-            db.keyspace(name, options).map_err(engine("open a keyspace"))
+    pub(super) fn open(path: &Path, memtable: u64) -> Result<Self> {
+        let db = mended(path)?;
+        let layout = Layout { memtable };
+        let keyspace = |name, options: fn(&Layout) -> KeyspaceCreateOptions| {
+            db.keyspace(name, || options(&layout)).map_err(engine("open a keyspace"))
         };
         Ok(Self {
-            meta: keyspace("meta", small)?,
-            events: keyspace("events", events)?,
-            log: keyspace("log", log)?,
-            index: keyspace("index", || options(8 * MIB))?,
-            retries: keyspace("retries", small)?,
-            dedup: [keyspace("dedup-0", small)?, keyspace("dedup-1", small)?],
+            meta: keyspace("meta", Layout::small)?,
+            events: keyspace("events", Layout::events)?,
+            log: keyspace("log", Layout::log)?,
+            index: keyspace("index", Layout::index)?,
+            retries: keyspace("retries", Layout::small)?,
+            dedup: [keyspace("dedup-0", Layout::small)?, keyspace("dedup-1", Layout::small)?],
             db,
         })
     }
 
-    fn keyspaces(&self) -> [&Keyspace; 7] {
+    pub(super) fn keyspaces(&self) -> [&Keyspace; 7] {
         let [first, second] = &self.dedup;
         [&self.meta, &self.events, &self.log, &self.index, &self.retries, first, second]
     }
@@ -308,5 +328,5 @@ pub(super) fn decode_delivery(
 
 fn decode_event(uid: EventUid, value: fjall::Result<Option<fjall::Slice>>) -> Result<Option<Event>> {
     let value = value.map_err(engine(READ))?;
-    value.map(|value| format::decode_event(uid, &Bytes::from(value))).transpose()
+    value.map(|value| format::decode_event(uid, &value)).transpose()
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fjall::Slice;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -62,9 +63,9 @@ struct Header {
 /// Encoding byte, length of the header as u32, header, data as it is.
 const PREFIX: usize = 5;
 
-/// Encodes an event. The data is copied once, into the value; the event that is returned shares it, so that
-/// neither the request's buffer nor a second copy stays in memory.
-pub(super) fn encode_event(event: NewEvent) -> Result<(Bytes, Event)> {
+/// Encodes an event. The event that is returned shares the value's memory, so that neither the request's buffer
+/// nor a second copy stays in memory.
+pub(super) fn encode_event(event: NewEvent) -> Result<(Slice, Event)> {
     let NewEvent { uid, namespace, attributes, data, accepted_at, dedup: _, deliveries: _ } = event;
     let header = Header { namespace, accepted_at, attributes };
     let mut value = Vec::with_capacity(PREFIX + 256 + data.len());
@@ -77,14 +78,15 @@ pub(super) fn encode_event(event: NewEvent) -> Result<(Bytes, Event)> {
         field.copy_from_slice(&length);
     }
     value.extend_from_slice(&data);
-    let value = Bytes::from(value);
+    let value = Slice::from(value);
     let Header { namespace, accepted_at, attributes } = header;
-    let event = Event { uid, namespace, accepted_at, attributes, data: value.slice(body..) };
+    let data = Bytes::from_owner(value.clone()).slice(body..);
+    let event = Event { uid, namespace, accepted_at, attributes, data };
     Ok((value, event))
 }
 
-/// Decodes an event; its data is a slice of `value`.
-pub(super) fn decode_event(uid: EventUid, value: &Bytes) -> Result<Event> {
+/// Decodes an event; its data shares the memory of `value`.
+pub(super) fn decode_event(uid: EventUid, value: &Slice) -> Result<Event> {
     let what = || format!("event {uid}");
     let length = match value.first() {
         Some(&MSGPACK) => value.get(1..PREFIX).and_then(|length| length.try_into().ok()),
@@ -100,7 +102,8 @@ pub(super) fn decode_event(uid: EventUid, value: &Bytes) -> Result<Event> {
     };
     let Header { namespace, accepted_at, attributes } =
         rmp_serde::from_slice(header).map_err(|error| corrupt(&what(), error))?;
-    Ok(Event { uid, namespace, accepted_at, attributes, data: value.slice(body..) })
+    let data = Bytes::from_owner(value.clone()).slice(body..);
+    Ok(Event { uid, namespace, accepted_at, attributes, data })
 }
 
 /// The value under a [`DedupKey`]: the first event's uid and when it was accepted.
@@ -158,7 +161,7 @@ mod tests {
     fn a_value_that_is_cut_or_of_an_unknown_encoding_is_an_error_that_names_it() {
         let (value, event) = encode_event(new_event(b"abc")).unwrap();
         for cut in [0, 1, 4, 5, 20] {
-            let error = decode_event(event.uid, &value.slice(..cut)).unwrap_err();
+            let error = decode_event(event.uid, &Slice::from(&value[..cut])).unwrap_err();
             assert!(error.to_string().contains(&event.uid.to_string()), "{error}");
         }
         let mut other = value.to_vec();

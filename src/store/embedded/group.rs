@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use fjall::Slice;
 
 use super::dedup::Generations;
 use super::disk::{Disk, chain, place};
@@ -30,7 +30,7 @@ pub(super) struct Prepared {
     accepted_at: UnixMillis,
     dedup: Option<DedupKey>,
     /// None: nobody wants it, nothing is stored but its dedup key.
-    value: Option<Bytes>,
+    value: Option<Slice>,
     deliveries: Vec<(Arc<Loaded>, Vec<u8>)>,
 }
 
@@ -68,7 +68,7 @@ impl Prepared {
 
     /// Bytes that it adds to a commit, roughly.
     pub(super) fn weight(&self) -> usize {
-        self.value.as_ref().map_or(0, Bytes::len) + 64 + 512 * self.deliveries.len()
+        self.value.as_ref().map_or(0, |value| value.len()) + 64 + 512 * self.deliveries.len()
     }
 }
 

@@ -22,6 +22,7 @@ mod seam;
 mod space;
 #[cfg(test)]
 mod tests;
+mod torn;
 mod writer;
 
 use std::fs::File;
@@ -61,6 +62,9 @@ pub struct Options {
     pub min_free_bytes: u64,
     /// How long the same `source` and `id` are a duplicate.
     pub dedup_window: Duration,
+    /// Size of the memtable of events, in bytes; those of the other keyspaces are smaller. It counts when the
+    /// store is made, and bounds memory: up to five times as much for a moment, when the disk is slow.
+    pub memtable_bytes: u64,
 }
 
 impl Options {
@@ -72,6 +76,7 @@ impl Options {
             metrics: Metrics::default(),
             min_free_bytes: 256 << 20,
             dedup_window: Duration::from_hours(1),
+            memtable_bytes: 16 << 20,
         }
     }
 }

@@ -40,14 +40,14 @@ pub(super) struct Opened {
 
 /// Opens the store of a directory.
 pub(super) fn open(options: Options) -> Result<Opened> {
-    let Options { dir, cluster, metrics, min_free_bytes, dedup_window } = options;
+    let Options { dir, cluster, metrics, min_free_bytes, dedup_window, memtable_bytes } = options;
     fs::create_dir_all(&dir).map_err(io("make the data directory"))?;
     let lock = lock(&dir)?;
     let path = dir.join("store");
     if !path.try_exists().map_err(io("look into the data directory"))? {
-        make(&dir, &path)?;
+        make(&dir, &path, memtable_bytes)?;
     }
-    let disk = Arc::new(Disk::open(&path)?);
+    let disk = Arc::new(Disk::open(&path, memtable_bytes)?);
     check_format(&disk)?;
     bind(&disk, cluster.as_deref())?;
 
@@ -101,7 +101,7 @@ fn lock(dir: &Path) -> Result<File> {
 }
 
 /// Makes an empty store, under another name until it is whole: a crash in between leaves nothing half made.
-fn make(dir: &Path, path: &Path) -> Result<()> {
+fn make(dir: &Path, path: &Path, memtable: u64) -> Result<()> {
     let unfinished: PathBuf = dir.join("store.new");
     match fs::remove_dir_all(&unfinished) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -109,14 +109,28 @@ fn make(dir: &Path, path: &Path) -> Result<()> {
         }
         _ => {}
     }
-    let disk = Disk::open(&unfinished)?;
+    let disk = Disk::open(&unfinished, memtable)?;
     disk.meta
         .insert(meta::FORMAT, format::VERSION.to_be_bytes())
         .map_err(engine("write the format version"))?;
     disk.db.persist(PersistMode::SyncAll).map_err(engine("sync"))?;
     drop(disk);
+    sync_tree(&unfinished).map_err(io("sync the new store"))?;
     fs::rename(&unfinished, path).map_err(io("name the new store"))?;
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(io("sync the data directory"))
+}
+
+/// Syncs all files and directories below a directory, and itself.
+fn sync_tree(path: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_tree(&entry.path())?;
+        } else {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    File::open(path)?.sync_all()
 }
 
 fn check_format(disk: &Disk) -> Result<()> {

@@ -61,7 +61,7 @@ fn name(at: UnixMillis, count: u64) -> DeliveryName {
     DeliveryName::from_bytes(bytes)
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Op {
     Append { count: usize, late: bool },
     Claim(usize),

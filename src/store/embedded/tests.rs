@@ -1,12 +1,20 @@
 //! The sentences of every engine, and those of this one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use tempfile::TempDir;
 
+use super::keys::{TOUCH, meta};
 use super::{Embedded, Options};
-use crate::store::behaviour::{Engine, suite};
-use crate::store::{Error, Store};
+use crate::metrics::Metrics;
+use crate::model::event::Attributes;
+use crate::model::ids::{DeliveryName, EventUid, Minter, WebhookRef};
+use crate::model::time::UnixMillis;
+use crate::store::behaviour::{Engine, suite, webhook};
+use crate::store::records::{DedupKey, EndReason, Next, Outcome};
+use crate::store::{Appended, ClaimRequest, Error, NewDelivery, NewEvent, Query, State, Store};
 
 struct InDirectory(TempDir);
 
@@ -18,7 +26,7 @@ impl InDirectory {
 
 impl Engine for InDirectory {
     fn open(&self) -> Arc<dyn Store> {
-        Embedded::open(Options::new(self.0.path())).unwrap()
+        Embedded::open(options(&self.0)).unwrap()
     }
 }
 
@@ -27,12 +35,284 @@ mod every_engine {
     suite!(InDirectory::new());
 }
 
+const NOW: UnixMillis = UnixMillis::from_millis(1_800_000_000_000);
+
+fn options(dir: &TempDir) -> Options {
+    Options { min_free_bytes: 0, ..Options::new(dir.path()) }
+}
+
+fn event(minter: &Minter, hooks: &[&WebhookRef]) -> NewEvent {
+    NewEvent {
+        uid: minter.event(NOW),
+        namespace: "team-a".into(),
+        attributes: Arc::new(Attributes {
+            id: "1".into(),
+            source: "/shop".into(),
+            event_type: "order.created".into(),
+            data_content_type: None,
+            data_schema: None,
+            subject: None,
+            time: None,
+            extensions: vec![],
+        }),
+        data: Bytes::from_static(b"{}"),
+        accepted_at: NOW,
+        dedup: None,
+        deliveries: hooks
+            .iter()
+            .map(|hook| NewDelivery { name: minter.delivery(NOW), webhook: (*hook).clone(), test: false })
+            .collect(),
+    }
+}
+
+fn outcome(hook: &WebhookRef, name: DeliveryName, next: Next) -> Outcome {
+    Outcome { name, webhook: hook.uid, attempt: None, next, disable: None }
+}
+
+fn unusable<T: std::fmt::Debug>(result: crate::store::Result<T>) -> String {
+    match result.unwrap_err() {
+        Error::Unusable(sentence) => sentence,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn a_second_opening_is_refused_until_the_first_is_gone() {
     let dir = tempfile::tempdir().unwrap();
-    let first = Embedded::open(Options::new(dir.path())).unwrap();
-    let error = Embedded::open(Options::new(dir.path())).unwrap_err();
-    assert!(matches!(&error, Error::Unusable(why) if why.contains("another process")), "{error}");
+    let first = Embedded::open(options(&dir)).unwrap();
+    let sentence = unusable(Embedded::open(options(&dir)));
+    assert!(sentence.contains("another process uses the data directory"), "{sentence}");
     drop(first);
-    Embedded::open(Options::new(dir.path())).unwrap();
+    Embedded::open(options(&dir)).unwrap();
+}
+
+#[test]
+fn a_store_belongs_to_the_cluster_that_it_was_first_opened_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = |cluster: Option<&str>| Options { cluster: cluster.map(str::to_owned), ..options(&dir) };
+    Embedded::open(of(None)).unwrap();
+    Embedded::open(of(Some("first"))).unwrap();
+    Embedded::open(of(Some("first"))).unwrap();
+    let sentence = unusable(Embedded::open(of(Some("second"))));
+    assert!(sentence.contains("belongs to the cluster first, this is second"), "{sentence}");
+    Embedded::open(of(None)).unwrap();
+}
+
+#[test]
+fn a_format_of_the_future_or_none_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Embedded::open(options(&dir)).unwrap();
+    store.shared.disk().unwrap().meta.insert(meta::FORMAT, 7_u32.to_be_bytes()).unwrap();
+    drop(store);
+    let sentence = unusable(Embedded::open(options(&dir)));
+    assert!(sentence.contains("has format 7, this program knows 1"), "{sentence}");
+
+    let other = tempfile::tempdir().unwrap();
+    drop(fjall::Database::builder(other.path().join("store")).open().unwrap());
+    let sentence = unusable(Embedded::open(options(&other)));
+    assert!(sentence.contains("is not a store of this program"), "{sentence}");
+}
+
+#[test]
+fn what_an_interrupted_first_start_left_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let unfinished = dir.path().join("store.new");
+    std::fs::create_dir(&unfinished).unwrap();
+    std::fs::write(unfinished.join("0.jnl"), b"half").unwrap();
+    Embedded::open(options(&dir)).unwrap();
+    assert!(!unfinished.exists());
+}
+
+#[tokio::test]
+async fn with_too_little_room_appends_are_refused_and_outcomes_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (minter, hook) = (Minter::default(), webhook("team-a", 1));
+    let event = event(&minter, &[&hook]);
+    let name = event.deliveries[0].name;
+    let store = Embedded::open(options(&dir)).unwrap();
+    store.append(vec![event.clone()]).await.unwrap();
+    store.close().await.unwrap();
+    let store = Embedded::open(Options { min_free_bytes: u64::MAX, ..options(&dir) }).unwrap();
+    assert!(matches!(store.accepting(), Err(Error::Full)));
+    assert!(matches!(store.append(vec![event]).await, Err(Error::Full)));
+    store.record(vec![outcome(&hook, name, Next::Success)]).await.unwrap();
+    assert_eq!(store.summary(hook.uid).unwrap().success_count, 1);
+}
+
+#[tokio::test]
+async fn a_poisoned_store_says_so_to_everybody() {
+    let dir = tempfile::tempdir().unwrap();
+    let (minter, hook) = (Minter::default(), webhook("team-a", 1));
+    let store = Embedded::open(options(&dir)).unwrap();
+    store.shared.poison(&Error::Poisoned);
+    assert!(matches!(store.accepting(), Err(Error::Poisoned)));
+    assert!(matches!(store.append(vec![event(&minter, &[&hook])]).await, Err(Error::Poisoned)));
+    assert!(matches!(store.record(vec![]).await, Err(Error::Poisoned)));
+    assert!(matches!(store.purge(hook.uid).await, Err(Error::Poisoned)));
+}
+
+#[tokio::test]
+async fn a_purge_leaves_no_key_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let (minter, hooks) = (Minter::default(), [1, 2].map(|number| webhook("team-a", number)));
+    let store = Embedded::open(options(&dir)).unwrap();
+    for next in [Next::Success, Next::Failed(EndReason::RetriesExhausted), Next::Retry(NOW)] {
+        let event = event(&minter, &[&hooks[0], &hooks[1]]);
+        let name = event.deliveries[0].name;
+        store.append(vec![event]).await.unwrap();
+        store.record(vec![outcome(&hooks[0], name, next)]).await.unwrap();
+    }
+    let mut test = event(&minter, &[&hooks[0]]);
+    test.deliveries[0].test = true;
+    store.append(vec![test]).await.unwrap();
+    for hook in &hooks {
+        store.purge(hook.uid).await.unwrap();
+    }
+    let disk = store.shared.disk().unwrap();
+    for keyspace in disk.keyspaces() {
+        let left: Vec<_> = keyspace.iter().map(|entry| entry.key().unwrap()).collect();
+        let expected: Vec<&[u8]> = if &**keyspace.name() == "meta" { vec![meta::FORMAT] } else { vec![] };
+        assert_eq!(left, expected, "{}", &**keyspace.name());
+    }
+    assert_eq!(store.metrics().pending_deliveries.get(), 0);
+}
+
+#[tokio::test]
+async fn a_purge_that_was_interrupted_is_known_and_can_be_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (minter, hook) = (Minter::default(), webhook("team-a", 1));
+    let store = Embedded::open(options(&dir)).unwrap();
+    store.append((0..600).map(|_| event(&minter, &[&hook])).collect()).await.unwrap();
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    let step = super::writer::Command::Purge(hook.uid, super::purge::Cursor::default(), reply);
+    store.commands.as_ref().unwrap().send(step).await.unwrap();
+    assert!(super::arrived(answer).await.unwrap().unwrap().is_some(), "more is left");
+    store.close().await.unwrap();
+    let store = Embedded::open(options(&dir)).unwrap();
+    assert_eq!(store.known(), std::slice::from_ref(&hook));
+    assert_eq!(store.summary(hook.uid).unwrap().pending, 0, "what waited is discarded");
+    assert!(!store.query(Query { limit: 10, ..Query::default() }).await.unwrap().deliveries.is_empty());
+    store.purge(hook.uid).await.unwrap();
+    assert_eq!(store.known(), []);
+    assert!(store.shared.disk().unwrap().log.is_empty().unwrap());
+}
+
+#[tokio::test]
+async fn pending_deliveries_are_a_metric_from_the_opening_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (minter, hook) = (Minter::default(), webhook("team-a", 1));
+    let store = Embedded::open(options(&dir)).unwrap();
+    store.append(vec![event(&minter, &[&hook]), event(&minter, &[&hook])]).await.unwrap();
+    assert_eq!(store.metrics().pending_deliveries.get(), 2);
+    store.close().await.unwrap();
+    let metrics = Metrics::default();
+    let store = Embedded::open(Options { metrics: metrics.clone(), ..options(&dir) }).unwrap();
+    assert_eq!(metrics.pending_deliveries.get(), 2);
+    let claims = store
+        .claim(ClaimRequest {
+            webhook: hook.uid,
+            now: NOW,
+            limit: 1,
+            only: None,
+            lease: Duration::from_secs(9),
+        })
+        .await
+        .unwrap();
+    let name = claims.deliveries[0].delivery.name;
+    store.record(vec![outcome(&hook, name, Next::Failed(EndReason::Expired))]).await.unwrap();
+    assert_eq!(metrics.pending_deliveries.get(), 1);
+    assert!(metrics.encode().contains("store_commit_duration_seconds_count 1"), "{}", metrics.encode());
+}
+
+#[tokio::test]
+async fn dedup_keys_are_forgotten_at_once_when_both_generations_are_old() {
+    let dir = tempfile::tempdir().unwrap();
+    let minter = Minter::default();
+    let store = Embedded::open(options(&dir)).unwrap();
+    let mut now = NOW;
+    for round in 0..4_u8 {
+        for key in 0..50 {
+            let event =
+                NewEvent { dedup: Some(DedupKey([key; 16])), accepted_at: now, ..event(&minter, &[]) };
+            assert_eq!(store.append(vec![event]).await.unwrap(), [Appended::New], "{round}");
+        }
+        let disk = store.shared.disk().unwrap();
+        let kept: usize = disk.dedup.iter().map(|generation| generation.len().unwrap()).sum();
+        assert!(kept <= 100, "{kept}");
+        now = now + Duration::from_hours(1);
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_was_ahead_does_not_keep_dedup_keys_for_long() {
+    let dir = tempfile::tempdir().unwrap();
+    let minter = Minter::default();
+    let store = Embedded::open(options(&dir)).unwrap();
+    let keyed =
+        |key, at| NewEvent { dedup: Some(DedupKey([key; 16])), accepted_at: at, ..event(&minter, &[]) };
+    store.append(vec![keyed(1, NOW + Duration::from_hours(1000))]).await.unwrap();
+    store.append(vec![keyed(2, NOW)]).await.unwrap();
+    store.append(vec![keyed(3, NOW + Duration::from_hours(1))]).await.unwrap();
+    let disk = store.shared.disk().unwrap();
+    assert_eq!(disk.dedup[1].len().unwrap(), 1, "an hour later the next generation has begun");
+}
+
+#[tokio::test]
+async fn a_corrupt_log_line_is_left_out_and_harms_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (minter, hook) = (Minter::default(), webhook("team-a", 1));
+    let store = Embedded::open(options(&dir)).unwrap();
+    let events: Vec<_> = (0..3).map(|_| event(&minter, &[&hook])).collect();
+    let names: Vec<_> = events.iter().map(|event| event.deliveries[0].name).collect();
+    store.append(events).await.unwrap();
+    store.shared.disk().unwrap().log.insert(names[1].as_bytes(), b"\x01nonsense").unwrap();
+    store.close().await.unwrap();
+
+    let store = Embedded::open(options(&dir)).unwrap();
+    let error = store.delivery(names[1]).await.unwrap_err();
+    assert!(error.to_string().contains(&names[1].to_string()), "{error}");
+    let page = store.query(Query { limit: 10, ..Query::default() }).await.unwrap();
+    assert_eq!(page.deliveries.iter().map(|line| line.name).collect::<Vec<_>>(), [names[2], names[0]]);
+    let outcomes = names.iter().map(|name| outcome(&hook, *name, Next::Success)).collect();
+    store.record(outcomes).await.unwrap();
+    assert_eq!(store.summary(hook.uid).unwrap().success_count, 2);
+}
+
+#[tokio::test]
+async fn old_journals_go_when_every_keyspace_is_flushed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (minter, hook) = (Minter::default(), webhook("team-a", 1));
+    let store = Embedded::open(options(&dir)).unwrap();
+    store.append(vec![event(&minter, &[&hook])]).await.unwrap();
+    let disk = store.shared.disk().unwrap();
+    disk.flush_all().unwrap();
+    let flushed = || disk.keyspaces().iter().all(|keyspace| keyspace.table_count() > 0);
+    let limit = std::time::Instant::now() + Duration::from_mins(1);
+    while !flushed() {
+        assert!(std::time::Instant::now() < limit, "not flushed");
+        tokio::task::yield_now().await;
+    }
+    assert!(disk.log.contains_key(TOUCH).unwrap());
+    let page = store.query(Query { limit: 10, ..Query::default() }).await.unwrap();
+    assert_eq!(page.deliveries.len(), 1, "the keys that mean nothing are not seen");
+    let pending = Query { limit: 10, states: vec![State::Pending], ..Query::default() };
+    assert_eq!(store.query(pending).await.unwrap().deliveries.len(), 1);
+}
+
+#[tokio::test]
+async fn an_event_that_is_read_does_not_share_memory_with_the_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let (minter, hook) = (Minter::default(), webhook("team-a", 1));
+    let store = Embedded::open(options(&dir)).unwrap();
+    let request = Bytes::from(vec![b'x'; 1 << 20]);
+    let sent = NewEvent { data: request.slice(100..200), ..event(&minter, &[&hook]) };
+    let uid: EventUid = sent.uid;
+    store.append(vec![sent]).await.unwrap();
+    let claim =
+        ClaimRequest { webhook: hook.uid, now: NOW, limit: 1, only: None, lease: Duration::from_secs(9) };
+    let claims = store.claim(claim).await.unwrap();
+    let claimed = &claims.deliveries[0].event;
+    assert_eq!((claimed.uid, claimed.data.len()), (uid, 100));
+    assert!(!request.as_ptr_range().contains(&claimed.data.as_ptr()));
+    assert!(request.is_unique(), "the request's buffer is free");
 }

@@ -169,7 +169,9 @@ impl Kubectl {
         last: &mut Value,
         enough: &mut impl FnMut(&Value) -> bool,
     ) -> anyhow::Result<()> {
-        let mut child = self.spawn(&["get", kind, name, "-n", namespace, "-o", "json", "--watch"])?;
+        // As a list of one: of a single object kubectl misses what changes between its look and its watch.
+        let one = format!("--field-selector=metadata.name={name}");
+        let mut child = self.spawn(&["get", kind, &one, "-n", namespace, "-o", "json", "--watch"])?;
         let mut lines = BufReader::new(child.stdout.take().context("kubectl has no stdout")?).lines();
         let mut document = String::new();
         while let Some(line) = lines.next_line().await? {
