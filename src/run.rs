@@ -26,6 +26,9 @@ use crate::routes::compile::Compiler;
 use crate::routes::feed::Feed;
 use crate::routes::watch::Scope;
 use crate::routes::{Table, master_key};
+use crate::server::apis::deliveries::Log;
+use crate::server::apis::registration;
+use crate::server::auth::{FrontProxy, Gate};
 use crate::server::certificates::Certificates;
 use crate::server::listener::{self, Limits};
 use crate::server::ops::{self, Health, Ops};
@@ -169,7 +172,8 @@ impl Parts {
         let certificates =
             Arc::new(Certificates::new(self.client.clone(), &config.service, self.clock.clone()));
         let tls = certificates.server_config().map_err(|error| Error::start("TLS", error))?;
-        let door = Arc::new(self.door(config));
+        let front_proxy = Arc::new(FrontProxy::new(self.clock.clone()));
+        let door = Arc::new(self.door(config, &front_proxy));
         let listener = bind("the HTTPS door", config.listen).await?;
         let (feed, webhooks) = Feed::new(
             self.client.clone(),
@@ -190,22 +194,26 @@ impl Parts {
         let controllers = Controllers::new(self.controller(config, webhooks));
 
         let limits = Limits { drain: config.shutdown_grace, ..Limits::default() };
-        let keeping = {
-            let stop = stop.clone();
-            async move { certificates.run(stop).await }
-        };
+        let mut rest = vec![tasks.spawn(feed.run(stop.clone())), tasks.spawn(controllers.run(stop.clone()))];
+        if config.api_service {
+            let (client, certificates, stop) = (self.client.clone(), Arc::clone(&certificates), stop.clone());
+            rest.push(tasks.spawn(async move {
+                tokio::join!(
+                    front_proxy.run(client.clone(), stop.clone()),
+                    registration::run(client, &certificates, stop)
+                );
+            }));
+        }
+        let keeping = stop.clone();
+        rest.push(tasks.spawn(async move { certificates.run(keeping).await }));
         Ok(Running {
             door: tasks.spawn(listener::serve(listener, Some(tls), door, limits, stop.clone())),
             engine: tasks.spawn(engine.run(stop.clone())),
-            rest: vec![
-                tasks.spawn(feed.run(stop.clone())),
-                tasks.spawn(keeping),
-                tasks.spawn(controllers.run(stop.clone())),
-            ],
+            rest,
         })
     }
 
-    fn door(&self, config: &Config) -> Door {
+    fn door(&self, config: &Config, front_proxy: &Arc<FrontProxy>) -> Door {
         let publisher = Publisher::new(
             Arc::clone(&self.store),
             Arc::clone(&self.table),
@@ -215,7 +223,9 @@ impl Parts {
         );
         let settings =
             server::Settings { max_body_bytes: config.max_body_bytes, namespaces: config.namespace.clone() };
-        Door::new(&self.client, publisher, self.metrics.clone(), settings)
+        let gate = Gate::new(&self.client, Arc::clone(front_proxy));
+        let log = Log::new(Arc::clone(&self.store), Arc::clone(&self.table), self.clock.clone());
+        Door::new(gate, publisher, log, self.metrics.clone(), settings)
     }
 
     fn controller(&self, config: &Config, webhooks: crate::routes::feed::Webhooks) -> controller::Deps {

@@ -1,13 +1,14 @@
 //! The Kubernetes kinds of `hookwright.dev/v1alpha1`: types, rules and names. No client, no behaviour.
 
 pub mod conditions;
+pub mod delivery;
 pub mod rules;
 mod schema;
 pub mod webhook;
 mod webhook_status;
 pub mod webhook_test;
 
-pub use schema::{crds, crds_yaml};
+pub use schema::{crds, crds_yaml, explained};
 pub use webhook::{Webhook, WebhookSpec, WebhookStatus};
 pub use webhook_test::{WebhookTest, WebhookTestSpec, WebhookTestStatus};
 

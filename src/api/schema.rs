@@ -20,6 +20,17 @@ pub fn crds_yaml() -> String {
     crds().iter().flat_map(|crd| ["---\n".to_owned(), to_yaml(crd)]).collect()
 }
 
+/// The schema of a kind that no CRD carries, in the words that `kubectl explain` shows.
+pub fn explained<K: CustomResourceExt>() -> Value {
+    let crd = serde_json::to_value(K::crd()).unwrap_or_default();
+    let mut schema = crd.pointer("/spec/versions/0/schema/openAPIV3Schema").cloned().unwrap_or_default();
+    tidy(&mut schema);
+    whole_numbers(&mut schema);
+    describe(&mut schema, "/properties/spec", "What it is.");
+    describe(&mut schema, "/properties/status", "What became of it so far.");
+    schema
+}
+
 /// One CRD as YAML.
 #[expect(clippy::expect_used, reason = "a CRD is plain data: maps with string keys, strings, numbers")]
 fn to_yaml(crd: &CustomResourceDefinition) -> String {

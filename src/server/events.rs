@@ -229,6 +229,7 @@ pub(super) fn result_of(reason: Reason) -> &'static str {
         | Reason::MethodNotAllowed
         | Reason::NotAcceptable
         | Reason::RequestTimeout
+        | Reason::Expired
         | Reason::UnsupportedMediaType => "invalid",
     }
 }

@@ -1,4 +1,4 @@
-//! The HTTPS door: what producers, and later kube-apiserver, talk to; and the plain one for probes and metrics.
+//! The HTTPS door: what producers and kube-apiserver talk to; and the plain one for probes and metrics.
 //!
 //! Made of small parts that know little of each other:
 //!
@@ -8,11 +8,13 @@
 //! | [`certificates`], `ca`, `tls` | by what certificate are we known |
 //! | `paths`, `accept`, `body` | what is asked for, is the form one we speak, is the body within bounds |
 //! | [`auth`] | who asks, and may he |
-//! | `events`, [`publish`] | what the resource does; publishing as a library call |
+//! | `events`, [`publish`] | what publishing does; publishing as a library call |
+//! | [`apis`] | what makes it an API of Kubernetes: discovery, and the delivery log as a resource |
 //! | [`status`] | how it is answered |
 //! | [`ops`] | probes and metrics |
 
 mod accept;
+pub mod apis;
 pub mod auth;
 mod body;
 mod ca;
@@ -32,10 +34,11 @@ use http::request::Parts;
 use http::{Method, Request};
 use http_body::Body;
 use hyper::body::Incoming;
-use kube::Client;
 
 use crate::metrics::{Metrics, Received};
-use auth::Gate;
+use apis::deliveries::{self, Log};
+use apis::discovery::Documents;
+use auth::{Action, Gate};
 use body::Bodies;
 use listener::{Handler, Peer};
 use paths::Target;
@@ -57,16 +60,19 @@ pub struct Settings {
 pub struct Door {
     gate: Gate,
     publisher: Publisher,
+    log: Log,
+    documents: Documents,
     bodies: Bodies,
     namespaces: Vec<String>,
     metrics: Metrics,
 }
 
 impl Door {
-    /// Asks this Kubernetes for identity and rights, and publishes by this publisher.
-    pub fn new(client: &Client, publisher: Publisher, metrics: Metrics, settings: Settings) -> Self {
+    /// Asks this gate for identity and rights, publishes by this publisher and shows this log.
+    pub fn new(gate: Gate, publisher: Publisher, log: Log, metrics: Metrics, settings: Settings) -> Self {
         let Settings { max_body_bytes, namespaces } = settings;
-        Self { gate: Gate::new(client), publisher, bodies: Bodies::new(max_body_bytes), namespaces, metrics }
+        let (documents, bodies) = (Documents::new(), Bodies::new(max_body_bytes));
+        Self { gate, publisher, log, documents, bodies, namespaces, metrics }
     }
 
     /// Answers one request, whatever its body comes from.
@@ -100,7 +106,32 @@ impl Door {
                 let answered = self.publish(namespace, peer, parts, body).await;
                 answered.inspect_err(|failure| self.count(events::result_of(failure.reason)))
             }
+            Target::Document(document) => {
+                self.gate.identify(peer, &parts.headers).await?;
+                self.documents.answer(document, &parts.headers)
+            }
+            Target::Deliveries { namespace } => {
+                self.admit(deliveries::action("list", None, namespace, None), peer, parts).await?;
+                self.log.list(namespace, parts).await
+            }
+            Target::Delivery { namespace, name } => {
+                let action = deliveries::action("get", None, Some(namespace), Some(name));
+                self.admit(action, peer, parts).await?;
+                self.log.get(namespace, name, parts).await
+            }
+            Target::Payload { namespace, name } => {
+                let action = deliveries::action("get", Some("payload"), Some(namespace), Some(name));
+                self.admit(action, peer, parts).await?;
+                self.log.payload(namespace, name, parts).await
+            }
         }
+    }
+
+    /// Lets a request for the log through.
+    async fn admit(&self, action: Action, peer: &Peer, parts: &Parts) -> Result<(), Failure> {
+        let user = self.gate.identify(peer, &parts.headers).await?;
+        self.gate.authorize(&user, &action).await?;
+        action.namespace.as_deref().map_or(Ok(()), |namespace| self.in_scope(namespace, action.resource))
     }
 
     async fn publish<B>(
@@ -116,17 +147,18 @@ impl Door {
         accept::json(&parts.headers)?;
         let user = self.gate.identify(peer, &parts.headers).await?;
         self.gate.authorize(&user, &events::action(namespace)).await?;
-        self.in_scope(namespace)?;
+        self.in_scope(namespace, events::RESOURCE)?;
         events::create(&self.publisher, &self.bodies, &user, namespace, parts, body).await
     }
 
-    /// In scoped mode, other namespaces have no Webhook here: taking an event for them would lose it.
-    fn in_scope(&self, namespace: &str) -> Result<(), Failure> {
+    /// In scoped mode, other namespaces have no Webhook here: taking an event for them would lose it, and a log
+    /// that is empty would say that nothing happened.
+    fn in_scope(&self, namespace: &str, resource: &'static str) -> Result<(), Failure> {
         if self.namespaces.is_empty() || self.namespaces.iter().any(|served| served == namespace) {
             return Ok(());
         }
         let message = format!("namespace {namespace:?} is not served by this installation (--namespace)");
-        Err(Failure::new(Reason::NotFound, message).of(events::RESOURCE))
+        Err(Failure::new(Reason::NotFound, message).of(resource))
     }
 
     fn count(&self, result: &'static str) {

@@ -31,6 +31,8 @@ pub enum Reason {
     NotAcceptable,
     /// 408: its body did not come in time.
     RequestTimeout,
+    /// 410: what a list was to go on from is no more.
+    Expired,
     /// 413: it is too large.
     RequestEntityTooLarge,
     /// 415: its content type is none that is read here.
@@ -54,6 +56,7 @@ impl Reason {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::Expired => StatusCode::GONE,
             Self::RequestEntityTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
@@ -72,6 +75,7 @@ impl Reason {
             Self::MethodNotAllowed => "MethodNotAllowed",
             Self::NotAcceptable => "NotAcceptable",
             Self::RequestTimeout => "RequestTimeout",
+            Self::Expired => "Expired",
             Self::RequestEntityTooLarge => "RequestEntityTooLarge",
             Self::UnsupportedMediaType => "UnsupportedMediaType",
             Self::TooManyRequests => "TooManyRequests",
@@ -90,6 +94,7 @@ pub struct Failure {
     pub message: String,
     causes: Vec<StatusCause>,
     resource: Option<&'static str>,
+    name: Option<Box<str>>,
     retry_after: Option<Duration>,
     allow: Option<&'static str>,
 }
@@ -98,7 +103,22 @@ impl Failure {
     /// A refusal with nothing but a reason and a message.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { reason, message, causes: Vec::new(), resource: None, retry_after: None, allow: None }
+        Self {
+            reason,
+            message,
+            causes: Vec::new(),
+            resource: None,
+            name: None,
+            retry_after: None,
+            allow: None,
+        }
+    }
+
+    /// 404 of an object.
+    pub fn no_such_object(resource: &'static str, name: &str) -> Self {
+        let shown: String = name.chars().filter(|c| !c.is_control()).take(200).collect();
+        let message = format!("{resource}.{DELIVERY_GROUP} \"{shown}\" not found");
+        Self { name: Some(shown.into()), ..Self::new(Reason::NotFound, message).of(resource) }
     }
 
     /// 404 of a path.
@@ -138,12 +158,13 @@ impl Failure {
 
     /// The `Status` and its HTTP headers.
     pub fn into_answer(self) -> Answer {
-        let Self { reason, message, causes, resource, retry_after, allow } = self;
+        let Self { reason, message, causes, resource, name, retry_after, allow } = self;
         let seconds = retry_after.map(|after| i32::try_from(after.as_secs().max(1)).unwrap_or(i32::MAX));
         let details = StatusDetails {
             causes: (!causes.is_empty()).then_some(causes),
             group: resource.map(|_| DELIVERY_GROUP.to_owned()),
             kind: resource.map(ToOwned::to_owned),
+            name: name.map(Into::into),
             retry_after_seconds: seconds,
             ..StatusDetails::default()
         };
@@ -249,6 +270,7 @@ mod tests {
             (Reason::MethodNotAllowed, 405),
             (Reason::NotAcceptable, 406),
             (Reason::RequestTimeout, 408),
+            (Reason::Expired, 410),
             (Reason::RequestEntityTooLarge, 413),
             (Reason::UnsupportedMediaType, 415),
             (Reason::TooManyRequests, 429),

@@ -14,6 +14,8 @@ use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
 
+use super::apis::deliveries::Log;
+use super::auth::{FrontProxy, Gate};
 use super::publish::Publisher;
 use super::{Door, Settings};
 use crate::clock::{Clock, Hand};
@@ -35,6 +37,8 @@ pub(super) struct FakeApi {
     pub(super) tokens: Mutex<HashMap<String, (String, Vec<String>)>>,
     /// User and namespace of each right to publish.
     pub(super) rights: Mutex<HashSet<(String, String)>>,
+    /// What everybody may do with the log: `verb resource/subresource namespace`.
+    pub(super) readable: Mutex<HashSet<String>>,
     /// By path: objects.
     pub(super) objects: Mutex<HashMap<String, Value>>,
     /// Every call: method and path.
@@ -122,7 +126,13 @@ impl FakeApi {
             && attributes["group"] == "delivery.hookwright.dev"
             && attributes["resource"] == "cloudevents";
         let right = (text(&spec["user"]), text(&attributes["namespace"]));
-        let allowed = publishing && self.rights.lock().unwrap().contains(&right);
+        let resource = match attributes["subresource"].as_str() {
+            Some(subresource) => format!("{}/{subresource}", text(&attributes["resource"])),
+            None => text(&attributes["resource"]),
+        };
+        let reading = format!("{} {resource} {}", text(&attributes["verb"]), text(&attributes["namespace"]));
+        let allowed = publishing && self.rights.lock().unwrap().contains(&right)
+            || self.readable.lock().unwrap().contains(&reading);
         review["status"] = json!({"allowed": allowed});
         review["metadata"] = json!({});
         review
@@ -166,6 +176,12 @@ pub(super) struct Recorder {
     pub(super) refuses: AtomicBool,
     pub(super) hangs: AtomicBool,
     pub(super) summaries: Mutex<HashMap<WebhookUid, Arc<Summary>>>,
+    /// The log, in any order.
+    pub(super) log: Mutex<Vec<Delivery>>,
+    /// Stored events, for payloads.
+    pub(super) stored: Mutex<HashMap<EventUid, Arc<Event>>>,
+    /// Queries that were asked.
+    pub(super) queries: Mutex<Vec<Query>>,
     seen: Mutex<HashMap<[u8; 16], EventUid>>,
     wakes: Wakes,
 }
@@ -241,16 +257,37 @@ impl Store for Recorder {
         unreachable!("the door purges nothing")
     }
 
-    fn query(&self, _: Query) -> BoxFuture<'_, Result<Page>> {
-        unreachable!("the door queries nothing")
+    fn query(&self, query: Query) -> BoxFuture<'_, Result<Page>> {
+        async move {
+            self.accepting()?;
+            self.queries.lock().unwrap().push(query.clone());
+            let Query { namespace, webhook, states, before, limit } = query;
+            let mut found: Vec<_> = self.log.lock().unwrap().clone();
+            found.retain(|line| {
+                namespace.as_ref().is_none_or(|is| *is == line.webhook.namespace)
+                    && webhook.is_none_or(|is| is == line.webhook.uid)
+                    && (states.is_empty() || states.contains(&line.state))
+                    && before.is_none_or(|before| line.name < before)
+            });
+            found.sort_by_key(|line| std::cmp::Reverse(line.name));
+            let more = found.len() > limit;
+            found.truncate(limit);
+            let next = found.last().map(|last| last.name).filter(|_| more);
+            Ok(Page { deliveries: found, next })
+        }
+        .boxed()
     }
 
-    fn delivery(&self, _: DeliveryName) -> BoxFuture<'_, Result<Option<Delivery>>> {
-        unreachable!("the door reads no delivery")
+    fn delivery(&self, name: DeliveryName) -> BoxFuture<'_, Result<Option<Delivery>>> {
+        async move {
+            self.accepting()?;
+            Ok(self.log.lock().unwrap().iter().find(|line| line.name == name).cloned())
+        }
+        .boxed()
     }
 
-    fn event(&self, _: EventUid) -> BoxFuture<'_, Result<Option<Arc<Event>>>> {
-        unreachable!("the door reads no event")
+    fn event(&self, uid: EventUid) -> BoxFuture<'_, Result<Option<Arc<Event>>>> {
+        async move { Ok(self.stored.lock().unwrap().get(&uid).cloned()) }.boxed()
     }
 
     fn oldest_due(&self, _: WebhookUid) -> Option<UnixMillis> {
@@ -277,6 +314,7 @@ pub(super) struct World {
     pub(super) table: Arc<Table>,
     pub(super) metrics: Metrics,
     pub(super) hand: Hand,
+    pub(super) front_proxy: Arc<FrontProxy>,
     pub(super) door: Arc<Door>,
 }
 
@@ -295,11 +333,14 @@ impl World {
             Arc::clone(&store) as Arc<dyn Store>,
             Arc::clone(&table),
             Arc::new(Minter::default()),
-            clock,
+            clock.clone(),
             metrics.clone(),
         );
-        let door = Arc::new(Door::new(&api.client(), publisher, metrics.clone(), settings));
-        Self { api, store, table, metrics, hand, door }
+        let front_proxy = Arc::new(FrontProxy::new(clock.clone()));
+        let gate = Gate::new(&api.client(), Arc::clone(&front_proxy));
+        let log = Log::new(Arc::clone(&store) as Arc<dyn Store>, Arc::clone(&table), clock);
+        let door = Arc::new(Door::new(gate, publisher, log, metrics.clone(), settings));
+        Self { api, store, table, metrics, hand, front_proxy, door }
     }
 
     /// Puts a Webhook in force.

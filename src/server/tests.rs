@@ -167,7 +167,7 @@ async fn each_refusal_has_its_code_reason_and_metric() {
 #[tokio::test]
 async fn what_is_not_there_is_a_404_and_a_wrong_method_a_405() {
     let world = World::new();
-    let (parts, answer) = send(&world, Request::get("/apis"), "").await;
+    let (parts, answer) = send(&world, Request::get("/metrics"), "").await;
     assert_eq!((parts.status.as_u16(), &answer["reason"]), (404, &json!("NotFound")));
     let (parts, answer) = send(&world, Request::get(PATH).header("authorization", "Bearer good"), "").await;
     assert_eq!((parts.status.as_u16(), &answer["reason"]), (405, &json!("MethodNotAllowed")));

@@ -3,7 +3,9 @@
 #![allow(clippy::indexing_slicing, reason = "a JSON value that is missing is null, and the test fails")]
 
 mod canary;
+mod deliveries;
 mod delivering;
+mod doors;
 mod holding;
 mod publishing;
 mod references;

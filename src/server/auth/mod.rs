@@ -1,8 +1,9 @@
-//! Who asks, and whether he may. Identity comes through a door ([`token`] is the direct one); the right is asked
-//! of Kubernetes by a SubjectAccessReview, whichever door it was.
+//! Who asks, and whether he may. Identity comes through one of two doors: [`front_proxy`] through kube-apiserver,
+//! [`token`] straight. The right is asked of Kubernetes by a SubjectAccessReview, whichever door it was.
 
 mod access;
 mod cache;
+mod front_proxy;
 mod token;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use super::listener::Peer;
 use super::quiet::Quiet;
 use super::status::{Failure, Reason};
 pub use access::Action;
+pub use front_proxy::FrontProxy;
 
 /// A positive answer of the Kubernetes API is believed for this long.
 pub(super) const KEEP_YES: Duration = Duration::from_secs(10);
@@ -96,15 +98,17 @@ fn digest(hash: Context) -> [u8; 32] {
 /// Decides who may come in.
 #[derive(Debug)]
 pub struct Gate {
+    front_proxy: Arc<FrontProxy>,
     tokens: token::Tokens,
     access: access::Access,
 }
 
 impl Gate {
-    /// Asks this Kubernetes.
-    pub fn new(client: &Client) -> Self {
+    /// Asks this Kubernetes, and believes what this front proxy says.
+    pub fn new(client: &Client, front_proxy: Arc<FrontProxy>) -> Self {
         let questions = Arc::new(Questions::default());
         Self {
+            front_proxy,
             tokens: token::Tokens::new(client.clone(), Arc::clone(&questions)),
             access: access::Access::new(client.clone(), questions),
         }
@@ -114,8 +118,11 @@ impl Gate {
     ///
     /// # Errors
     /// 401 when he is not known, 503 when that can't be found out.
-    pub async fn identify(&self, _peer: &Peer, headers: &HeaderMap) -> Result<Arc<User>, Failure> {
-        self.tokens.identify(headers).await
+    pub async fn identify(&self, peer: &Peer, headers: &HeaderMap) -> Result<Arc<User>, Failure> {
+        match self.front_proxy.identify(peer, headers)? {
+            Some(user) => Ok(user),
+            None => self.tokens.identify(headers).await,
+        }
     }
 
     /// Lets a user do something, or says that he may not.

@@ -7,6 +7,10 @@ use tokio::time::advance;
 use super::*;
 use crate::server::testing::FakeApi;
 
+fn gate(api: &Arc<FakeApi>) -> Gate {
+    Gate::new(&api.client(), Arc::new(FrontProxy::new(crate::clock::Clock::system())))
+}
+
 fn peer() -> Peer {
     Peer { address: ([127, 0, 0, 1], 1).into(), certificates: Arc::new([]) }
 }
@@ -32,7 +36,7 @@ async fn identify(gate: &Gate, token: &str) -> Result<Arc<User>, Failure> {
 #[tokio::test]
 async fn a_token_for_our_audience_is_a_user_with_all_that_is_said_of_him() {
     let api = FakeApi::with_shop();
-    let gate = Gate::new(&api.client());
+    let gate = gate(&api);
     let user = identify(&gate, "good").await.unwrap();
     assert_eq!(user.username, "system:serviceaccount:team-a:shop");
     assert_eq!(
@@ -70,7 +74,7 @@ async fn without_a_good_token_for_our_audience_nobody_is_known() {
         api.tokens.lock().unwrap().insert(token.to_owned(), ("somebody".to_owned(), audiences));
     }
     api.tokens.lock().unwrap().insert("nameless".to_owned(), (String::new(), vec!["hookwright".to_owned()]));
-    let gate = Gate::new(&api.client());
+    let gate = gate(&api);
     let header = |value: &str| HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())]);
     let mut twice = bearer("good");
     twice.append(AUTHORIZATION, "Bearer good".parse().unwrap());
@@ -93,14 +97,15 @@ async fn without_a_good_token_for_our_audience_nobody_is_known() {
         let before = api.count("tokenreviews");
         let failure = gate.identify(&peer(), &headers).await.unwrap_err();
         assert_eq!(failure.reason, Reason::Unauthorized, "{what}");
-        assert!(failure.message.contains("--audience hookwright"), "{what}: {}", failure.message);
+        let says = if what == "a forged front proxy" { "kube-apiserver" } else { "--audience hookwright" };
+        assert!(failure.message.contains(says), "{what}: {}", failure.message);
         assert_eq!(api.count("tokenreviews") - before, asked, "{what}");
     }
 }
 
 #[tokio::test]
 async fn the_scheme_is_read_in_any_case() {
-    let gate = Gate::new(&FakeApi::with_shop().client());
+    let gate = gate(&FakeApi::with_shop());
     let headers = HeaderMap::from_iter([(AUTHORIZATION, "bearer good".parse().unwrap())]);
     assert!(gate.identify(&peer(), &headers).await.is_ok());
 }
@@ -108,7 +113,7 @@ async fn the_scheme_is_read_in_any_case() {
 #[tokio::test(start_paused = true)]
 async fn what_kubernetes_says_is_believed_for_seconds() {
     let api = FakeApi::with_shop();
-    let gate = Gate::new(&api.client());
+    let gate = gate(&api);
     for _ in 0..3 {
         let user = identify(&gate, "good").await.unwrap();
         gate.authorize(&user, &publish("team-a")).await.unwrap();
@@ -137,7 +142,7 @@ async fn what_kubernetes_says_is_believed_for_seconds() {
 
 #[tokio::test]
 async fn a_refusal_says_who_may_not_do_what_where() {
-    let gate = Gate::new(&FakeApi::with_shop().client());
+    let gate = gate(&FakeApi::with_shop());
     let user = identify(&gate, "good").await.unwrap();
     let failure = gate.authorize(&user, &publish("team-b")).await.unwrap_err();
     assert_eq!(failure.reason, Reason::Forbidden);
@@ -151,7 +156,7 @@ async fn a_refusal_says_who_may_not_do_what_where() {
 #[tokio::test(start_paused = true)]
 async fn when_kubernetes_cannot_be_asked_the_client_is_to_come_again_and_nothing_is_remembered() {
     let api = FakeApi::with_shop();
-    let gate = Gate::new(&api.client());
+    let gate = gate(&api);
     let known = identify(&gate, "good").await.unwrap();
     for (what, switch, waits) in [("broken", &api.broken, 0), ("hanging", &api.hangs, 5)] {
         switch.store(true, Ordering::SeqCst);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use reqwest::Version;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, UnixTime};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -40,6 +40,8 @@ impl rustls::time_provider::TimeProvider for ByClock {
     }
 }
 
+type Identity = (CertificateDer<'static>, PrivatePkcs8KeyDer<'static>);
+
 struct Running {
     world: World,
     certificates: Arc<Certificates>,
@@ -68,16 +70,30 @@ async fn start(limits: Limits) -> Running {
 
 /// A client that trusts this bundle at the time of this clock.
 fn client(bundle: &str, clock: &Clock, protocols: &[&[u8]], address: SocketAddr) -> reqwest::Client {
+    client_with(None, bundle, clock, protocols, address)
+}
+
+/// One that shows a certificate.
+fn client_with(
+    identity: Option<Identity>,
+    bundle: &str,
+    clock: &Clock,
+    protocols: &[&[u8]],
+    address: SocketAddr,
+) -> reqwest::Client {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
         roots.add(certificate.unwrap()).unwrap();
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_details(provider, Arc::new(ByClock(clock.clone())))
+    let config = ClientConfig::builder_with_details(provider, Arc::new(ByClock(clock.clone())))
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let mut config = match identity {
+        Some((certificate, key)) => config.with_client_auth_cert(vec![certificate], key.into()).unwrap(),
+        None => config.with_no_client_auth(),
+    };
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     reqwest::Client::builder()
         .tls_backend_preconfigured(config)
@@ -177,6 +193,68 @@ async fn who_does_not_finish_a_handshake_is_let_go() {
     .await;
     let client = running.client(HTTP_1);
     assert_eq!(running.post(&client, event("1", "a")).send().await.unwrap().status(), 202);
+}
+
+/// A CA of a front proxy, and a certificate that it signed.
+fn front_proxy() -> (String, Identity) {
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca = rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap()).unwrap();
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "front-proxy-client");
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, &ca).unwrap().der().clone();
+    (ca.pem(), (certificate, key.serialize_der().into()))
+}
+
+fn trusted(ca: &str) -> std::collections::BTreeMap<String, String> {
+    [
+        ("requestheader-client-ca-file", ca),
+        ("requestheader-allowed-names", r#"["front-proxy-client"]"#),
+        ("requestheader-username-headers", r#"["X-Remote-User"]"#),
+        ("requestheader-group-headers", r#"["X-Remote-Group"]"#),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .into()
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_welcome_and_judged_for_each_request_also_when_the_ca_changes() {
+    let running = start(Limits::default()).await;
+    let (old, new) = (front_proxy(), front_proxy());
+    let bundle = running.certificates.bundle().unwrap();
+    let client = |(certificate, key): &Identity, protocols| {
+        let identity = Some((certificate.clone(), key.clone_key()));
+        client_with(identity, &bundle, &running.clock, protocols, running.address)
+    };
+    let shop = "system:serviceaccount:team-a:shop";
+    for protocols in [HTTP_1, HTTP_2] {
+        let clients = [client(&old.1, protocols), client(&new.1, protocols)];
+        let plain = running.client(protocols);
+        for (what, cas, expected) in [
+            ("the old CA", old.0.clone(), [202, 401]),
+            ("both", format!("{}{}", old.0, new.0), [202, 202]),
+            ("the new one, over the same connections", new.0.clone(), [401, 202]),
+        ] {
+            running.world.front_proxy.trust(&trusted(&cas));
+            for (client, expected) in clients.iter().zip(expected) {
+                let request = running.post(client, event(what, "a")).header("x-remote-user", shop);
+                let (request, forgery) = without_token(request);
+                assert_eq!(client.execute(request).await.unwrap().status(), expected, "{what}");
+                assert_eq!(plain.execute(forgery).await.unwrap().status(), 401, "{what}, without one");
+            }
+            let with_token = running.post(&clients[0], event(what, "a")).send().await.unwrap();
+            assert_eq!(with_token.status(), 202, "{what}: a certificate beside a token is in nobody's way");
+        }
+    }
+}
+
+/// The request without its token, twice.
+fn without_token(request: reqwest::RequestBuilder) -> (reqwest::Request, reqwest::Request) {
+    let mut request = request.build().unwrap();
+    request.headers_mut().remove("authorization");
+    (request.try_clone().unwrap(), request)
 }
 
 /// Publishes over and over on new connections, each with the bundle that is published at that moment, until

@@ -119,6 +119,11 @@ impl ControlPlane {
         Ok(Self { programs, server, ca_pem, kubeconfig, created: AtomicU32::new(0), own: None, group })
     }
 
+    /// Whether it was started here, and so runs on this machine.
+    pub fn is_own(&self) -> bool {
+        self.own.is_some()
+    }
+
     /// `https://host:port` of kube-apiserver.
     pub fn server_url(&self) -> &str {
         &self.server

@@ -60,8 +60,19 @@ impl OperatorOptions {
         self
     }
 
-    fn chart_values(&self) -> Value {
+    /// With a Service by which a kube-apiserver on this machine reaches the door on loopback. One elsewhere can't,
+    /// and an APIService that does not answer would stop its namespace deletions.
+    fn chart_values(&self, plane: &ControlPlane, door: &Port) -> Value {
         let mut values = self.values.clone();
+        if let Value::Object(fields) = &mut values {
+            let service =
+                json!({ "type": "ExternalName", "externalName": "localhost", "port": door.number() });
+            if plane.is_own() {
+                fields.entry("service").or_insert(service);
+            } else {
+                fields.entry("apiService").or_insert(json!({ "enabled": false }));
+            }
+        }
         if let (Value::Object(fields), false) = (&mut values, self.extra_args.is_empty()) {
             fields.insert("extraArgs".to_owned(), json!(self.extra_args));
         }
@@ -104,7 +115,9 @@ impl Operator {
         options: &OperatorOptions,
     ) -> anyhow::Result<Self> {
         let OperatorOptions { release, namespace, values: _, extra_args: _ } = options;
-        plane.helm().await?.install(release, namespace, &helm::chart(), &options.chart_values()).await?;
+        let door = free_port()?;
+        let values = options.chart_values(plane, &door);
+        plane.helm().await?.install(release, namespace, &helm::chart(), &values).await?;
         let kubectl = plane.kubectl();
         let pod = Pod::of_release(&kubectl, release, namespace).await?;
         let token = plane.token(namespace, &pod.service_account, None).await?;
@@ -115,7 +128,7 @@ impl Operator {
             namespace: namespace.clone(),
             kubeconfig: plane.kubeconfig_for_token(&token)?,
             kubectl,
-            door: free_port()?,
+            door,
             metrics: free_port()?,
             process: None,
             group: Group::new("operator")?,
