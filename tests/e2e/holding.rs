@@ -48,7 +48,7 @@ async fn a_failing_endpoint_is_probed_by_one_and_then_gets_everything() -> anyho
     let team = Team::new("probe").await?;
     team.receiver.answer("/orders", Answer::status(503));
     team.webhook("orders", json!({"maxRetries": 20, "maxInFlight": 1, "historyLimit": 25})).await?;
-    for n in 0..12 {
+    for n in 0..20 {
         team.publish("order.created", &json!({ "n": n })).await?;
     }
     let webhook = team
@@ -65,11 +65,12 @@ async fn a_failing_endpoint_is_probed_by_one_and_then_gets_everything() -> anyho
 
     team.receiver.answer("/orders", Answer::ok());
     let webhook =
-        team.await_webhook("orders", "all Success", |webhook| states(webhook) == ["Success"; 12]).await?;
+        team.await_webhook("orders", "all Success", |webhook| states(webhook) == ["Success"; 20]).await?;
     assert_eq!(condition(&webhook, "EndpointHealthy")["status"], "True");
     let retried = webhook["status"]["deliveries"].as_array().map(Vec::as_slice).unwrap_or_default();
     let waited = retried.iter().filter(|delivery| delivery["retryCount"] == 0).count();
-    assert!(waited >= 6, "waiting behind the probe uses up no attempt: {webhook:#}");
+    // Five failures open the probe; one more may be under way then, and one take over as the probe.
+    assert!(waited >= 20 - 7, "waiting behind the probe uses up no attempt: {webhook:#}");
     assert_eq!(team.events("EndpointUnhealthy").await?.len(), 1);
     assert_eq!(team.events("EndpointHealthy").await?.len(), 1);
     Ok(())
