@@ -124,6 +124,7 @@ fn attempt(at: UnixMillis) -> Attempt {
         content_type: Some("text/plain".to_owned()),
         body_length: 2,
         error: None,
+        asked_by: None,
     }
 }
 
@@ -191,6 +192,7 @@ async fn drain(store: Arc<Embedded>, clock: Clock, batch: usize, total: usize, d
                         attempt: Some(attempt(now)),
                         next: Next::Success,
                         disable: None,
+                        at: now,
                     })
                     .collect();
                 let store = Arc::clone(&store);
@@ -358,6 +360,7 @@ async fn fill(store: &Arc<Embedded>, maker: &Maker, hooks: &[WebhookRef], count:
                 _ => Next::Success,
             },
             disable: None,
+            at: now,
         });
         store.record(outcomes.collect()).await.unwrap();
     }

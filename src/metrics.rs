@@ -80,6 +80,8 @@ pub struct Metrics {
     pub oldest_pending: Gauge<f64, AtomicU64>,
     /// Duration of a synced commit.
     pub store_commit_duration: Histogram,
+    /// Bytes of events and log lines, of all namespaces.
+    pub store_bytes: Gauge,
     /// Status writes.
     pub status_writes: Family<Kind, Counter>,
     /// Reconciles.
@@ -107,6 +109,7 @@ impl Default for Metrics {
             pending_deliveries: Gauge::default(),
             oldest_pending: Gauge::default(),
             store_commit_duration: histogram(COMMIT),
+            store_bytes: Gauge::default(),
             status_writes: Family::default(),
             reconciles: Family::default(),
             reconcile_errors: Family::default(),
@@ -158,6 +161,12 @@ impl Metrics {
             Unit::Seconds,
             self.store_commit_duration.clone(),
         );
+        all.register_with_unit(
+            "store",
+            "Events and log lines that are kept, before compression",
+            Unit::Bytes,
+            self.store_bytes.clone(),
+        );
         all.register("status_writes", "Writes of a status", self.status_writes.clone());
         all.register("reconciles", "Reconciles", self.reconciles.clone());
         all.register("reconcile_errors", "Reconciles that failed", self.reconcile_errors.clone());
@@ -203,6 +212,7 @@ mod tests {
             "pending_deliveries",
             "oldest_pending_seconds",
             "store_commit_duration_seconds_bucket",
+            "store_bytes",
             "status_writes_total",
             "reconciles_total",
             "reconcile_errors_total",

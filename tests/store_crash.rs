@@ -23,7 +23,7 @@ use hookwright::model::event::Attributes;
 use hookwright::model::ids::{DeliveryName, EventUid, Minter, WebhookRef, WebhookUid};
 use hookwright::model::time::UnixMillis;
 use hookwright::store::embedded::{Embedded, Options};
-use hookwright::store::records::{DedupKey, Delivery};
+use hookwright::store::records::{DedupKey, Delivery, Redelivered, Redelivery};
 use hookwright::store::{
     Appended, Attempt, ClaimRequest, EndReason, NewDelivery, NewEvent, Next, Outcome, Query, State, Store,
 };
@@ -49,7 +49,7 @@ fn options(dir: &Path) -> Options {
 fn webhook(number: u8) -> WebhookRef {
     WebhookRef {
         uid: WebhookUid::from_bytes([number; 16]),
-        namespace: format!("team-{}", number % 2).into(),
+        namespace: "team".into(),
         name: format!("hook-{number}").into(),
     }
 }
@@ -117,8 +117,9 @@ fn outcome(now: UnixMillis, webhook: WebhookUid, name: DeliveryName, next: Next)
         content_type: None,
         body_length: 0,
         error: None,
+        asked_by: None,
     };
-    Outcome { name, webhook, attempt: Some(attempt), next, disable: None }
+    Outcome { name, webhook, attempt: Some(attempt), next, disable: None, at: now }
 }
 
 /// The process that is killed. It says what it is about to do (small letters) and what was acknowledged
@@ -126,6 +127,7 @@ fn outcome(now: UnixMillis, webhook: WebhookUid, name: DeliveryName, next: Next)
 /// - `a`/`A`: append: delivery, webhook, event, 1 for a test
 /// - `k`/`K`: the event of a dedup key
 /// - `r`/`R`: record: delivery, `s`uccess, `f`ailure or re`t`ry
+/// - `d`/`D`: redelivery of one that has failed: delivery
 /// - `p`/`P`: purge: webhook
 mod load {
     use super::*;
@@ -219,7 +221,25 @@ mod load {
             self.record(vec![(name, webhook(hook).uid, 's', Next::Success)]).await;
         }
 
+        /// Asks for one attempt more for one that has failed.
+        async fn redeliver(&self, hook: u8) {
+            let webhook = Some(webhook(hook).uid);
+            let query = Query { webhook, states: vec![State::Failed], limit: 9, ..Query::default() };
+            let mut failed = self.store.query(query).await.unwrap().deliveries;
+            failed.retain(|line| !line.test);
+            let Some(line) = failed.last() else { return };
+            let (name, namespace) = (line.name, Arc::clone(&line.webhook.namespace));
+            say(&[format!("d {name}")]);
+            let asked = Redelivery { name, namespace, by: "jane".into(), at: self.clock.now() };
+            if self.store.redeliver(vec![asked]).await.unwrap() == [Redelivered::Queued] {
+                say(&[format!("D {name}")]);
+            }
+        }
+
         async fn deliver(&self, hook: u8) {
+            if self.random.next(4) == 0 {
+                self.redeliver(hook).await;
+            }
             let now = self.clock.now();
             let webhook = webhook(hook).uid;
             let limit = 1 + usize::try_from(self.random.next(20)).unwrap();
@@ -337,6 +357,9 @@ struct Known {
     recorded: Vec<char>,
     /// Of attempts that may have been recorded.
     tried: Vec<char>,
+    /// Attempts after which a redelivery may have been asked for, and after which one was acknowledged.
+    asked: BTreeSet<usize>,
+    queued: Option<usize>,
 }
 
 #[derive(Default)]
@@ -347,6 +370,7 @@ struct Ledger {
     tried_keys: HashMap<u64, BTreeSet<EventUid>>,
     /// A purge may have happened since.
     purging: bool,
+    redeliveries: usize,
     acknowledged: usize,
 }
 
@@ -363,6 +387,8 @@ impl Ledger {
                         acknowledged: false,
                         recorded: vec![],
                         tried: vec![],
+                        asked: BTreeSet::new(),
+                        queued: None,
                     };
                     self.deliveries.insert(name.parse().unwrap(), known);
                 }
@@ -390,6 +416,17 @@ impl Ledger {
                         known.recorded.extend(verdict.chars());
                     }
                     self.acknowledged += 1;
+                }
+                ["d", name] => {
+                    if let Some(known) = self.deliveries.get_mut(&name.parse().unwrap()) {
+                        known.asked.insert(known.tried.len());
+                    }
+                }
+                ["D", name] => {
+                    if let Some(known) = self.deliveries.get_mut(&name.parse().unwrap()) {
+                        known.queued = Some(known.tried.len());
+                        self.redeliveries += 1;
+                    }
                 }
                 ["p", _] => self.purging = true,
                 ["P", _] => {}
@@ -444,10 +481,21 @@ fn check_line(known: &Known, line: &Delivery) {
         (known.recorded.len()..=known.tried.len()).contains(&attempts),
         "{name}: {attempts} of {known:?}"
     );
+    assert!(
+        line.redelivery.is_some() || known.queued != Some(attempts),
+        "{name}: its redelivery is lost: {known:?}"
+    );
+    if line.redelivery.is_some() {
+        assert!(known.asked.contains(&attempts), "{name}: nobody asked for it: {known:?}");
+        assert_eq!(line.state, State::Pending, "{name}");
+        return;
+    }
     let last = attempts.checked_sub(1).map(|last| known.tried[last]);
+    let was_asked_for = line.attempts.last().is_some_and(|last| last.asked_by.is_some());
     let expected = match last {
         Some('s') => State::Success,
         Some('f') => State::Failed,
+        Some('t') if was_asked_for => State::Failed,
         Some(_) => State::Retrying,
         None if known.test => State::Failed,
         None => State::Pending,
@@ -483,6 +531,8 @@ async fn check_agreement(store: &Embedded) {
         let expected: Vec<_> = lines.values().rev().filter(|line| line.state == state).cloned().collect();
         assert_eq!(by_state, expected, "{state:?}");
     }
+    assert_eq!(store.usage("team").deliveries, lines.len() as u64);
+    check_usage(store, &lines);
     for reference in store.known() {
         let uid = reference.uid;
         let of_hook: Vec<_> = lines.values().filter(|line| line.webhook.uid == uid && !line.test).collect();
@@ -494,13 +544,28 @@ async fn check_agreement(store: &Embedded) {
         let count = |state| of_hook.iter().filter(|line| line.state == state).count() as u64;
         assert_eq!(summary.pending, waiting.len() as u64);
         assert_eq!(summary.success_count, count(State::Success));
-        assert_eq!(summary.failure_count, count(State::Failed));
+        // One that has failed and was asked for again stays counted, once.
+        let has_failed = |line: &&&Delivery| {
+            let asked = line.attempts.iter().any(|attempt| attempt.asked_by.is_some());
+            line.state == State::Failed || line.redelivery.is_some() || asked
+        };
+        assert_eq!(summary.failure_count, of_hook.iter().filter(has_failed).count() as u64);
         let mut bytes = 0;
         for line in of_hook.iter().filter(|line| !line.state.is_final()) {
             bytes += body(line.event).len() as u64;
         }
         assert_eq!(summary.pending_bytes, bytes);
     }
+}
+
+/// What is used is what log lines and events have, and what is stored beside an event's data.
+fn check_usage(store: &Embedded, lines: &BTreeMap<DeliveryName, Delivery>) {
+    let events: BTreeSet<_> = lines.values().map(|line| line.event).collect();
+    let of_lines: u64 = lines.values().map(Delivery::weight).sum();
+    let of_events: u64 = events.iter().map(|event| body(*event).len() as u64).sum();
+    let used = store.usage("team").bytes;
+    let beside = used.checked_sub(of_lines + of_events).unwrap();
+    assert!(beside <= 400 * events.len() as u64 && beside >= 100 * events.len() as u64, "{beside}");
 }
 
 async fn claim_everything(store: &Embedded, webhook: WebhookUid) -> BTreeSet<DeliveryName> {
@@ -525,12 +590,13 @@ async fn what_was_acknowledged_is_there_after_each_of_many_kills() {
         return be_the_load(&dir).await;
     }
     let (mut dir, mut ledger) = (scratch(), Ledger::default());
-    let mut acknowledged = 0;
+    let (mut acknowledged, mut redeliveries) = (0, 0);
     let seed = std::process::id();
     let random = Random(AtomicU64::new(u64::from(seed)));
     for round in 0..24 {
         if round % 6 == 0 {
             acknowledged += ledger.acknowledged;
+            redeliveries += ledger.redeliveries;
             (dir, ledger) = (scratch(), Ledger::default());
         }
         let after = Duration::from_millis(random.next(100));
@@ -548,6 +614,8 @@ async fn what_was_acknowledged_is_there_after_each_of_many_kills() {
         }
     }
     acknowledged += ledger.acknowledged;
+    redeliveries += ledger.redeliveries;
+    assert!(redeliveries > 20, "only {redeliveries} redeliveries were acknowledged (seed {seed})");
     assert!(acknowledged > 1000, "only {acknowledged} calls were acknowledged (seed {seed})");
 }
 
@@ -600,7 +668,7 @@ async fn a_journal_that_is_cut_anywhere_loses_its_tail_and_nothing_else() {
         assert!(lasting >= last, "a later cut has less");
         last = lasting;
         for (name, line) in &lines {
-            let known = Known { recorded: vec![], ..ledger.deliveries[name].clone() };
+            let known = Known { recorded: vec![], queued: None, ..ledger.deliveries[name].clone() };
             check_line(&known, line);
         }
         store.purge(webhook(PURGED).uid).await.unwrap();

@@ -68,6 +68,7 @@ pub(super) fn delivery(number: u8, state: State, attempts: &[(u16, i64)]) -> Del
         content_type: None,
         body_length: 11,
         error: (*status != 200).then(|| format!("answered {status}")),
+        asked_by: None,
     });
     let mut name = [0; 16];
     name[15] = number;
@@ -83,6 +84,9 @@ pub(super) fn delivery(number: u8, state: State, attempts: &[(u16, i64)]) -> Del
         due: (!state.is_final()).then(|| at(10)),
         reason: (state == State::Failed).then_some(EndReason::RetriesExhausted),
         attempts: attempts.collect(),
+        ended_at: None,
+        redelivery: None,
+        expunged: None,
     }
 }
 

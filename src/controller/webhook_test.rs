@@ -195,10 +195,10 @@ impl Context {
         };
         if !delivery.state.is_final() {
             let next = Next::Failed(EndReason::Interrupted);
-            let webhook = delivery.webhook.uid;
+            let (webhook, at) = (delivery.webhook.uid, self.deps.clock.now());
             self.deps
                 .store
-                .record(vec![Outcome { name, webhook, attempt: None, next, disable: None }])
+                .record(vec![Outcome { name, webhook, attempt: None, next, disable: None, at }])
                 .await?;
             delivery.state = State::Failed;
             delivery.reason = Some(EndReason::Interrupted);

@@ -76,6 +76,7 @@ async fn send(shared: &Shared, task: &Task) -> Sent {
             content_type: None,
             body_length: 0,
             error: Some("Hookwright failed in this attempt; its log says where".to_owned()),
+            asked_by: None,
         };
         Sent { attempt, verdict: Verdict::Retry { after: None } }
     })
@@ -96,6 +97,7 @@ fn judge(shared: &Shared, task: &Task, sent: Sent) -> (Outcome, Ended) {
         generation: route.generation,
         retry: &endpoint.retry,
         attempts: u32::try_from(claimed.delivery.attempts.len()).unwrap_or(u32::MAX).saturating_add(1),
+        is_redelivery: claimed.delivery.redelivery.is_some(),
         is_probe: *is_probe,
         attempt,
         verdict,

@@ -149,6 +149,7 @@ impl Heard {
             content_type: media_type(&headers).map(|kind| keep(kind.as_bytes(), false, KEPT_SHORT)),
             body_length: body.len() as u64,
             error: error.map(|error| keep(error.as_bytes(), false, KEPT_SHORT)),
+            asked_by: None,
         }
     }
 }

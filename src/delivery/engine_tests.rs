@@ -11,7 +11,7 @@ use crate::model::rate::RateLimit;
 use crate::model::retry;
 use crate::routes::{Endpoint, Unready};
 use crate::store::records::DisableReason;
-use crate::store::{Change, EndReason, State};
+use crate::store::{Change, EndReason, Redelivery, State};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -58,6 +58,24 @@ async fn retries_end_and_the_delivery_with_them() {
     let metrics = world.metrics.encode();
     assert!(metrics.contains("hookwright_deliveries_total{outcome=\"RetriesExhausted\"} 1"), "{metrics}");
     assert!(metrics.contains("hookwright_attempts_total{verdict=\"retry\"} 4"), "{metrics}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_redelivered_is_attempted_once_and_not_counted_again() {
+    let world = World::start();
+    world.route("a");
+    world.does("a", |count| Does::Status(if count < 5 { 500 } else { 200 }));
+    let [name] = world.publish("a", 1).await[..] else { panic!() };
+    world.pass(HOUR).await;
+    for (attempts, state) in [(5, State::Failed), (6, State::Success)] {
+        let asked = Redelivery { name, namespace: "team-a".into(), by: "jane".into(), at: world.now() };
+        world.store.redeliver(vec![asked]).await.unwrap();
+        world.pass(HOUR).await;
+        let delivery = world.get(name);
+        assert_eq!((delivery.state, delivery.attempts.len()), (state, attempts));
+        let summary = world.store.summary(webhook("a").uid).unwrap();
+        assert_eq!((summary.failure_count, summary.pending), (1, 0));
+    }
 }
 
 #[tokio::test(start_paused = true)]

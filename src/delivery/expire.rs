@@ -48,7 +48,8 @@ impl Shared {
 
     async fn expire_batch(&self, webhook: WebhookUid) -> Result<usize> {
         let limit = self.settings.held_limit;
-        let since = self.clock.now() - limit;
+        let at = self.clock.now();
+        let since = at - limit;
         let request = ClaimRequest {
             webhook,
             now: since,
@@ -68,6 +69,7 @@ impl Shared {
                 attempt: None,
                 next: Next::Failed(EndReason::Expired),
                 disable: None,
+                at,
             })
             .collect();
         if !young.is_empty() {

@@ -24,6 +24,8 @@ pub(super) struct Made<'a> {
     pub(super) retry: &'a Policy,
     /// Attempts of this delivery, this one counted.
     pub(super) attempts: u32,
+    /// Somebody asked for it: it is the last, whatever the retry budget.
+    pub(super) is_redelivery: bool,
     /// Made as the probe of an unhealthy endpoint.
     pub(super) is_probe: bool,
     pub(super) attempt: Attempt,
@@ -44,14 +46,15 @@ pub(super) fn conclude(made: Made<'_>) -> (Outcome, Ended) {
         Verdict::Gone => made.fail(EndReason::Gone, None),
     };
     let disable = made.disable();
-    let Made { name, webhook, attempt, .. } = made;
-    (Outcome { name, webhook, attempt: Some(attempt), next, disable }, ended)
+    let Made { name, webhook, attempt, now, .. } = made;
+    (Outcome { name, webhook, attempt: Some(attempt), next, disable, at: now }, ended)
 }
 
 impl Made<'_> {
     fn retry_or_fail(&self, after: Option<Duration>) -> (Next, Ended) {
         let dice = dice(self.name, self.attempts);
-        let Some(wait) = self.retry.next(self.attempts, after, dice) else {
+        let wait = self.retry.next(self.attempts, after, dice).filter(|_| !self.is_redelivery);
+        let Some(wait) = wait else {
             return self.fail(EndReason::RetriesExhausted, after);
         };
         let pace = self.now + self.pace(after);
@@ -118,6 +121,7 @@ mod tests {
             content_type: None,
             body_length: 0,
             error: None,
+            asked_by: None,
         };
         Made {
             name: DeliveryName::from_bytes([(2_u8).wrapping_mul(157); 16]),
@@ -125,6 +129,7 @@ mod tests {
             generation: 4,
             retry,
             attempts: 2,
+            is_redelivery: false,
             is_probe: false,
             attempt,
             verdict: Verdict::Retry { after: None },
@@ -155,6 +160,25 @@ mod tests {
             let expected = pace.map_or(Ended::Success, |pace| Ended::Failure { pace: at(pace), retry: due });
             assert_eq!(ended, expected, "{verdict:?} {attempts}");
             assert!(outcome.attempt.is_some());
+        }
+    }
+
+    #[test]
+    fn what_somebody_asked_for_is_attempted_once() {
+        let retry = endpoint("https://x.localhost/").retry;
+        for (verdict, is_probe, next) in [
+            (Verdict::Delivered, false, Next::Success),
+            (Verdict::Retry { after: None }, false, Next::Failed(EndReason::RetriesExhausted)),
+            (
+                Verdict::Retry { after: Some(Duration::from_secs(5)) },
+                true,
+                Next::Failed(EndReason::RetriesExhausted),
+            ),
+            (Verdict::Refused, false, Next::Failed(EndReason::AddressDenied)),
+            (Verdict::Gone, false, Next::Failed(EndReason::Gone)),
+        ] {
+            let made = Made { attempts: 1, is_redelivery: true, is_probe, verdict, ..made(&retry) };
+            assert_eq!(conclude(made).0.next, next, "{verdict:?} {is_probe}");
         }
     }
 

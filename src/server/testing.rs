@@ -174,6 +174,7 @@ fn failure(code: u16, reason: &str) -> (u16, Value) {
 pub(super) struct Recorder {
     pub(super) events: Mutex<Vec<NewEvent>>,
     pub(super) refuses: AtomicBool,
+    pub(super) over_quota: AtomicBool,
     pub(super) hangs: AtomicBool,
     pub(super) summaries: Mutex<HashMap<WebhookUid, Arc<Summary>>>,
     /// The log, in any order.
@@ -202,6 +203,9 @@ impl Store for Recorder {
                 futures::future::pending::<()>().await;
             }
             self.accepting()?;
+            if self.over_quota.load(Ordering::SeqCst) {
+                return Err(Error::OverQuota { namespace: "shop".into(), limit: 7 });
+            }
             let (mut seen, mut kept) = (self.seen.lock().unwrap(), self.events.lock().unwrap());
             let append = |event: NewEvent| {
                 let key = event.dedup.as_ref().map(|DedupKey(key)| *key);
@@ -239,6 +243,22 @@ impl Store for Recorder {
 
     fn record(&self, _: Vec<Outcome>) -> BoxFuture<'_, Result<()>> {
         unreachable!("the door records nothing")
+    }
+
+    fn redeliver(&self, _: Vec<Redelivery>) -> BoxFuture<'_, Result<Vec<Redelivered>>> {
+        unreachable!("the door redelivers nothing")
+    }
+
+    fn expunge(&self, _: Expunge) -> BoxFuture<'_, Result<Expunged>> {
+        unreachable!("the door expunges nothing")
+    }
+
+    fn retain(&self, _: UnixMillis) -> BoxFuture<'_, Result<u64>> {
+        unreachable!("the door lets nothing go")
+    }
+
+    fn usage(&self, _: &str) -> Usage {
+        Usage::default()
     }
 
     fn adopt(&self, _: Summary) -> BoxFuture<'_, Result<()>> {

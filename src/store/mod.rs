@@ -3,8 +3,8 @@
 //! [`Store`] is the seam between the engines. It assumes neither one process nor one machine: ids are made by
 //! the caller, time is given by the caller, a claim expires. What an engine promises:
 //!
-//! 1. [`Store::append`], [`Store::record`], [`Store::update`] and [`Store::adopt`] return after their effect is
-//!    synced to disk (one sync serves the group of callers that came together). It then survives `kill -9` and
+//! 1. [`Store::append`], [`Store::record`], [`Store::redeliver`], [`Store::expunge`], [`Store::update`] and
+//!    [`Store::adopt`] return after their effect is synced to disk (one sync serves the group of callers that came together). It then survives `kill -9` and
 //!    power loss. Each call is atomic: all of it is there after a crash, or nothing.
 //! 2. A delivery is claimed by one claimant at a time until the claim is recorded, released or expired.
 //! 3. After a failed sync nothing more is written ([`Error::Poisoned`]): the process must end.
@@ -26,7 +26,8 @@ use futures::future::BoxFuture;
 use crate::model::ids::{DeliveryName, EventUid, Namespace, WebhookRef, WebhookUid};
 use crate::model::time::UnixMillis;
 pub use records::{
-    Attempt, Claimed, Delivery, EndReason, Event, NewDelivery, NewEvent, Next, Outcome, State, Summary,
+    Asked, Attempt, Claimed, Delivery, EndReason, Event, Expunge, Expunged, NewDelivery, NewEvent, Next,
+    Outcome, Purpose, Redelivered, Redelivery, Retention, State, Summary, Usage,
 };
 pub use wakes::Wakes;
 
@@ -42,6 +43,17 @@ pub enum Error {
     /// The disk has too little room to accept more; outcomes are still recorded.
     #[error("too little room on the disk of the data directory: free some or enlarge the volume")]
     Full,
+    /// What waits in a namespace is more than it may be; other namespaces are not affected.
+    #[error(
+        "what waits to be delivered in namespace {namespace} has reached its limit of {limit} bytes: mend, resume \
+             or delete the Webhooks that hold deliveries back"
+    )]
+    OverQuota {
+        /// Which namespace.
+        namespace: Namespace,
+        /// How much may wait, in bytes.
+        limit: u64,
+    },
     /// What the directory holds cannot be used by this program.
     #[error("{0}")]
     Unusable(String),
@@ -72,6 +84,7 @@ impl Error {
             Self::Poisoned => "poisoned",
             Self::Closed => "closed",
             Self::Full => "full",
+            Self::OverQuota { .. } => "over_quota",
             Self::Unusable(_) => "unusable",
             Self::Corrupt { .. } => "corrupt",
             Self::Engine { .. } => "engine",
@@ -153,6 +166,7 @@ pub enum Change {
 pub trait Store: Send + Sync + 'static {
     /// Stores the events with their deliveries, all or nothing, in the order given; returns after the sync.
     /// Two events with the same dedup key within the window, also within one call, give one and a duplicate.
+    /// [`Error::OverQuota`] when too much waits in a namespace already; tests are taken all the same.
     fn append(&self, events: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Appended>>>;
 
     /// Whether [`Store::append`] would be taken now.
@@ -179,6 +193,25 @@ pub trait Store: Send + Sync + 'static {
     /// Records attempts and what follows from them; returns after the sync. An outcome whose delivery is gone
     /// (its Webhook was purged meanwhile) is dropped.
     fn record(&self, outcomes: Vec<Outcome>) -> BoxFuture<'_, Result<()>>;
+
+    /// Puts finished deliveries back as Pending, each for exactly one attempt outside the retry budget, due at
+    /// the given time; the name and with it the `webhook-id` stay. After the attempt it is Success or Failed
+    /// again, and the attempt says who asked. Returns after the sync, with an answer for each in order. One call
+    /// holds the events of all it names in memory: give it a few hundred at most.
+    fn redeliver(&self, redeliveries: Vec<Redelivery>) -> BoxFuture<'_, Result<Vec<Redelivered>>>;
+
+    /// Erases an event and every answer that was kept of its deliveries; those that are unfinished end as Failed,
+    /// [`EndReason::Expunged`]. What remains is the log line with its attempts: times, status, error. Nothing
+    /// reads or sends the payload after this has returned, but for an attempt that is under way, whose outcome
+    /// is dropped. On the disk, an engine may leave the bytes in its files until it next rewrites them.
+    fn expunge(&self, expunge: Expunge) -> BoxFuture<'_, Result<Expunged>>;
+
+    /// Lets go what [`Retention`] does not keep at `now`, in bounded steps, oldest first; the number of deliveries
+    /// that went. An event goes with its last delivery; that it is a duplicate stays known.
+    fn retain(&self, now: UnixMillis) -> BoxFuture<'_, Result<u64>>;
+
+    /// What a namespace uses. From memory.
+    fn usage(&self, namespace: &str) -> Usage;
 
     /// Makes a Webhook known, with counters to start from if it is not known yet.
     fn adopt(&self, summary: Summary) -> BoxFuture<'_, Result<()>>;

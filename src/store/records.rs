@@ -146,6 +146,45 @@ pub struct Attempt {
     /// Why it failed, as a person reads it; never any part of a body or header.
     #[serde(rename = "e", default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Who asked for it, when it was made outside the retry budget. The store fills it in.
+    #[serde(rename = "k", default, skip_serializing_if = "Option::is_none")]
+    pub asked_by: Option<Arc<str>>,
+}
+
+/// That somebody asked for something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// A user, or `WebhookReplay/` and a name.
+    #[serde(rename = "b")]
+    pub by: Arc<str>,
+    /// When.
+    #[serde(rename = "a")]
+    pub at: UnixMillis,
+}
+
+/// That a finished delivery waits for one attempt more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// Who asked, and when.
+    #[serde(rename = "k")]
+    pub asked: Asked,
+    /// Whether it had arrived before: it is not counted as arrived again.
+    #[serde(rename = "s", default)]
+    pub had_arrived: bool,
+}
+
+/// What a delivery's outcome counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A real event.
+    Event,
+    /// A test: seen, never counted.
+    Test,
+    /// A redelivery: a failure is not counted again, nor is a success if it had arrived before.
+    Redelivery {
+        /// It had arrived before.
+        had_arrived: bool,
+    },
 }
 
 /// A line of the log.
@@ -184,12 +223,52 @@ pub struct Delivery {
     /// Every attempt, oldest first.
     #[serde(rename = "x", default, skip_serializing_if = "Vec::is_empty")]
     pub attempts: Vec<Attempt>,
+    /// When it became final; none while it is not, or when a program wrote it that did not keep this.
+    #[serde(rename = "z", default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<UnixMillis>,
+    /// Set while it waits for an attempt that somebody asked for; its state is then Pending.
+    #[serde(rename = "k", default, skip_serializing_if = "Option::is_none")]
+    pub redelivery: Option<Waiting>,
+    /// Who had the event's payload and the answers erased, and when.
+    #[serde(rename = "g", default, skip_serializing_if = "Option::is_none")]
+    pub expunged: Option<Asked>,
 }
 
 impl Delivery {
     /// Attempts after the first.
     pub fn retry_count(&self) -> usize {
         self.attempts.len().saturating_sub(1)
+    }
+
+    /// Whether it has arrived, as far as the attempts that are kept tell.
+    pub fn has_arrived(&self) -> bool {
+        let arrived = |attempt: &Attempt| attempt.status.is_some_and(|status| (200..300).contains(&status));
+        self.state == State::Success || self.attempts.iter().any(arrived)
+    }
+
+    /// What its next outcome counts as.
+    pub fn purpose(&self) -> Purpose {
+        match &self.redelivery {
+            _ if self.test => Purpose::Test,
+            Some(waiting) => Purpose::Redelivery { had_arrived: waiting.had_arrived },
+            None => Purpose::Event,
+        }
+    }
+
+    /// Since when nothing happens any more: what retention by age counts from.
+    pub fn quiet_since(&self) -> UnixMillis {
+        let last = self.attempts.last().map(|attempt| attempt.at + attempt.duration);
+        self.ended_at.max(last).unwrap_or(self.accepted_at).max(self.accepted_at)
+    }
+
+    /// Bytes that it is counted with in [`Usage`], without its event: an estimate that follows from what it
+    /// holds, so that the same number is taken away when it goes. Another formula needs a new format version.
+    pub fn weight(&self) -> u64 {
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let attempt =
+            |attempt: &Attempt| 48 + text(&attempt.body) + text(&attempt.content_type) + text(&attempt.error);
+        let attempts: usize = self.attempts.iter().map(attempt).sum();
+        (320 + self.event_id.len() + self.event_type.len() + attempts) as u64
     }
 }
 
@@ -226,6 +305,91 @@ pub struct Outcome {
     pub next: Next,
     /// Set when this attempt disables the Webhook: 410, or it has failed for too long.
     pub disable: Option<Disabled>,
+    /// When this became known.
+    pub at: UnixMillis,
+}
+
+/// Asks for one attempt more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redelivery {
+    /// Of which delivery.
+    pub name: DeliveryName,
+    /// It must be of this namespace.
+    pub namespace: Namespace,
+    /// Who asks: a user, or `WebhookReplay/` and a name.
+    pub by: Arc<str>,
+    /// When it is due.
+    pub at: UnixMillis,
+}
+
+/// What became of a [`Redelivery`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redelivered {
+    /// It waits for its attempt.
+    Queued,
+    /// It is Pending or Retrying: it is attempted anyway.
+    NotFinished,
+    /// There is no such delivery in this namespace.
+    NotFound,
+    /// Its payload was erased.
+    Expunged,
+    /// It is a test, which makes one attempt only.
+    Test,
+}
+
+/// Asks for an event's payload and answers to be erased.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expunge {
+    /// Any delivery of the event.
+    pub name: DeliveryName,
+    /// It must be of this namespace.
+    pub namespace: Namespace,
+    /// Who asks.
+    pub by: Arc<str>,
+    /// When.
+    pub at: UnixMillis,
+}
+
+/// What became of an [`Expunge`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expunged {
+    /// The payload and all answers of the event are erased.
+    Done {
+        /// Deliveries of the event that were not erased before.
+        deliveries: usize,
+        /// Those of them that were unfinished and ended by it.
+        ended: usize,
+    },
+    /// There is no such delivery in this namespace.
+    NotFound,
+}
+
+/// What a namespace uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Bytes of events and log lines, before compression and without what the engine needs beside them.
+    #[serde(rename = "b", default)]
+    pub bytes: u64,
+    /// Log lines.
+    #[serde(rename = "d", default)]
+    pub deliveries: u64,
+    /// Bytes of the events of what waits, counted for each delivery; see [`Summary::pending_bytes`].
+    #[serde(skip)]
+    pub pending_bytes: u64,
+}
+
+/// What is kept of the log. What waits is always kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// A finished delivery goes so long after its end.
+    pub max_age: Duration,
+    /// While a namespace uses more, its oldest finished deliveries go.
+    pub max_bytes: u64,
+}
+
+impl Retention {
+    /// Everything is kept.
+    pub const FOREVER: Self = Self { max_age: Duration::MAX, max_bytes: u64::MAX };
 }
 
 /// That a Webhook is disabled.
@@ -312,17 +476,21 @@ impl Summary {
         }
     }
 
-    /// Takes an outcome into account. `test` and `bytes` are of its delivery and event.
-    pub fn apply(&mut self, outcome: &Outcome, test: bool, bytes: u64) {
+    /// Takes an outcome into account. `purpose` and `bytes` are of its delivery and event.
+    pub fn apply(&mut self, outcome: &Outcome, purpose: Purpose, bytes: u64) {
         let at = outcome.attempt.as_ref().map(|attempt| attempt.at);
-        if test {
-            self.test_sent |= at.is_some();
-            return;
-        }
+        let (arrives, fails) = match purpose {
+            Purpose::Test => {
+                self.test_sent |= at.is_some();
+                return;
+            }
+            Purpose::Event => (1, 1),
+            Purpose::Redelivery { had_arrived } => (u64::from(!had_arrived), 0),
+        };
         self.last_triggered = self.last_triggered.max(at);
         let ended = match &outcome.next {
             Next::Success => {
-                self.success_count += 1;
+                self.success_count += arrives;
                 self.consecutive_failures = 0;
                 self.failed_since_success = false;
                 self.failing_since = None;
@@ -334,7 +502,7 @@ impl Summary {
                 false
             }
             Next::Failed(_) => {
-                self.failure_count += 1;
+                self.failure_count += fails;
                 self.failed_since_success |= at.is_some();
                 self.attempt_failed(at);
                 true
@@ -347,6 +515,18 @@ impl Summary {
         if let Some(disabled) = &outcome.disable {
             self.disabled = Some(disabled.clone());
         }
+    }
+
+    /// Takes into account that a finished delivery waits for one attempt more.
+    pub fn redelivers(&mut self, bytes: u64) {
+        self.pending += 1;
+        self.pending_bytes += bytes;
+    }
+
+    /// Takes into account that nothing waits any more.
+    #[must_use]
+    pub fn discarded(&self) -> Self {
+        Self { pending: 0, pending_bytes: 0, ..self.clone() }
     }
 
     fn attempt_failed(&mut self, at: Option<UnixMillis>) {

@@ -94,12 +94,14 @@ async fn attempt(
         Verdict::Refused => (State::Failed, Some(EndReason::AddressDenied)),
         Verdict::Retry { .. } | Verdict::Gone => (State::Failed, Some(EndReason::TestFailed)),
     };
+    let ended_at = deps.clock.now();
     let outcome = Outcome {
         name,
         webhook: route.webhook.uid,
         attempt: Some(attempt.clone()),
         next: reason.map_or(Next::Success, Next::Failed),
         disable: None,
+        at: ended_at,
     };
     if let Err(error) = deps.store.record(vec![outcome]).await {
         warn!(webhook = %route.webhook, delivery = %name, error = chain(&error), "cannot record a test");
@@ -116,6 +118,9 @@ async fn attempt(
         due: None,
         reason,
         attempts: vec![attempt],
+        ended_at: Some(ended_at),
+        redelivery: None,
+        expunged: None,
     }
 }
 

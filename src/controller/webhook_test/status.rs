@@ -43,9 +43,7 @@ pub(super) fn ended(test: &WebhookTest, delivery: &Delivery, now: UnixMillis) ->
     let (reason, message) = outcome(attempt, succeeded, delivery.reason);
     with(test, now, |status, maker| {
         status.delivery_id = Some(delivery.name.to_string());
-        if let Some(Attempt { at, duration, status: code, body: _, content_type, body_length, error: _ }) =
-            attempt
-        {
+        if let Some(Attempt { at, duration, status: code, content_type, body_length, .. }) = attempt {
             status.started_at = Some(at.to_string());
             status.duration_ms = i64::try_from(duration.as_millis()).ok();
             status.response_status = code.map(i32::from);

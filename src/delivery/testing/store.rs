@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 
 use crate::model::ids::{DeliveryName, EventUid, WebhookRef, WebhookUid};
 use crate::model::time::UnixMillis;
-use crate::store::records::DedupKey;
+use crate::store::records::{Asked, DedupKey, Expunge, Expunged, Redelivered, Redelivery, Usage, Waiting};
 use crate::store::{
     Appended, Change, ClaimRequest, Claimed, Claims, Delivery, Error, Event, NewEvent, Next, Outcome, Page,
     Query, Result, State, Store, Summary, Wakes,
@@ -95,6 +95,9 @@ impl Rows {
                 due: Some(new.accepted_at),
                 reason: None,
                 attempts: Vec::new(),
+                ended_at: None,
+                redelivery: None,
+                expunged: None,
             };
             let row = Row { delivery: line, event: Arc::clone(&event), claimed_until: None };
             self.by_name.insert(delivery.name, row);
@@ -132,13 +135,15 @@ impl Rows {
         let delivery = &mut row.delivery;
         assert!(!delivery.state.is_final(), "recorded twice: {delivery:?}");
         row.claimed_until = None;
+        let purpose = delivery.purpose();
+        delivery.redelivery = None;
         delivery.attempts.extend(outcome.attempt.clone());
         (delivery.state, delivery.due, delivery.reason) = match outcome.next {
             Next::Success => (State::Success, None, None),
             Next::Retry(at) => (State::Retrying, Some(at), None),
             Next::Failed(reason) => (State::Failed, None, Some(reason)),
         };
-        self.summaries.get_mut(&outcome.webhook).unwrap().apply(outcome, false, 0);
+        self.summaries.get_mut(&outcome.webhook).unwrap().apply(outcome, purpose, 0);
         matches!(outcome.next, Next::Retry(_))
     }
 }
@@ -208,6 +213,35 @@ impl Store for FakeStore {
             Ok(())
         }
         .boxed()
+    }
+
+    fn redeliver(&self, redeliveries: Vec<Redelivery>) -> BoxFuture<'_, Result<Vec<Redelivered>>> {
+        let redeliver = |asked: Redelivery| {
+            let Redelivery { name, by, at, .. } = asked;
+            let mut rows = self.rows();
+            let delivery = &mut rows.by_name.get_mut(&name).unwrap().delivery;
+            delivery.redelivery =
+                Some(Waiting { asked: Asked { by, at }, had_arrived: delivery.has_arrived() });
+            (delivery.state, delivery.due, delivery.reason) = (State::Pending, Some(at), None);
+            let webhook = delivery.webhook.uid;
+            rows.summaries.get_mut(&webhook).unwrap().redelivers(0);
+            self.work.add([webhook]);
+            Redelivered::Queued
+        };
+        let redelivered = redeliveries.into_iter().map(redeliver).collect();
+        async { Ok(redelivered) }.boxed()
+    }
+
+    fn expunge(&self, _: Expunge) -> BoxFuture<'_, Result<Expunged>> {
+        unreachable!("the engine expunges nothing")
+    }
+
+    fn retain(&self, _: UnixMillis) -> BoxFuture<'_, Result<u64>> {
+        unreachable!("the engine lets nothing go")
+    }
+
+    fn usage(&self, _: &str) -> Usage {
+        Usage::default()
     }
 
     fn adopt(&self, summary: Summary) -> BoxFuture<'_, Result<()>> {

@@ -112,6 +112,7 @@ impl Script {
             content_type: None,
             body_length: 0,
             error: None,
+            asked_by: None,
         };
         Sent { attempt, verdict: judge(&answer) }
     }

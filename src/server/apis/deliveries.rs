@@ -296,7 +296,7 @@ async fn asked<T>(question: impl Future<Output = crate::store::Result<T>>) -> Re
         warn!(error = crate::cli::chain(&error), silent, "the delivery log cannot be read");
     }
     match &error {
-        Error::Closed | Error::Poisoned | Error::Full => {
+        Error::Closed | Error::Poisoned | Error::Full | Error::OverQuota { .. } => {
             Err(Failure::later(Reason::ServiceUnavailable, error.to_string(), RETRY_AFTER))
         }
         Error::Unusable(_) | Error::Corrupt { .. } | Error::Engine { .. } => {

@@ -220,6 +220,9 @@ pub(super) mod tests {
             due: Some(START),
             reason: None,
             attempts: Vec::new(),
+            ended_at: None,
+            redelivery: None,
+            expunged: None,
         }
     }
 
@@ -233,6 +236,7 @@ pub(super) mod tests {
             content_type: status.map(|_| "text/plain".to_owned()),
             body_length: 11,
             error: Some(error.to_owned()),
+            asked_by: None,
         };
         delivery.state = State::Failed;
         delivery.reason = Some(EndReason::RetriesExhausted);

@@ -2,17 +2,20 @@
 
 pub(super) mod counting;
 pub(super) mod duplicates;
+pub(super) mod expunging;
 pub(super) mod model;
 pub(super) mod purging;
 pub(super) mod queueing;
 pub(super) mod reading;
+pub(super) mod redelivering;
+pub(super) mod retaining;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::records::{Attempt, DedupKey, EndReason, NewDelivery, NewEvent, Next, Outcome};
+use super::records::{Attempt, DedupKey, EndReason, NewDelivery, NewEvent, Next, Outcome, Retention};
 use super::{Appended, ClaimRequest, Claims, Query, Store};
 use crate::model::event::Attributes;
 use crate::model::ids::{DeliveryName, Minter, WebhookRef, WebhookUid};
@@ -25,6 +28,10 @@ pub(super) trait Engine: Send + Sync {
 
 /// How long the same `source` and `id` are a duplicate, in these sentences.
 pub(super) const WINDOW: Duration = Duration::from_hours(1);
+/// What of the log is kept, in these sentences.
+pub(super) const RETENTION: Retention = Retention { max_age: Duration::from_hours(2), max_bytes: 256 << 10 };
+/// How much may wait in a namespace, in these sentences.
+pub(super) const QUOTA: u64 = 32 << 20;
 const LEASE: Duration = Duration::from_mins(1);
 /// The shortest time that is kept.
 const TICK: Duration = Duration::from_millis(1);
@@ -133,8 +140,9 @@ impl<'a> World<'a> {
             content_type: None,
             body_length: 4,
             error: None,
+            asked_by: None,
         };
-        Outcome { name, webhook: webhook.uid, attempt: Some(attempt), next, disable: None }
+        Outcome { name, webhook: webhook.uid, attempt: Some(attempt), next, disable: None, at: self.now }
     }
 
     async fn record(&self, webhook: &WebhookRef, name: DeliveryName, next: Next) {
@@ -224,6 +232,22 @@ macro_rules! suite {
             reading: pages_go_from_the_newest_to_the_oldest,
             reading: a_query_of_something_unknown_is_an_empty_page,
             reading: every_call_that_returned_is_seen,
+            redelivering: a_finished_delivery_is_attempted_once_more_under_its_name,
+            redelivering: a_redelivery_is_due_when_asked_for_and_is_never_retried,
+            redelivering: a_redelivery_counts_no_failure_again_and_a_success_once,
+            redelivering: what_cannot_be_redelivered_is_told_apart,
+            redelivering: a_redelivery_survives_reopening_with_who_asked,
+            redelivering: a_redelivery_is_found_as_pending,
+            expunging: an_expunged_event_is_gone_with_all_its_answers,
+            expunging: what_is_unfinished_ends_and_is_never_sent,
+            expunging: only_those_of_the_namespace_can_expunge,
+            retaining: what_is_old_goes_and_what_waits_or_ended_late_stays,
+            retaining: the_oldest_go_first_while_a_namespace_uses_too_much,
+            retaining: a_shared_event_stays_until_its_last_delivery_goes,
+            retaining: what_became_old_behind_the_last_look_goes_too,
+            retaining: a_duplicate_is_known_after_its_delivery_has_gone,
+            retaining: usage_is_known_and_survives_reopening,
+            retaining: a_namespace_over_its_quota_is_refused_and_no_other,
             purging: a_purge_leaves_nothing_and_others_untouched,
             purging: a_shared_event_lives_until_its_last_delivery_is_purged,
             purging: a_claimed_delivery_that_is_purged_is_not_recorded,

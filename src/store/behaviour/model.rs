@@ -1,15 +1,19 @@
 //! Random calls, beside a plain model.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::{Engine, LEASE, WINDOW, World, webhook};
+use super::{Engine, LEASE, RETENTION, WINDOW, World, webhook};
 use crate::model::ids::{DeliveryName, EventUid, WebhookRef};
 use crate::model::time::UnixMillis;
-use crate::store::records::{DedupKey, Delivery, EndReason, Next, State, Summary};
+use crate::store::records::{
+    DedupKey, Delivery, EndReason, Expunge, Expunged, Next, Outcome, Purpose, Redelivered, Redelivery, State,
+    Summary,
+};
 use crate::store::{Appended, NewEvent, Query};
 
 const HOOKS: usize = 4;
@@ -28,6 +32,11 @@ enum Op {
     Release {
         which: usize,
     },
+    Redeliver(Vec<(usize, u64)>),
+    Expunge {
+        which: usize,
+    },
+    Retain,
     Pass(u64),
     Purge {
         hook: usize,
@@ -75,6 +84,9 @@ fn op() -> impl Strategy<Value = Op> {
         2 => any::<usize>().prop_map(|which| Op::Probe { which }),
         6 => prop::collection::vec((any::<usize>(), verdict), 1..5).prop_map(Op::Record),
         1 => any::<usize>().prop_map(|which| Op::Release { which }),
+        3 => prop::collection::vec((any::<usize>(), 0..60_u64), 1..4).prop_map(Op::Redeliver),
+        1 => any::<usize>().prop_map(|which| Op::Expunge { which }),
+        1 => Just(Op::Retain),
         2 => prop_oneof![3 => 1..40_u64, 1 => 1000..4000_u64].prop_map(Op::Pass),
         1 => (0..HOOKS).prop_map(|hook| Op::Purge { hook }),
         4 => query.prop_map(|(namespace, hook, states, limit, before)| Op::Query {
@@ -84,6 +96,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "a plain model")]
 struct Line {
     hook: usize,
     event: EventUid,
@@ -94,9 +107,22 @@ struct Line {
     reason: Option<EndReason>,
     attempts: usize,
     claimed: Option<UnixMillis>,
+    accepted: UnixMillis,
+    ended: UnixMillis,
+    arrived: bool,
+    redelivered: bool,
+    expunged: bool,
 }
 
 impl Line {
+    fn purpose(&self) -> Purpose {
+        match (self.test, self.redelivered) {
+            (true, _) => Purpose::Test,
+            (false, false) => Purpose::Event,
+            (false, true) => Purpose::Redelivery { had_arrived: self.arrived },
+        }
+    }
+
     fn waits(&self) -> bool {
         !self.test && !self.state.is_final()
     }
@@ -129,6 +155,9 @@ impl Run<'_> {
                     self.model.lines.get_mut(&name).unwrap().claimed = None;
                 }
             }
+            Op::Redeliver(which) => self.redeliver(&which).await,
+            Op::Expunge { which } => self.expunge(which).await,
+            Op::Retain => self.retain().await,
             Op::Pass(seconds) => self.world.pass(Duration::from_secs(seconds)),
             Op::Purge { hook } => self.purge(hook).await,
             Op::Query { namespace, hook, states, limit, before } => {
@@ -149,6 +178,9 @@ impl Run<'_> {
         let mut expected = Vec::new();
         for new in news {
             let hooks: Vec<_> = (0..HOOKS).filter(|hook| new.hooks[*hook]).collect();
+            // All of one namespace.
+            let first = hooks.first().copied().unwrap_or(0);
+            let hooks: Vec<_> = hooks.into_iter().filter(|hook| hook % 2 == first % 2).collect();
             let wanted: Vec<_> = hooks.iter().map(|hook| &self.hooks[*hook]).collect();
             let mut event = self.world.event(&wanted);
             event.dedup = new.key.map(|key| DedupKey([key; 16]));
@@ -183,6 +215,11 @@ impl Run<'_> {
                 reason: None,
                 attempts: 0,
                 claimed: None,
+                accepted: now,
+                ended: now,
+                arrived: false,
+                redelivered: false,
+                expunged: false,
             };
             self.model.lines.insert(delivery.name, line);
             self.model.events.insert(event.uid);
@@ -207,8 +244,9 @@ impl Run<'_> {
             if line.hook != hook || !line.waits() || line.claimed.is_some() {
                 continue;
             }
-            let at = if line.state == State::Pending { name.accepted_at() } else { line.due.unwrap() };
-            if line.state == State::Pending || at <= now { due.push((at, *name)) } else { later.push(at) }
+            let is_first = line.state == State::Pending && !line.redelivered;
+            let at = if is_first { name.accepted_at() } else { line.due.unwrap() };
+            if is_first || at <= now { due.push((at, *name)) } else { later.push(at) }
         }
         due.sort_unstable();
         let rest = due.split_off(limit.min(due.len()));
@@ -253,6 +291,9 @@ impl Run<'_> {
             if line.test && matches!(outcome.next, Next::Retry(_)) {
                 outcome.next = Next::Failed(EndReason::TestFailed);
             }
+            if line.redelivered && matches!(outcome.next, Next::Retry(_)) {
+                outcome.next = Next::Failed(EndReason::RetriesExhausted);
+            }
             if !line.state.is_final() {
                 line.claimed = None;
                 line.attempts += usize::from(outcome.attempt.is_some());
@@ -261,18 +302,86 @@ impl Run<'_> {
                     Next::Retry(at) => (State::Retrying, Some(at), None),
                     Next::Failed(reason) => (State::Failed, None, Some(reason)),
                 };
-                self.model.summaries.get_mut(&hook).unwrap().apply(&outcome, line.test, line.bytes);
+                self.model.summaries.get_mut(&hook).unwrap().apply(&outcome, line.purpose(), line.bytes);
+                line.redelivered = false;
+                line.arrived |= line.state == State::Success;
+                line.ended = outcome.attempt.as_ref().map_or(self.world.now, |made| made.at + made.duration);
             }
             outcomes.push(outcome);
         }
         self.world.store.record(outcomes).await.unwrap();
     }
 
+    async fn redeliver(&mut self, which: &[(usize, u64)]) {
+        let (mut asked, mut expected) = (Vec::new(), Vec::new());
+        for (which, after) in which {
+            let Some((name, hook)) = self.pick(*which) else { return };
+            let at = self.world.now + Duration::from_secs(*after);
+            let namespace = Arc::clone(&self.hooks[hook].namespace);
+            asked.push(Redelivery { name, namespace, by: "jane".into(), at });
+            let line = self.model.lines.get_mut(&name).unwrap();
+            expected.push(match line {
+                line if line.expunged => Redelivered::Expunged,
+                line if line.test => Redelivered::Test,
+                line if !line.state.is_final() => Redelivered::NotFinished,
+                line => {
+                    (line.state, line.due, line.reason) = (State::Pending, Some(at), None);
+                    line.redelivered = true;
+                    self.model.summaries.get_mut(&hook).unwrap().redelivers(line.bytes);
+                    Redelivered::Queued
+                }
+            });
+        }
+        assert_eq!(self.world.store.redeliver(asked).await.unwrap(), expected);
+    }
+
+    async fn expunge(&mut self, which: usize) {
+        let Some((name, hook)) = self.pick(which) else { return };
+        let (event, now) = (self.model.lines[&name].event, self.world.now);
+        let (mut deliveries, mut ended) = (0, 0);
+        for (name, line) in &mut self.model.lines {
+            if line.event != event || line.expunged {
+                continue;
+            }
+            deliveries += 1;
+            line.expunged = true;
+            if line.state.is_final() {
+                continue;
+            }
+            ended += 1;
+            let next = Next::Failed(EndReason::Expunged);
+            let webhook = self.hooks[line.hook].uid;
+            let outcome = Outcome { name: *name, webhook, attempt: None, next, disable: None, at: now };
+            self.model.summaries.get_mut(&line.hook).unwrap().apply(&outcome, line.purpose(), line.bytes);
+            (line.state, line.due, line.reason) = (State::Failed, None, Some(EndReason::Expunged));
+            (line.claimed, line.redelivered, line.ended) = (None, false, now);
+        }
+        self.model.events.remove(&event);
+        let namespace = Arc::clone(&self.hooks[hook].namespace);
+        let expunge = Expunge { name, namespace, by: "jane".into(), at: now };
+        let expunged = self.world.store.expunge(expunge).await.unwrap();
+        assert_eq!(expunged, Expunged::Done { deliveries, ended });
+    }
+
+    async fn retain(&mut self) {
+        let oldest = self.world.now - RETENTION.max_age;
+        let before = self.model.lines.len();
+        self.model.lines.retain(|_, line| !line.state.is_final() || line.ended > oldest);
+        let gone = (before - self.model.lines.len()) as u64;
+        assert_eq!(self.world.store.retain(self.world.now).await.unwrap(), gone);
+        self.forget_events();
+    }
+
+    fn forget_events(&mut self) {
+        let kept = self.model.lines.values().filter(|line| !line.expunged);
+        self.model.events = kept.map(|line| line.event).collect();
+    }
+
     async fn purge(&mut self, hook: usize) {
         self.world.store.purge(self.hooks[hook].uid).await.unwrap();
         self.model.lines.retain(|_, line| line.hook != hook);
         self.model.summaries.remove(&hook);
-        self.model.events = self.model.lines.values().map(|line| line.event).collect();
+        self.forget_events();
     }
 
     async fn query(
@@ -307,6 +416,7 @@ impl Run<'_> {
             line.claimed = None;
             if line.test && !line.state.is_final() {
                 (line.state, line.due, line.reason) = (State::Failed, None, Some(EndReason::Interrupted));
+                line.ended = line.accepted;
             }
         }
     }
@@ -324,15 +434,27 @@ impl Run<'_> {
         }
         for (name, line) in &self.model.lines {
             let Some(found) = store.delivery(*name).await.unwrap() else { panic!("{name} is missing") };
-            let Delivery { webhook, event, state, due, reason, attempts, test, .. } = found;
+            let Delivery { webhook, event, state, due, reason, attempts, test, redelivery, expunged, .. } =
+                found;
+            assert_eq!((redelivery.is_some(), expunged.is_some()), (line.redelivered, line.expunged));
+            assert!(!line.expunged || attempts.iter().all(|attempt| attempt.body.is_none()));
             assert_eq!((&webhook, event, test), (&self.hooks[line.hook], line.event, line.test));
             assert_eq!(
                 (state, due, reason, attempts.len()),
                 (line.state, line.due, line.reason, line.attempts)
             );
         }
-        for event in &self.model.events {
-            assert!(store.event(*event).await.unwrap().is_some());
+        for event in self.model.lines.values().map(|line| line.event) {
+            assert_eq!(store.event(event).await.unwrap().is_some(), self.model.events.contains(&event));
+        }
+        for namespace in ["team-a", "team-b"] {
+            let of_namespace = |hook: usize| &*self.hooks[hook].namespace == namespace;
+            let usage = store.usage(namespace);
+            let lines = self.model.lines.values().filter(|line| of_namespace(line.hook));
+            assert_eq!(usage.deliveries, lines.count() as u64);
+            let waits = self.model.summaries.iter().filter(|(hook, _)| of_namespace(**hook));
+            assert_eq!(usage.pending_bytes, waits.map(|(_, summary)| summary.pending_bytes).sum::<u64>());
+            assert_eq!(usage.bytes == 0, usage.deliveries == 0, "{usage:?}");
         }
     }
 }
@@ -345,7 +467,13 @@ async fn run(engine: &dyn Engine, ops: Vec<Op>) {
         run.step(op).await;
     }
     run.compare().await;
+    let usage = ["team-a", "team-b"].map(|namespace| run.world.store.usage(namespace));
     run.reopen().await;
+    run.compare().await;
+    assert_eq!(["team-a", "team-b"].map(|namespace| run.world.store.usage(namespace)), usage, "persisted");
+    for hook in 0..HOOKS {
+        run.purge(hook).await;
+    }
     run.compare().await;
     run.world.store.close().await.unwrap();
 }

@@ -13,7 +13,7 @@ use fjall::{
     Snapshot,
 };
 
-use super::format;
+use super::format::{self, References};
 use super::keys::{self, Slot};
 use super::lane::{Found, LaneId, Loaded, Refill};
 use super::torn::{self, Mended};
@@ -174,6 +174,39 @@ impl Disk {
         decode_event(uid, self.events.get(uid.as_bytes()))
     }
 
+    /// Bytes of an event's value; none: it is not there.
+    pub(super) fn event_size(&self, uid: EventUid) -> Result<Option<u64>> {
+        Ok(self.events.size_of(uid.as_bytes()).map_err(engine(READ))?.map(u64::from))
+    }
+
+    /// Which deliveries need an event; none: one only.
+    pub(super) fn references(&self, event: EventUid) -> Result<Option<References>> {
+        let value = self.meta.get(keys::meta::references(event)).map_err(engine(READ))?;
+        Ok(value.and_then(|value| References::decode(&value)))
+    }
+
+    /// All deliveries of the event of one; some may be gone. Where a program of format 1 wrote it, the log is
+    /// walked.
+    pub(super) fn deliveries_of(&self, delivery: &Delivery) -> Result<Vec<DeliveryName>> {
+        match self.references(delivery.event)? {
+            None => Ok(vec![delivery.name]),
+            Some(references) if !references.names.is_empty() => Ok(references.names),
+            Some(_) => self.walk_for(delivery.event),
+        }
+    }
+
+    fn walk_for(&self, event: EventUid) -> Result<Vec<DeliveryName>> {
+        let mut names = Vec::new();
+        for entry in self.log.iter() {
+            let (key, value) = entry.into_inner().map_err(engine(READ))?;
+            let Some(name) = keys::name_in_log(&key) else { continue };
+            // One that cannot be read can neither be shown nor sent.
+            let line = format::decode::<Delivery>("a delivery", &value);
+            names.extend(line.is_ok_and(|line| line.event == event).then_some(name));
+        }
+        Ok(names)
+    }
+
     /// The first event under a dedup key, of those that are younger than `window` at `now`.
     pub(super) fn seen(
         &self,
@@ -295,6 +328,10 @@ impl Disk {
 /// Where a delivery waits, if it does.
 pub(super) fn place(delivery: &Delivery) -> Option<(LaneId, Slot)> {
     match delivery.state {
+        State::Pending if delivery.redelivery.is_some() => {
+            let due = delivery.due.unwrap_or(delivery.accepted_at);
+            Some((LaneId::Retry, Slot { due, name: delivery.name }))
+        }
         State::Pending => Some((LaneId::Fresh, Slot::fresh(delivery.name))),
         State::Retrying => {
             let due = delivery.due.unwrap_or(delivery.accepted_at);

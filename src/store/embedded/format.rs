@@ -8,13 +8,15 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::model::event::Attributes;
-use crate::model::ids::{EventUid, Namespace};
+use crate::model::ids::{DeliveryName, EventUid, Namespace};
 use crate::model::time::UnixMillis;
 use crate::store::records::{DedupKey, Event, NewEvent};
 use crate::store::{Error, Result};
 
-/// Version of the format as a whole: keyspaces, keys, values. A program opens what is no newer than itself.
-pub(super) const VERSION: u32 = 1;
+/// Version of the format as a whole: keyspaces, keys, values. A program opens what is no newer than itself, and
+/// brings what is older up to it. Version 2 has what namespaces use, redeliveries, and the names of an event's
+/// deliveries.
+pub(super) const VERSION: u32 = 2;
 
 /// `MessagePack`, structs as maps of short names, so that fields can be added.
 const MSGPACK: u8 = 1;
@@ -104,6 +106,31 @@ pub(super) fn decode_event(uid: EventUid, value: &Slice) -> Result<Event> {
         rmp_serde::from_slice(header).map_err(|error| corrupt(&what(), error))?;
     let data = Bytes::from_owner(value.clone()).slice(body..);
     Ok(Event { uid, namespace, accepted_at, attributes, data })
+}
+
+/// The value of the deliveries that need an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct References {
+    /// How many are left.
+    pub left: u32,
+    /// Their names and of those that are gone; empty when a program wrote it that did not keep them.
+    pub names: Vec<DeliveryName>,
+}
+
+impl References {
+    /// Count, and 16 bytes for each name.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let names = self.names.iter().flat_map(DeliveryName::as_bytes).copied();
+        self.left.to_be_bytes().into_iter().chain(names).collect()
+    }
+
+    /// None: malformed.
+    pub(super) fn decode(value: &[u8]) -> Option<Self> {
+        let (left, names) = value.split_first_chunk()?;
+        let names =
+            names.chunks_exact(16).filter_map(|name| Some(DeliveryName::from_bytes(name.try_into().ok()?)));
+        Some(Self { left: u32::from_be_bytes(*left), names: names.collect() })
+    }
 }
 
 /// The value under a [`DedupKey`]: the first event's uid and when it was accepted.

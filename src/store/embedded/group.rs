@@ -11,13 +11,16 @@ use fjall::Slice;
 
 use super::dedup::Generations;
 use super::disk::{Disk, chain, place};
-use super::format;
+use super::format::{self, References};
 use super::hooks::Hooks;
-use super::keys::{self, Slot};
+use super::keys::{self, Slot, Tag};
 use super::lane::{LaneId, Loaded};
-use crate::model::ids::{DeliveryName, EventUid, WebhookRef, WebhookUid};
+use super::usage::Deltas;
+use crate::model::ids::{DeliveryName, EventUid, Namespace, WebhookRef, WebhookUid};
 use crate::model::time::UnixMillis;
-use crate::store::records::{DedupKey, Delivery, EndReason, NewEvent, Next, Outcome, State, Summary};
+use crate::store::records::{
+    Attempt, DedupKey, Delivery, EndReason, Event, NewEvent, Next, Outcome, Purpose, State, Summary,
+};
 use crate::store::{Appended, Change, Error, Result};
 
 /// Attempts that are kept of one delivery; beyond, the oldest are dropped.
@@ -27,6 +30,7 @@ const ATTEMPTS_KEPT: usize = 50;
 #[derive(Debug)]
 pub(super) struct Prepared {
     uid: EventUid,
+    namespace: Namespace,
     accepted_at: UnixMillis,
     dedup: Option<DedupKey>,
     /// None: nobody wants it, nothing is stored but its dedup key.
@@ -39,8 +43,9 @@ impl Prepared {
     pub(super) fn new(mut event: NewEvent) -> Result<Self> {
         let wanted = std::mem::take(&mut event.deliveries);
         let (uid, accepted_at, dedup) = (event.uid, event.accepted_at, event.dedup);
+        let namespace = Arc::clone(&event.namespace);
         if wanted.is_empty() {
-            return Ok(Self { uid, accepted_at, dedup, value: None, deliveries: vec![] });
+            return Ok(Self { uid, namespace, accepted_at, dedup, value: None, deliveries: vec![] });
         }
         let (value, event) = format::encode_event(event)?;
         let event = Arc::new(event);
@@ -58,12 +63,15 @@ impl Prepared {
                 due: Some(accepted_at),
                 reason: None,
                 attempts: vec![],
+                ended_at: None,
+                redelivery: None,
+                expunged: None,
             };
             let line = format::encode(&delivery)?;
             Ok((Arc::new(Loaded::new(delivery, Arc::clone(&event), sharers)), line))
         });
         let deliveries = deliveries.collect::<Result<_>>()?;
-        Ok(Self { uid, accepted_at, dedup, value: Some(value), deliveries })
+        Ok(Self { uid, namespace, accepted_at, dedup, value: Some(value), deliveries })
     }
 
     /// Bytes that it adds to a commit, roughly.
@@ -91,6 +99,7 @@ pub(super) struct Group<'a> {
     lines: HashMap<DeliveryName, Arc<Loaded>>,
     seen: HashMap<DedupKey, (EventUid, UnixMillis)>,
     effects: HashMap<WebhookUid, Vec<Effect>>,
+    deltas: Deltas,
     woken: HashSet<WebhookUid>,
     generations: &'a mut Generations,
 }
@@ -100,6 +109,7 @@ pub(super) struct Group<'a> {
 pub(super) struct Committed {
     summaries: HashMap<WebhookUid, Summary>,
     effects: HashMap<WebhookUid, Vec<Effect>>,
+    deltas: Deltas,
     /// Webhooks that may have something to claim.
     pub woken: HashSet<WebhookUid>,
 }
@@ -120,13 +130,14 @@ impl<'a> Group<'a> {
             lines: HashMap::new(),
             seen: HashMap::new(),
             effects: HashMap::new(),
+            deltas: Deltas::default(),
             woken: HashSet::new(),
             generations,
         }
     }
 
     /// The numbers of a known Webhook, to be changed.
-    fn summary(&mut self, webhook: WebhookUid) -> Option<&mut Summary> {
+    pub(super) fn summary(&mut self, webhook: WebhookUid) -> Option<&mut Summary> {
         use std::collections::hash_map::Entry;
         match self.summaries.entry(webhook) {
             Entry::Occupied(entry) => Some(entry.into_mut()),
@@ -156,7 +167,7 @@ impl<'a> Group<'a> {
     }
 
     fn append_one(&mut self, event: Prepared) -> Result<Appended> {
-        let Prepared { uid, accepted_at, dedup, value, deliveries } = event;
+        let Prepared { uid, namespace, accepted_at, dedup, value, deliveries } = event;
         if let Some(key) = dedup {
             if let Some(first) = self.first_of(key, accepted_at)? {
                 return Ok(Appended::Duplicate(first));
@@ -167,11 +178,14 @@ impl<'a> Group<'a> {
         }
         // The order within a commit is the order in which it becomes visible: first what is pointed at.
         if let Some(value) = value {
+            self.deltas.event(&namespace, value.len() as u64);
             self.batch.insert(&self.disk.events, *uid.as_bytes(), value);
         }
         if deliveries.len() > 1 {
-            let count = u32::try_from(deliveries.len()).unwrap_or(u32::MAX);
-            self.batch.insert(&self.disk.meta, keys::meta::references(uid), count.to_be_bytes());
+            let left = u32::try_from(deliveries.len()).unwrap_or(u32::MAX);
+            let names = deliveries.iter().map(|(loaded, _)| loaded.delivery.name).collect();
+            let references = References { left, names };
+            self.batch.insert(&self.disk.meta, keys::meta::references(uid), references.encode());
         }
         for (loaded, line) in deliveries {
             self.append_delivery(loaded, line);
@@ -196,6 +210,7 @@ impl<'a> Group<'a> {
             summary.pending_bytes += bytes;
         }
         self.batch.insert(&self.disk.log, *name.as_bytes(), line);
+        self.deltas.line(&loaded.delivery);
         let index = keys::index(uid, State::Pending, name);
         if test {
             self.batch.insert(&self.disk.index, index, keys::TEST);
@@ -216,24 +231,64 @@ impl<'a> Group<'a> {
     fn record_one(&mut self, mut outcome: Outcome) -> Result<()> {
         let (name, uid) = (outcome.name, outcome.webhook);
         let Some(before) = self.unfinished(uid, name)? else { return Ok(()) };
-        let test = before.delivery.test;
-        if test && matches!(outcome.next, Next::Retry(_)) {
-            outcome.next = Next::Failed(EndReason::TestFailed);
+        let purpose = before.delivery.purpose();
+        if let Next::Retry(_) = outcome.next {
+            match purpose {
+                Purpose::Event => {}
+                Purpose::Test => outcome.next = Next::Failed(EndReason::TestFailed),
+                Purpose::Redelivery { .. } => outcome.next = Next::Failed(EndReason::RetriesExhausted),
+            }
         }
         let bytes = before.event.data.len() as u64;
         let Some(summary) = self.summary(uid) else { return Ok(()) };
-        summary.apply(&outcome, test, bytes);
+        summary.apply(&outcome, purpose, bytes);
         let after = settled(before.delivery.clone(), outcome);
-        self.batch.insert(&self.disk.log, *name.as_bytes(), format::encode(&after)?);
-        self.move_in_index(&before.delivery, &after);
-        let after = Arc::new(Loaded { delivery: after, event: Arc::clone(&before.event), cost: before.cost });
-        if test {
+        let event = Arc::clone(&before.event);
+        self.put(&before.delivery, Arc::new(Loaded { delivery: after, event, cost: before.cost }))
+    }
+
+    /// Stages that a log line becomes another, and moves it where that belongs.
+    pub(super) fn put(&mut self, before: &Delivery, after: Arc<Loaded>) -> Result<()> {
+        let (name, uid) = (before.name, before.webhook.uid);
+        self.batch.insert(&self.disk.log, *name.as_bytes(), format::encode(&after.delivery)?);
+        self.deltas.line_changed(before, &after.delivery);
+        self.move_in_index(before, &after.delivery);
+        if !before.test {
+            self.move_in_queue(uid, before, &after);
+        } else if !before.state.is_final() {
             self.batch.remove(&self.disk.meta, keys::meta::test(name));
             self.effect(uid, Effect::TestEnded(name));
-        } else {
-            self.move_in_queue(uid, &before.delivery, &after);
         }
+        // What changes is not only in the numbers: those who show the log are told too.
+        self.summary(uid);
         self.lines.insert(name, after);
+        Ok(())
+    }
+
+    /// A log line, as the group leaves it so far; none: it is gone, or its Webhook is.
+    pub(super) fn line(&self, name: DeliveryName) -> Result<Option<Delivery>> {
+        let line = match self.lines.get(&name) {
+            Some(staged) => Some(staged.delivery.clone()),
+            None => self.disk.delivery(name).or_else(unless_corrupt(name))?,
+        };
+        let is_known = |line: &Delivery| {
+            let hook = self.hooks.get(line.webhook.uid);
+            hook.is_some_and(|hook| !hook.queue().purging())
+        };
+        Ok(line.filter(is_known))
+    }
+
+    /// An event that was committed.
+    pub(super) fn event(&self, uid: EventUid) -> Result<Option<Arc<Event>>> {
+        Ok(self.disk.event(uid)?.map(Arc::new))
+    }
+
+    /// Stages that an event goes. Once only: it counts what is committed.
+    pub(super) fn erase_event(&mut self, uid: EventUid, namespace: &Namespace) -> Result<()> {
+        if let Some(bytes) = self.disk.event_size(uid)? {
+            self.batch.remove(&self.disk.events, *uid.as_bytes());
+            self.deltas.event_gone(namespace, bytes);
+        }
         Ok(())
     }
 
@@ -257,25 +312,21 @@ impl<'a> Group<'a> {
             let event = self.disk.event(delivery.event)?;
             Ok(event.map(|event| Arc::new(Loaded::new(delivery, event.into(), 1))))
         };
-        read().or_else(|error| match error {
-            Error::Corrupt { .. } => {
-                tracing::error!(delivery = %name, error = %chain(&error), "an outcome is dropped");
-                Ok(None)
-            }
-            other => Err(other),
-        })
+        read().or_else(unless_corrupt(name))
     }
 
     fn move_in_index(&mut self, before: &Delivery, after: &Delivery) {
-        if before.state == after.state {
+        let (old, new) = (Tag::of(before), Tag::of(after));
+        if old == new {
             return;
         }
         let value = if after.test { keys::TEST } else { b"" };
         let index = &self.disk.index;
-        self.batch.insert(index, keys::index(after.webhook.uid, after.state, after.name), value);
-        let old = keys::index(before.webhook.uid, before.state, before.name);
+        self.batch.insert(index, keys::index(after.webhook.uid, new, after.name), value);
+        let is_first = old == State::Pending.into();
+        let old = keys::index(before.webhook.uid, old, before.name);
         let first = before.attempts.is_empty() && before.due == Some(before.accepted_at);
-        if before.state == State::Pending && first {
+        if is_first && first {
             // Written once and removed once in its life: a weak tombstone and what it removes vanish together
             // when they meet, mostly before they reach a table.
             self.batch.remove_weak(index, old);
@@ -307,7 +358,7 @@ impl<'a> Group<'a> {
     pub(super) fn adopt(&mut self, seed: Summary) {
         let Some(known) = self.hooks.get(seed.webhook.uid).map(|hook| hook.summary()) else {
             // What is pending is counted by who has it: a Webhook that is not known here has nothing here.
-            let seed = Summary { pending: 0, pending_bytes: 0, ..seed };
+            let seed = seed.discarded();
             self.summaries.entry(seed.webhook.uid).or_insert(seed);
             return;
         };
@@ -335,16 +386,17 @@ impl<'a> Group<'a> {
 
     /// Writes everything, synced. A failure poisons the store: what is on disk is then known to nobody.
     pub(super) fn commit(self) -> Result<Committed> {
-        let Self { disk, mut batch, summaries, effects, woken, generations, .. } = self;
+        let Self { disk, hooks, mut batch, summaries, effects, deltas, woken, generations, .. } = self;
         for (webhook, summary) in &summaries {
             batch.insert(&disk.meta, keys::meta::summary(*webhook), format::encode(summary)?);
         }
+        deltas.save(disk, hooks.usages(), &mut batch)?;
         generations.save(disk, &mut batch);
         if !batch.is_empty() {
             batch.commit().map_err(super::disk::engine("commit"))?;
         }
         generations.saved();
-        Ok(Committed { summaries, effects, woken })
+        Ok(Committed { summaries, effects, deltas, woken })
     }
 }
 
@@ -353,6 +405,7 @@ impl Committed {
     /// much the number of pending deliveries has.
     pub(super) fn apply(&mut self, hooks: &Hooks) -> (Vec<WebhookUid>, i64) {
         let mut more = 0;
+        self.deltas.apply(hooks.usages());
         let mut changed = Vec::with_capacity(self.summaries.len());
         for (uid, summary) in self.summaries.drain() {
             let before = hooks.get(uid).map_or(0, |hook| hook.summary().pending);
@@ -375,17 +428,30 @@ impl Committed {
 }
 
 /// A delivery after an outcome.
-fn settled(mut delivery: Delivery, outcome: Outcome) -> Delivery {
+pub(super) fn settled(mut delivery: Delivery, outcome: Outcome) -> Delivery {
+    let asked_by = delivery.redelivery.take().map(|waiting| waiting.asked.by);
     if let Some(attempt) = outcome.attempt {
         if delivery.attempts.len() >= ATTEMPTS_KEPT {
             delivery.attempts.drain(..=delivery.attempts.len() - ATTEMPTS_KEPT);
         }
-        delivery.attempts.push(attempt);
+        delivery.attempts.push(Attempt { asked_by, ..attempt });
     }
     (delivery.state, delivery.due, delivery.reason) = match outcome.next {
         Next::Success => (State::Success, None, None),
         Next::Retry(at) => (State::Retrying, Some(at), None),
         Next::Failed(reason) => (State::Failed, None, Some(reason)),
     };
+    delivery.ended_at = delivery.state.is_final().then_some(outcome.at);
     delivery
+}
+
+/// What cannot be decoded is logged, and is as if it were not there.
+fn unless_corrupt<T>(name: DeliveryName) -> impl FnOnce(Error) -> Result<Option<T>> {
+    move |error| match error {
+        Error::Corrupt { .. } => {
+            tracing::error!(delivery = %name, error = %chain(&error), "cannot be read; what was asked is dropped");
+            Ok(None)
+        }
+        other => Err(other),
+    }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use arc_swap::ArcSwap;
 
 use super::queue::{Budgets, Queue};
+use super::usage::Usages;
 use crate::model::ids::{WebhookRef, WebhookUid};
 use crate::store::records::Summary;
 
@@ -39,17 +40,23 @@ impl Hook {
 pub(super) struct Hooks {
     map: RwLock<HashMap<WebhookUid, Arc<Hook>>>,
     budgets: Budgets,
+    usages: Usages,
 }
 
 impl Hooks {
     /// What the store knows at its opening.
-    pub(super) fn new(summaries: impl IntoIterator<Item = Summary>, budgets: Budgets) -> Self {
+    pub(super) fn new(
+        summaries: impl IntoIterator<Item = Summary>,
+        budgets: Budgets,
+        usages: Usages,
+    ) -> Self {
         let hook = |summary: Summary| {
+            usages.waits(&summary.webhook.namespace, 0, summary.pending_bytes);
             let queue = if summary.pending == 0 { Queue::empty } else { Queue::on_disk };
             (summary.webhook.uid, Arc::new(Hook::new(summary, queue(&budgets))))
         };
         let map = summaries.into_iter().map(hook).collect();
-        Self { map: RwLock::new(map), budgets }
+        Self { map: RwLock::new(map), budgets, usages }
     }
 
     /// One Webhook.
@@ -57,10 +64,18 @@ impl Hooks {
         self.map.read().unwrap_or_else(PoisonError::into_inner).get(&webhook).cloned()
     }
 
+    /// What namespaces use.
+    pub(super) fn usages(&self) -> &Usages {
+        &self.usages
+    }
+
     /// Sets the numbers of a Webhook, which is new if it was not known.
     pub(super) fn set(&self, summary: Summary) -> Arc<Hook> {
         let uid = summary.webhook.uid;
-        if let Some(hook) = self.get(uid) {
+        let known = self.get(uid);
+        let before = known.as_ref().map_or(0, |hook| hook.summary().pending_bytes);
+        self.usages.waits(&summary.webhook.namespace, before, summary.pending_bytes);
+        if let Some(hook) = known {
             hook.summary.store(Arc::new(summary));
             return hook;
         }
@@ -71,7 +86,10 @@ impl Hooks {
 
     /// Forgets a Webhook.
     pub(super) fn remove(&self, webhook: WebhookUid) {
-        self.map.write().unwrap_or_else(PoisonError::into_inner).remove(&webhook);
+        let gone = self.map.write().unwrap_or_else(PoisonError::into_inner).remove(&webhook);
+        if let Some(summary) = gone.map(|hook| hook.summary()) {
+            self.usages.waits(&summary.webhook.namespace, summary.pending_bytes, 0);
+        }
     }
 
     /// When memory for windows was short, those that nobody has claimed from since the last time give theirs

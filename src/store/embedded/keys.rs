@@ -5,16 +5,17 @@
 //! | `meta` | tag, and an id | see [`meta`] |
 //! | `events` | event uid | header and body |
 //! | `log` | delivery name | the delivery |
-//! | `index` | Webhook uid, state, delivery name | empty; [`TEST`] for a test |
+//! | `index` | Webhook uid, [`Tag`], delivery name | empty; [`TEST`] for a test |
 //! | `retries` | Webhook uid, due, delivery name | empty |
 //! | `dedup-0`, `dedup-1` | dedup key | event uid, time of acceptance |
 //!
 //! The part of `index` with state Pending is also the queue of first attempts: a delivery that was never
-//! attempted is due since its acceptance, and its name sorts by that.
+//! attempted is due since its acceptance, and its name sorts by that. A redelivery is Pending too, but has a tag
+//! of its own and waits in `retries`.
 
 use crate::model::ids::{DeliveryName, EventUid, WebhookUid};
 use crate::model::time::UnixMillis;
-use crate::store::records::State;
+use crate::store::records::{Delivery, State};
 
 /// Value in `index` that marks a test, which is never claimed.
 pub(super) const TEST: &[u8] = &[1];
@@ -34,6 +35,8 @@ pub(super) mod meta {
     pub(in super::super) const DEDUP: &[u8] = b"dedup";
     /// Prefix of summaries.
     pub(in super::super) const SUMMARIES: &[u8] = b"s:";
+    /// Prefix of what namespaces use.
+    pub(in super::super) const USAGES: &[u8] = b"u:";
     /// Prefix of tests under way.
     pub(in super::super) const TESTS: &[u8] = b"t:";
 
@@ -47,7 +50,12 @@ pub(super) mod meta {
         [TESTS, name.as_bytes()].concat()
     }
 
-    /// How many deliveries need an event, when more than one.
+    /// What a namespace uses.
+    pub(in super::super) fn usage(namespace: &str) -> Vec<u8> {
+        [USAGES, namespace.as_bytes()].concat()
+    }
+
+    /// Which deliveries need an event, when more than one; see `References`.
     pub(in super::super) fn references(event: EventUid) -> Vec<u8> {
         [b"r:".as_slice(), event.as_bytes()].concat()
     }
@@ -73,23 +81,44 @@ impl Slot {
     }
 }
 
+/// A part of `index`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tag(u8);
+
+impl Tag {
+    /// Deliveries in state Pending that wait for an attempt that somebody asked for.
+    pub(super) const REDELIVERY: Self = Self(4);
+
+    /// Where a delivery is.
+    pub(super) fn of(delivery: &Delivery) -> Self {
+        if delivery.redelivery.is_some() { Self::REDELIVERY } else { delivery.state.into() }
+    }
+}
+
+impl From<State> for Tag {
+    fn from(state: State) -> Self {
+        Self(state as u8)
+    }
+}
+
 /// All of a Webhook in `index`.
 pub(super) fn index_of(webhook: WebhookUid) -> [u8; 16] {
     *webhook.as_bytes()
 }
 
-/// All of a Webhook in one state.
-pub(super) fn index_in(webhook: WebhookUid, state: State) -> [u8; 17] {
+/// All of a Webhook in one part.
+pub(super) fn index_in(webhook: WebhookUid, tag: impl Into<Tag>) -> [u8; 17] {
     let mut key = [0; 17];
     key[..16].copy_from_slice(webhook.as_bytes());
-    key[16] = state as u8;
+    let Tag(tag) = tag.into();
+    key[16] = tag;
     key
 }
 
 /// One delivery in `index`.
-pub(super) fn index(webhook: WebhookUid, state: State, name: DeliveryName) -> [u8; 33] {
+pub(super) fn index(webhook: WebhookUid, tag: impl Into<Tag>, name: DeliveryName) -> [u8; 33] {
     let mut key = [0; 33];
-    key[..17].copy_from_slice(&index_in(webhook, state));
+    key[..17].copy_from_slice(&index_in(webhook, tag));
     key[17..].copy_from_slice(name.as_bytes());
     key
 }

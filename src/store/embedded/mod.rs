@@ -7,6 +7,8 @@
 
 mod dedup;
 mod disk;
+mod erase;
+mod expunge;
 mod format;
 mod group;
 mod hooks;
@@ -18,11 +20,14 @@ mod query;
 mod queue;
 #[cfg(test)]
 mod queue_tests;
+mod redeliver;
+mod retain;
 mod seam;
 mod space;
 #[cfg(test)]
 mod tests;
 mod torn;
+mod usage;
 mod writer;
 
 use std::fs::File;
@@ -37,7 +42,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::metrics::Metrics;
 use crate::model::ids::DeliveryName;
-use crate::store::records::Claimed;
+use crate::store::records::{Claimed, Retention};
 use crate::store::{ClaimRequest, Claims, Error, Result, Wakes};
 use disk::Disk;
 use hooks::{Hook, Hooks};
@@ -65,6 +70,11 @@ pub struct Options {
     /// Size of the memtable of events, in bytes; those of the other keyspaces are smaller. It counts when the
     /// store is made, and bounds memory: up to five times as much for a moment, when the disk is slow.
     pub memtable_bytes: u64,
+    /// What of the log is kept for each namespace; see [`retain`](crate::store::Store::retain).
+    pub retention: Retention,
+    /// While the events of what waits in a namespace have so many bytes, counted for each delivery, no more is
+    /// accepted there.
+    pub quota_pending_bytes: u64,
 }
 
 impl Options {
@@ -77,6 +87,8 @@ impl Options {
             min_free_bytes: 256 << 20,
             dedup_window: Duration::from_hours(1),
             memtable_bytes: 8 << 20,
+            retention: Retention::FOREVER,
+            quota_pending_bytes: u64::MAX,
         }
     }
 }
@@ -88,6 +100,8 @@ struct Shared {
     /// None once it is closed.
     disk: ArcSwapOption<Disk>,
     window: Duration,
+    retention: Retention,
+    quota_pending_bytes: u64,
     metrics: Metrics,
     pending: AtomicI64,
     work: Wakes,
@@ -112,6 +126,11 @@ impl Shared {
     fn pending_changed(&self, by: i64) {
         let pending = self.pending.fetch_add(by, Ordering::SeqCst) + by;
         self.metrics.pending_deliveries.set(pending);
+    }
+
+    /// Brings the metric of what is used up to date.
+    fn usage_changed(&self) {
+        self.metrics.store_bytes.set(self.hooks.usages().total());
     }
 
     fn disk(&self) -> Result<Arc<Disk>> {

@@ -15,9 +15,11 @@ use super::hooks::Hooks;
 use super::keys::meta;
 use super::queue::Budgets;
 use super::space::Space;
+use super::usage::{self, Usages};
 use super::writer::Writer;
 use super::{Options, Shared};
 use crate::model::ids::{DeliveryName, WebhookUid};
+use crate::model::time::UnixMillis;
 use crate::store::records::{EndReason, Next, Outcome, Summary};
 use crate::store::{Error, Result, Wakes};
 
@@ -40,7 +42,16 @@ pub(super) struct Opened {
 
 /// Opens the store of a directory.
 pub(super) fn open(options: Options) -> Result<Opened> {
-    let Options { dir, cluster, metrics, min_free_bytes, dedup_window, memtable_bytes } = options;
+    let Options {
+        dir,
+        cluster,
+        metrics,
+        min_free_bytes,
+        dedup_window,
+        memtable_bytes,
+        retention,
+        quota_pending_bytes,
+    } = options;
     fs::create_dir_all(&dir).map_err(io("make the data directory"))?;
     let lock = lock(&dir)?;
     let path = dir.join("store");
@@ -51,7 +62,7 @@ pub(super) fn open(options: Options) -> Result<Opened> {
     check_format(&disk)?;
     bind(&disk, cluster.as_deref())?;
 
-    let hooks = Hooks::new(summaries(&disk)?, Budgets::new(FRESH_BUDGET, RETRY_BUDGET));
+    let hooks = Hooks::new(summaries(&disk)?, Budgets::new(FRESH_BUDGET, RETRY_BUDGET), Usages::load(&disk)?);
     let mut generations = Generations::load(&disk)?;
     interrupt_tests(&disk, &hooks, dedup_window, &mut generations)?;
 
@@ -62,6 +73,8 @@ pub(super) fn open(options: Options) -> Result<Opened> {
         hooks,
         disk: arc_swap::ArcSwapOption::new(Some(Arc::clone(&disk))),
         window: dedup_window,
+        retention,
+        quota_pending_bytes,
         metrics,
         pending: std::sync::atomic::AtomicI64::new(0),
         work,
@@ -72,6 +85,7 @@ pub(super) fn open(options: Options) -> Result<Opened> {
         lock: std::sync::Mutex::new(Some(lock)),
     };
     shared.pending_changed(pending.cast_signed());
+    shared.usage_changed();
     let shared = Arc::new(shared);
     let (commands, receiver) = tokio::sync::mpsc::channel(super::COMMANDS);
     let writer = Writer {
@@ -137,6 +151,7 @@ fn check_format(disk: &Disk) -> Result<()> {
     let value = disk.meta.get(meta::FORMAT).map_err(engine(READ))?;
     match value.and_then(|value| value.as_ref().try_into().ok()).map(u32::from_be_bytes) {
         Some(format::VERSION) => Ok(()),
+        Some(1) => upgrade(disk),
         Some(other) => Err(Error::Unusable(format!(
             "the data directory has format {other}, this program knows {}: start the program that wrote it, or a \
              newer one",
@@ -146,6 +161,17 @@ fn check_format(disk: &Disk) -> Result<()> {
             "the data directory has no format version: it is not a store of this program".to_owned(),
         )),
     }
+}
+
+/// Counts what namespaces use, which format 1 did not. Reads everything, once.
+fn upgrade(disk: &Disk) -> Result<()> {
+    tracing::info!("counting what the data directory holds, for a newer format");
+    let mut batch = disk.db.batch().durability(Some(PersistMode::SyncAll));
+    for (namespace, usage) in usage::recount(disk)? {
+        batch.insert(&disk.meta, meta::usage(&namespace), format::encode(&usage)?);
+    }
+    batch.insert(&disk.meta, meta::FORMAT, format::VERSION.to_be_bytes());
+    batch.commit().map_err(engine("write the format version"))
 }
 
 /// A store belongs to the cluster that it was first opened in: in another, every Webhook would seem deleted.
@@ -192,6 +218,7 @@ fn interrupt_tests(
             attempt: None,
             next: Next::Failed(EndReason::Interrupted),
             disable: None,
+            at: UnixMillis::default(),
         });
     }
     if outcomes.is_empty() {

@@ -1,15 +1,12 @@
 //! Erasing a Webhook, in bounded steps, so that the commits of others go between.
 
-use std::collections::HashMap;
-
-use super::disk::{Disk, engine, place};
+use super::disk::{Disk, engine};
+use super::erase::Erasure;
 use super::format;
 use super::hooks::Hooks;
 use super::keys;
-use super::lane::LaneId;
-use crate::model::ids::{DeliveryName, EventUid, WebhookUid};
+use crate::model::ids::{DeliveryName, WebhookUid};
 use crate::store::Result;
-use crate::store::records::{Delivery, Summary};
 
 /// Deliveries that are erased in one step.
 const STEP: usize = 256;
@@ -38,8 +35,9 @@ pub(super) fn step(disk: &Disk, hooks: &Hooks, webhook: WebhookUid, cursor: &Cur
     let added = hook.as_ref().is_some_and(|hook| hook.queue().purge());
     let again = cursor.again || added;
     let names = disk.names(webhook, cursor.after.as_deref(), STEP)?;
-    let mut batch = disk.db.batch().durability(Some(fjall::PersistMode::SyncData));
-    erase(disk, webhook, &names, &mut batch)?;
+    let mut erasure = Erasure::new(disk, disk.db.batch().durability(Some(fjall::PersistMode::SyncData)));
+    erase(&mut erasure, disk, &names)?;
+    let (mut batch, mut deltas) = erasure.finish();
 
     let last = names.last().filter(|_| names.len() == STEP).map(|(key, _)| key.clone());
     let before = hook.map(|hook| hook.summary());
@@ -49,13 +47,15 @@ pub(super) fn step(disk: &Disk, hooks: &Hooks, webhook: WebhookUid, cursor: &Cur
         None if again => Some(Cursor::default()),
         None => None,
     };
-    let after = before.map(|before| Summary { pending: 0, pending_bytes: 0, ..(*before).clone() });
+    let after = before.map(|before| before.discarded());
     match &after {
         _ if next.is_none() => batch.remove(&disk.meta, keys::meta::summary(webhook)),
         Some(summary) => batch.insert(&disk.meta, keys::meta::summary(webhook), format::encode(summary)?),
         None => {}
     }
+    deltas.save(disk, hooks.usages(), &mut batch)?;
     batch.commit().map_err(engine("commit"))?;
+    deltas.apply(hooks.usages());
     match after {
         _ if next.is_none() => hooks.remove(webhook),
         Some(summary) => drop(hooks.set(summary)),
@@ -64,51 +64,12 @@ pub(super) fn step(disk: &Disk, hooks: &Hooks, webhook: WebhookUid, cursor: &Cur
     Ok(Step { discarded, next })
 }
 
-fn erase(
-    disk: &Disk,
-    webhook: WebhookUid,
-    names: &[(fjall::UserKey, DeliveryName)],
-    batch: &mut fjall::OwnedWriteBatch,
-) -> Result<()> {
-    let mut references = HashMap::new();
+fn erase(erasure: &mut Erasure<'_>, disk: &Disk, names: &[(fjall::UserKey, DeliveryName)]) -> Result<()> {
     for (key, name) in names {
-        batch.remove(&disk.index, key.clone());
-        let Some(delivery) = disk.delivery(*name)? else { continue };
-        batch.remove(&disk.log, *name.as_bytes());
-        if let Some((LaneId::Retry, slot)) = place(&delivery) {
-            batch.remove(&disk.retries, keys::retry(webhook, slot));
+        erasure.batch.remove(&disk.index, key.clone());
+        if let Some(delivery) = disk.delivery(*name)? {
+            erasure.line(&delivery)?;
         }
-        if delivery.test && !delivery.state.is_final() {
-            batch.remove(&disk.meta, keys::meta::test(*name));
-        }
-        forget_reference(disk, &delivery, &mut references)?;
     }
-    for (event, left) in references {
-        match left {
-            0 => batch.remove(&disk.events, *event.as_bytes()),
-            1 => {}
-            more => {
-                batch.insert(&disk.meta, keys::meta::references(event), more.to_be_bytes());
-                continue;
-            }
-        }
-        batch.remove(&disk.meta, keys::meta::references(event));
-    }
-    Ok(())
-}
-
-/// One delivery less needs its event. One that has no count is needed by one.
-fn forget_reference(disk: &Disk, delivery: &Delivery, left: &mut HashMap<EventUid, u32>) -> Result<()> {
-    use std::collections::hash_map::Entry;
-    let count = match left.entry(delivery.event) {
-        Entry::Occupied(entry) => entry.into_mut(),
-        Entry::Vacant(entry) => {
-            let stored = disk.meta.get(keys::meta::references(delivery.event));
-            let stored = stored.map_err(engine("read from the store"))?;
-            let count = stored.and_then(|value| value.as_ref().try_into().ok()).map_or(1, u32::from_be_bytes);
-            entry.insert(count)
-        }
-    };
-    *count = count.saturating_sub(1);
     Ok(())
 }

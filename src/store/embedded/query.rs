@@ -7,7 +7,7 @@ use std::ops::Bound;
 use fjall::{Readable, Snapshot};
 
 use super::disk::{Disk, chain, decode_delivery, engine};
-use super::keys;
+use super::keys::{self, Tag};
 use crate::model::ids::{DeliveryName, WebhookUid};
 use crate::store::records::{Delivery, State};
 use crate::store::{Error, Page, Result};
@@ -29,8 +29,8 @@ pub(super) enum Walk {
 /// Names that belong together.
 #[derive(Debug)]
 pub(super) enum Part {
-    /// One state of one Webhook in the index.
-    OnDisk(WebhookUid, State),
+    /// One part of one Webhook in the index.
+    OnDisk(WebhookUid, Tag),
     /// These, in any order. They may have changed their state since.
     Known(Vec<DeliveryName>),
 }
@@ -76,7 +76,7 @@ fn everything(disk: &Disk, snapshot: &Snapshot, before: Option<DeliveryName>) ->
 
 fn one(disk: &Disk, snapshot: &Snapshot, part: &Part, before: Option<DeliveryName>) -> Names {
     match part {
-        Part::OnDisk(webhook, state) => indexed(disk, snapshot, *webhook, *state, before),
+        Part::OnDisk(webhook, tag) => indexed(disk, snapshot, *webhook, *tag, before),
         Part::Known(names) => {
             let older = |name: &&DeliveryName| before.is_none_or(|before| **name < before);
             let mut names: Vec<_> = names.iter().filter(older).copied().collect();
@@ -90,13 +90,13 @@ fn indexed(
     disk: &Disk,
     snapshot: &Snapshot,
     webhook: WebhookUid,
-    state: State,
+    tag: Tag,
     before: Option<DeliveryName>,
 ) -> Names {
-    let prefix = keys::index_in(webhook, state).to_vec();
+    let prefix = keys::index_in(webhook, tag).to_vec();
     let end = match before {
-        Some(before) => Bound::Excluded(keys::index(webhook, state, before).to_vec()),
-        None => Bound::Included(keys::index(webhook, state, DeliveryName::from_bytes([0xff; 16])).to_vec()),
+        Some(before) => Bound::Excluded(keys::index(webhook, tag, before).to_vec()),
+        None => Bound::Included(keys::index(webhook, tag, DeliveryName::from_bytes([0xff; 16])).to_vec()),
     };
     let range = snapshot.range(&disk.index, (Bound::Included(prefix), end));
     Box::new(range.rev().filter_map(|entry| match entry.key().map_err(engine(READ)) {

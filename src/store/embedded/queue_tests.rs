@@ -49,6 +49,9 @@ fn loaded(name: DeliveryName) -> Arc<Loaded> {
         due: None,
         reason: None,
         attempts: vec![],
+        ended_at: None,
+        redelivery: None,
+        expunged: None,
     };
     Arc::new(Loaded::new(delivery, event.into(), 1))
 }

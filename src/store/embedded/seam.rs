@@ -10,22 +10,64 @@ use futures::future::BoxFuture;
 use super::disk::{Disk, chain};
 use super::group::Prepared;
 use super::hooks::Hook;
+use super::keys::Tag;
 use super::lane::LaneId;
 use super::purge::Cursor;
 use super::query::{self, Part, Walk};
+use super::retain::Position;
 use super::writer::Command;
 use super::{Embedded, Shared};
 use crate::model::ids::{DeliveryName, EventUid, WebhookRef, WebhookUid};
 use crate::model::time::UnixMillis;
-use crate::store::records::{DedupKey, Delivery, Event, NewEvent, Outcome, State, Summary};
+use crate::store::records::{
+    DedupKey, Delivery, Event, Expunge, Expunged, NewEvent, Outcome, Redelivered, Redelivery, State, Summary,
+    Usage,
+};
 use crate::store::{Appended, Change, ClaimRequest, Claims, Error, Page, Query, Result, Store, Wakes};
 
 impl Embedded {
     async fn append_all(&self, events: Vec<NewEvent>) -> Result<Vec<Appended>> {
         self.accepting()?;
+        events.iter().try_for_each(|event| self.within_quota(event))?;
         // Encoded by the caller's thread: the writer is one for all.
         let events = events.into_iter().map(Prepared::new).collect::<Result<Vec<_>>>()?;
         self.ask(|reply| Command::Append(events, reply)).await
+    }
+
+    /// Asked before the call waits its turn: those that come at the same time may exceed the limit together.
+    fn within_quota(&self, event: &NewEvent) -> Result<()> {
+        let limit = self.shared.quota_pending_bytes;
+        let counts = event.deliveries.iter().any(|delivery| !delivery.test);
+        if counts && self.shared.hooks.usages().get(&event.namespace).pending_bytes >= limit {
+            return Err(Error::OverQuota { namespace: Arc::clone(&event.namespace), limit });
+        }
+        Ok(())
+    }
+
+    async fn expunge_all(&self, expunge: Expunge) -> Result<Expunged> {
+        let name = expunge.name;
+        let found = self
+            .read(move |_, disk| {
+                let Some(delivery) = disk.delivery(name)? else { return Ok(None) };
+                disk.deliveries_of(&delivery).map(Some)
+            })
+            .await?;
+        let Some(names) = found else { return Ok(Expunged::NotFound) };
+        self.ask(|reply| Command::Expunge(expunge, names, reply)).await
+    }
+
+    async fn retain_all(&self, now: UnixMillis) -> Result<u64> {
+        let mut gone = 0;
+        for namespace in self.shared.hooks.usages().to_look_at(&self.shared.retention, now) {
+            let mut position = Some(Position::default());
+            while let Some(from) = position {
+                let namespace = Arc::clone(&namespace);
+                let step = self.ask(|reply| Command::Retain(namespace, now, from, reply)).await?;
+                gone += step.gone;
+                position = step.next;
+            }
+        }
+        Ok(gone)
     }
 
     async fn purge_all(&self, webhook: WebhookUid) -> Result<()> {
@@ -52,7 +94,7 @@ impl Embedded {
                     && namespace.as_ref().is_none_or(|namespace| summary.webhook.namespace == *namespace);
                 wanted.then(|| Arc::clone(hook))
             });
-            let parts = hooks.iter().flat_map(|hook| states.iter().filter_map(|state| part(hook, *state)));
+            let parts = hooks.iter().flat_map(|hook| states.iter().flat_map(|state| parts(hook, *state)));
             query::page(disk, &Walk::Of(parts.collect(), states.clone()), before, limit)
         })
         .await
@@ -98,18 +140,20 @@ impl Embedded {
     }
 }
 
-/// The part of the index with one state of one Webhook; none when it is known to be empty.
-fn part(hook: &Hook, state: State) -> Option<Part> {
+/// The parts of the index with one state of one Webhook; none when it is known to be empty.
+fn parts(hook: &Hook, state: State) -> Vec<Part> {
     let summary = hook.summary();
     let webhook = summary.webhook.uid;
     match state {
         // Under load, the end of this part is full of what has just left it: memory knows what is there.
-        State::Pending => Some(match hook.queue().pending() {
-            Some(names) => Part::Known(names),
-            None => Part::OnDisk(webhook, state),
-        }),
-        State::Retrying if summary.pending == 0 => None,
-        State::Retrying | State::Success | State::Failed => Some(Part::OnDisk(webhook, state)),
+        State::Pending => {
+            let first_attempts = hook.queue().pending();
+            let first_attempts =
+                first_attempts.map_or_else(|| Part::OnDisk(webhook, state.into()), Part::Known);
+            vec![first_attempts, Part::OnDisk(webhook, Tag::REDELIVERY)]
+        }
+        State::Retrying if summary.pending == 0 => vec![],
+        State::Retrying | State::Success | State::Failed => vec![Part::OnDisk(webhook, state.into())],
     }
 }
 
@@ -192,6 +236,22 @@ impl Store for Embedded {
 
     fn record(&self, outcomes: Vec<Outcome>) -> BoxFuture<'_, Result<()>> {
         self.ask(|reply| Command::Record(outcomes, reply)).boxed()
+    }
+
+    fn redeliver(&self, redeliveries: Vec<Redelivery>) -> BoxFuture<'_, Result<Vec<Redelivered>>> {
+        self.ask(|reply| Command::Redeliver(redeliveries, reply)).boxed()
+    }
+
+    fn expunge(&self, expunge: Expunge) -> BoxFuture<'_, Result<Expunged>> {
+        self.expunge_all(expunge).boxed()
+    }
+
+    fn retain(&self, now: UnixMillis) -> BoxFuture<'_, Result<u64>> {
+        self.retain_all(now).boxed()
+    }
+
+    fn usage(&self, namespace: &str) -> Usage {
+        self.shared.hooks.usages().get(namespace)
     }
 
     fn adopt(&self, summary: Summary) -> BoxFuture<'_, Result<()>> {

@@ -12,8 +12,10 @@ use crate::metrics::Metrics;
 use crate::model::event::Attributes;
 use crate::model::ids::{DeliveryName, EventUid, Minter, WebhookRef};
 use crate::model::time::UnixMillis;
-use crate::store::behaviour::{Engine, suite, webhook};
-use crate::store::records::{DedupKey, EndReason, Next, Outcome};
+use crate::store::behaviour::{Engine, QUOTA, RETENTION, suite, webhook};
+use crate::store::records::{
+    DedupKey, EndReason, Expunge, Expunged, Next, Outcome, Redelivered, Redelivery, Retention, Usage,
+};
 use crate::store::{Appended, ClaimRequest, Error, NewDelivery, NewEvent, Query, State, Store};
 
 struct InDirectory(TempDir);
@@ -31,7 +33,8 @@ fn scratch() -> TempDir {
 
 impl Engine for InDirectory {
     fn open(&self) -> Arc<dyn Store> {
-        Embedded::open(options(&self.0)).unwrap()
+        let options = Options { retention: RETENTION, quota_pending_bytes: QUOTA, ..options(&self.0) };
+        Embedded::open(options).unwrap()
     }
 }
 
@@ -71,7 +74,7 @@ fn event(minter: &Minter, hooks: &[&WebhookRef]) -> NewEvent {
 }
 
 fn outcome(hook: &WebhookRef, name: DeliveryName, next: Next) -> Outcome {
-    Outcome { name, webhook: hook.uid, attempt: None, next, disable: None }
+    Outcome { name, webhook: hook.uid, attempt: None, next, disable: None, at: NOW }
 }
 
 fn unusable<T: std::fmt::Debug>(result: crate::store::Result<T>) -> String {
@@ -110,7 +113,7 @@ fn a_format_of_the_future_or_none_is_refused() {
     store.shared.disk().unwrap().meta.insert(meta::FORMAT, 7_u32.to_be_bytes()).unwrap();
     drop(store);
     let sentence = unusable(Embedded::open(options(&dir)));
-    assert!(sentence.contains("has format 7, this program knows 1"), "{sentence}");
+    assert!(sentence.contains("has format 7, this program knows 2"), "{sentence}");
 
     let other = scratch();
     drop(fjall::Database::builder(other.path().join("store")).open().unwrap());
@@ -320,4 +323,81 @@ async fn an_event_that_is_read_does_not_share_memory_with_the_request() {
     assert_eq!((claimed.uid, claimed.data.len()), (uid, 100));
     assert!(!request.as_ptr_range().contains(&claimed.data.as_ptr()));
     assert!(request.is_unique(), "the request's buffer is free");
+}
+
+fn copy_all(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy_all(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+/// A directory that the last program with format 1 wrote: four events for two Webhooks of `team-a` and four for one
+/// of `team-b`, of which one each is Pending, Success, Failed and Retrying, with an answer, but for the second of
+/// `team-a`, where all are Pending.
+#[tokio::test]
+async fn a_store_of_format_1_opens_with_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let written = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/store-format-1");
+    copy_all(std::path::Path::new(written), dir.path());
+    let mut usages = Vec::new();
+    for _ in 0..2 {
+        let store = Embedded::open(options(&dir)).unwrap();
+        let page = store.query(Query { limit: 100, ..Query::default() }).await.unwrap();
+        assert_eq!(page.deliveries.len(), 12);
+        assert_eq!((store.usage("team-a").deliveries, store.usage("team-b").deliveries), (8, 4));
+        assert!(store.usage("team-b").pending_bytes > 0);
+        usages.push([store.usage("team-a"), store.usage("team-b")]);
+        store.close().await.unwrap();
+    }
+    assert_eq!(usages[0], usages[1]);
+
+    let store = Embedded::open(options(&dir)).unwrap();
+    let failed = Query { states: vec![State::Failed], limit: 100, ..Query::default() };
+    let failed = store.query(failed).await.unwrap().deliveries;
+    let of_a = failed.iter().find(|line| &*line.webhook.namespace == "team-a").unwrap();
+    let (name, namespace) = (of_a.name, Arc::clone(&of_a.webhook.namespace));
+    let asked = Redelivery { name, namespace: Arc::clone(&namespace), by: "jane".into(), at: NOW };
+    assert_eq!(store.redeliver(vec![asked]).await.unwrap(), [Redelivered::Queued]);
+    // Format 1 did not keep which deliveries belong to an event.
+    let expunge = Expunge { name, namespace, by: "jane".into(), at: NOW };
+    assert_eq!(store.expunge(expunge).await.unwrap(), Expunged::Done { deliveries: 2, ended: 2 });
+    for number in 1..=3 {
+        let namespace = if number == 3 { "team-b" } else { "team-a" };
+        store.purge(webhook(namespace, number).uid).await.unwrap();
+    }
+    assert_eq!([store.usage("team-a"), store.usage("team-b")], [Usage::default(); 2]);
+}
+
+#[tokio::test]
+async fn retention_goes_in_steps_and_goes_on_where_it_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let (minter, hook) = (Minter::default(), webhook("team-a", 1));
+    let retention = Retention { max_age: Duration::from_hours(1), max_bytes: u64::MAX };
+    let store = Embedded::open(Options { retention, ..options(&dir) }).unwrap();
+    let events: Vec<_> = (0..1500).map(|_| event(&minter, &[&hook])).collect();
+    let names: Vec<_> = events.iter().map(|event| event.deliveries[0].name).collect();
+    store.append(events).await.unwrap();
+    let ends = |name: &DeliveryName, at| Outcome { at, ..outcome(&hook, *name, Next::Success) };
+    // The third ends late, the fifth never.
+    let now = NOW + Duration::from_hours(1);
+    let others = names.iter().enumerate().filter(|(place, _)| ![2, 4].contains(place));
+    store.record(others.map(|(_, name)| ends(name, NOW)).collect()).await.unwrap();
+    store.record(vec![ends(&names[2], now)]).await.unwrap();
+    assert_eq!(store.retain(now).await.unwrap(), 1498);
+    assert_eq!((store.usage("team-a").deliveries, store.retain(now).await.unwrap()), (2, 0));
+    let namespace: crate::model::ids::Namespace = "team-a".into();
+    assert_eq!(store.shared.hooks.usages().begin_look(&namespace), Some(names[2]));
+    let later = now + Duration::from_hours(1);
+    assert_eq!(store.retain(later).await.unwrap(), 1);
+    let disk = store.shared.disk().unwrap();
+    assert_eq!((disk.log.len().unwrap(), disk.events.len().unwrap(), disk.index.len().unwrap()), (1, 1, 1));
+    let bytes = i64::try_from(store.usage("team-a").bytes).unwrap();
+    assert_eq!(store.metrics().store_bytes.get(), bytes);
 }

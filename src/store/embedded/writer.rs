@@ -11,8 +11,10 @@ use super::dedup::Generations;
 use super::disk::{Disk, chain};
 use super::group::{Group, Prepared};
 use super::purge::{self, Cursor};
-use crate::model::ids::WebhookUid;
-use crate::store::records::{Outcome, Summary};
+use super::retain::{self, Position};
+use crate::model::ids::{DeliveryName, Namespace, WebhookUid};
+use crate::model::time::UnixMillis;
+use crate::store::records::{Expunge, Expunged, Outcome, Redelivered, Redelivery, Summary};
 use crate::store::{Appended, Change, Error, Result};
 
 /// Where an answer goes.
@@ -22,10 +24,15 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
 pub(super) enum Command {
     Append(Vec<Prepared>, Reply<Vec<Appended>>),
     Record(Vec<Outcome>, Reply<()>),
+    Redeliver(Vec<Redelivery>, Reply<Vec<Redelivered>>),
+    /// The names are those of all deliveries of the event.
+    Expunge(Expunge, Vec<DeliveryName>, Reply<Expunged>),
     Adopt(Summary, Reply<()>),
     Update(WebhookUid, Change, Reply<()>),
     /// One step; the answer is where to go on.
     Purge(WebhookUid, Cursor, Reply<Option<Cursor>>),
+    /// One step.
+    Retain(Namespace, UnixMillis, Position, Reply<retain::Step>),
     Close(Reply<()>),
 }
 
@@ -35,15 +42,22 @@ impl Command {
         match self {
             Self::Append(events, _) => events.iter().map(Prepared::weight).sum(),
             Self::Record(outcomes, _) => 1024 * outcomes.len(),
-            Self::Adopt(..) | Self::Update(..) | Self::Purge(..) | Self::Close(_) => 256,
+            Self::Redeliver(redeliveries, _) => 1024 * redeliveries.len(),
+            Self::Expunge(_, names, _) => 1024 * names.len(),
+            Self::Adopt(..) | Self::Update(..) | Self::Purge(..) | Self::Retain(..) | Self::Close(_) => 256,
         }
     }
 
     /// Whether it shares a commit with others.
     const fn groups(&self) -> bool {
         match self {
-            Self::Append(..) | Self::Record(..) | Self::Adopt(..) | Self::Update(..) => true,
-            Self::Purge(..) | Self::Close(_) => false,
+            Self::Append(..)
+            | Self::Record(..)
+            | Self::Redeliver(..)
+            | Self::Expunge(..)
+            | Self::Adopt(..)
+            | Self::Update(..) => true,
+            Self::Purge(..) | Self::Retain(..) | Self::Close(_) => false,
         }
     }
 
@@ -56,7 +70,10 @@ impl Command {
             | Self::Close(reply) => {
                 answer(reply, Err(error));
             }
+            Self::Redeliver(_, reply) => answer(reply, Err(error)),
+            Self::Expunge(_, _, reply) => answer(reply, Err(error)),
             Self::Purge(_, _, reply) => answer(reply, Err(error)),
+            Self::Retain(_, _, _, reply) => answer(reply, Err(error)),
         }
     }
 }
@@ -69,6 +86,8 @@ fn answer<T>(reply: Reply<T>, result: Result<T>) {
 /// An answer that waits for the commit.
 enum Waiting {
     Appended(Reply<Vec<Appended>>, Vec<Appended>),
+    Redelivered(Reply<Vec<Redelivered>>, Vec<Redelivered>),
+    Expunged(Reply<Expunged>, Expunged),
     Done(Reply<()>),
 }
 
@@ -76,6 +95,8 @@ impl Waiting {
     fn answer(self, result: std::result::Result<(), Error>) {
         match self {
             Self::Appended(reply, appended) => answer(reply, result.map(|()| appended)),
+            Self::Redelivered(reply, redelivered) => answer(reply, result.map(|()| redelivered)),
+            Self::Expunged(reply, expunged) => answer(reply, result.map(|()| expunged)),
             Self::Done(reply) => answer(reply, result),
         }
     }
@@ -119,6 +140,9 @@ impl Writer {
         while let Some(command) = next.take().or_else(|| self.commands.blocking_recv()) {
             match command {
                 Command::Purge(webhook, cursor, reply) => answer(reply, self.purge(webhook, &cursor)),
+                Command::Retain(namespace, now, position, reply) => {
+                    answer(reply, self.retain(&namespace, now, position));
+                }
                 Command::Close(reply) => {
                     self.commands.close();
                     let result = self.sync();
@@ -187,6 +211,7 @@ impl Writer {
             Ok(mut committed) => {
                 let (changed, more) = committed.apply(&shared.hooks);
                 shared.pending_changed(more);
+                shared.usage_changed();
                 shared.work.add(committed.woken);
                 shared.changes.add(changed);
                 for waiting in waiting {
@@ -214,7 +239,24 @@ impl Writer {
         })?;
         self.shared.metrics.committed(began.elapsed());
         self.shared.pending_changed(-step.discarded.cast_signed());
+        self.shared.usage_changed();
         Ok(step.next)
+    }
+
+    fn retain(&mut self, namespace: &Namespace, now: UnixMillis, position: Position) -> Result<retain::Step> {
+        if self.shared.is_poisoned() {
+            return Err(Error::Poisoned);
+        }
+        let Shared { hooks, retention, .. } = &*self.shared;
+        let step =
+            retain::step(&self.disk, hooks, retention, namespace, now, position).inspect_err(|error| {
+                if matches!(error, Error::Engine { what: "commit", .. } | Error::Poisoned) {
+                    self.shared.poison(error);
+                }
+            })?;
+        self.shared.usage_changed();
+        self.shared.changes.add(step.changed.iter().copied());
+        Ok(step)
     }
 
     fn sync(&self) -> Result<()> {
@@ -255,6 +297,19 @@ fn stage(group: &mut Group<'_>, command: Command, waiting: &mut Vec<Waiting>) ->
             waiting.push(Waiting::Done(reply));
             group.record(outcomes)?;
         }
+        Command::Redeliver(redeliveries, reply) => {
+            let staged = group.redeliver(redeliveries);
+            let (redelivered, error) = staged.map_or_else(|error| (vec![], Some(error)), |all| (all, None));
+            waiting.push(Waiting::Redelivered(reply, redelivered));
+            error.map_or(Ok(()), Err)?;
+        }
+        Command::Expunge(expunge, names, reply) => {
+            let staged = group.expunge(&expunge, &names);
+            let (expunged, error) =
+                staged.map_or_else(|error| (Expunged::NotFound, Some(error)), |done| (done, None));
+            waiting.push(Waiting::Expunged(reply, expunged));
+            error.map_or(Ok(()), Err)?;
+        }
         Command::Adopt(summary, reply) => {
             group.adopt(summary);
             waiting.push(Waiting::Done(reply));
@@ -263,7 +318,9 @@ fn stage(group: &mut Group<'_>, command: Command, waiting: &mut Vec<Waiting>) ->
             group.update(webhook, change);
             waiting.push(Waiting::Done(reply));
         }
-        command @ (Command::Purge(..) | Command::Close(_)) => command.refuse(Error::Closed),
+        command @ (Command::Purge(..) | Command::Retain(..) | Command::Close(_)) => {
+            command.refuse(Error::Closed);
+        }
     }
     Ok(())
 }
