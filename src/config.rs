@@ -127,6 +127,29 @@ pub struct Config {
     #[arg(long, env = "HOOKWRIGHT_SHUTDOWN_GRACE", value_name = "DURATION", default_value = "20s", value_parser = duration)]
     pub shutdown_grace: Duration,
 
+    /// A finished delivery goes from the log so long after its end.
+    #[arg(long, env = "HOOKWRIGHT_RETENTION_AGE", value_name = "DURATION", default_value = "168h", value_parser = duration)]
+    pub retention_age: Duration,
+
+    /// While a namespace's events and log use more, its oldest finished deliveries go, in bytes. What waits never goes.
+    #[arg(long, env = "HOOKWRIGHT_RETENTION_BYTES", value_name = "BYTES", default_value_t = 1 << 30)]
+    pub retention_bytes: u64,
+
+    /// While what waits to be delivered in a namespace has so many bytes, publishing there is refused (429). An event
+    /// counts once for each Webhook that it waits for.
+    #[arg(long, env = "HOOKWRIGHT_QUOTA_PENDING_BYTES", value_name = "BYTES", default_value_t = 1 << 30)]
+    pub quota_pending_bytes: u64,
+
+    /// Events a second that one namespace may publish (429 beyond), ten times as many at once after a pause.
+    #[arg(
+        long,
+        env = "HOOKWRIGHT_QUOTA_EVENTS_PER_SECOND",
+        value_name = "NUMBER",
+        default_value_t = 1000,
+        value_parser = clap::value_parser!(u32).range(1..=100_000_000)
+    )]
+    pub quota_events_per_second: u32,
+
     /// Free space in the data directory's file system below which publishing is refused, in bytes.
     #[arg(long, env = "HOOKWRIGHT_MIN_FREE_BYTES", value_name = "BYTES", default_value_t = 256 << 20)]
     pub min_free_bytes: u64,

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -22,6 +22,7 @@ use crate::delivery::engine::{self, Engine};
 use crate::metrics::Metrics;
 use crate::model::address::Policy;
 use crate::model::ids::Minter;
+use crate::model::rate::RateLimit;
 use crate::routes::compile::Compiler;
 use crate::routes::feed::Feed;
 use crate::routes::watch::Scope;
@@ -34,8 +35,8 @@ use crate::server::listener::{self, Limits};
 use crate::server::ops::{self, Health, Ops};
 use crate::server::publish::Publisher;
 use crate::server::{self, Door};
-use crate::store::Store;
 use crate::store::embedded::{Embedded, Options};
+use crate::store::{Retention, Store};
 
 /// Why the program cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +61,8 @@ impl Error {
     }
 }
 
+/// Between two looks for deliveries that are too old to be kept.
+const RETAIN: Duration = Duration::from_secs(10);
 /// Between two attempts to reach the Kubernetes API at start.
 const RETRY: Duration = Duration::from_secs(1);
 /// For one request to the Kubernetes API at start.
@@ -119,9 +122,11 @@ pub async fn run(config: Config) -> Result<(), Error> {
     started.store(true, std::sync::atomic::Ordering::Release);
     info!(version = env!("CARGO_PKG_VERSION"), listen = %config.listen, "started");
 
+    let retaining = tasks.spawn(retain(Arc::clone(&parts.store), parts.clock.clone(), stop.clone()));
     let poisoned = parts.watch_store(&stop).await;
     stop.cancel();
     running.end().await;
+    let _ = retaining.await;
     if let Err(error) = store.close().await
         && !poisoned
     {
@@ -221,6 +226,11 @@ impl Parts {
             self.clock.clone(),
             self.metrics.clone(),
         );
+        let publisher = publisher.with_rate(RateLimit {
+            requests: config.quota_events_per_second,
+            per: Duration::from_secs(1),
+            burst: config.quota_events_per_second.saturating_mul(10),
+        });
         let settings =
             server::Settings { max_body_bytes: config.max_body_bytes, namespaces: config.namespace.clone() };
         let gate = Gate::new(&self.client, Arc::clone(front_proxy));
@@ -274,6 +284,25 @@ impl Parts {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Lets old deliveries go, again and again.
+async fn retain(store: Arc<dyn Store>, clock: Clock, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(RETAIN) => {}
+        }
+        let kept = tokio::select! {
+            () = stop.cancelled() => return,
+            kept = store.retain(clock.now()) => kept,
+        };
+        match kept {
+            Ok(0) => {}
+            Ok(gone) => debug!(gone, "old deliveries went from the log"),
+            Err(error) => warn!(error = crate::cli::chain(&error), "old deliveries stay in the log for now"),
         }
     }
 }
@@ -346,6 +375,8 @@ async fn open_store(config: &Config, cluster: String, metrics: &Metrics) -> Resu
         cluster: Some(cluster),
         metrics: metrics.clone(),
         min_free_bytes: config.min_free_bytes,
+        retention: Retention { max_age: config.retention_age, max_bytes: config.retention_bytes },
+        quota_pending_bytes: config.quota_pending_bytes,
         ..Options::new(&config.data_dir)
     };
     let what = format!("the store in {}", config.data_dir.display());

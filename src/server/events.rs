@@ -111,18 +111,21 @@ fn refusal(error: cloudevents::Error) -> Failure {
 
 fn later(error: &Error) -> Failure {
     static REFUSED: Quiet = Quiet::new(Duration::from_mins(1));
-    if let Some(silent) = REFUSED.speak() {
+    if !error.is_quota()
+        && let Some(silent) = REFUSED.speak()
+    {
         let cause = std::error::Error::source(error).map(ToString::to_string);
         warn!(%error, cause, silent, "publishing is refused");
     }
     let message = match error {
         Error::Store(cause) => format!("{error}: {cause}; nothing was stored"),
-        Error::RoutesNotReady => format!("{error}; nothing was stored"),
+        Error::RoutesNotReady | Error::TooFast { .. } => format!("{error}; nothing was stored"),
         Error::Timeout => {
             format!("{error}: publish again with the same source and id, nothing is sent twice")
         }
     };
-    Failure::later(Reason::ServiceUnavailable, message, error.retry_after())
+    let reason = if error.is_quota() { Reason::TooManyRequests } else { Reason::ServiceUnavailable };
+    Failure::later(reason, message, error.retry_after())
 }
 
 /// A receipt as it is answered.

@@ -1,6 +1,7 @@
 //! Publishing as a library call: what the door does once it knows who asks and what the events are.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -11,6 +12,7 @@ use crate::metrics::{Metrics, Received};
 use crate::model::cloudevents::Decoded;
 use crate::model::event::Attributes;
 use crate::model::ids::{EventUid, Minter, Namespace};
+use crate::model::rate::{Meter, RateLimit};
 use crate::model::time::UnixMillis;
 use crate::routes::hold::{Hold, hold};
 use crate::routes::{Route, Table};
@@ -29,6 +31,18 @@ pub enum Error {
     /// The store does not take it.
     #[error("the store takes no events")]
     Store(#[from] store::Error),
+    /// The namespace has published too much of late.
+    #[error(
+        "namespace {namespace} may publish {limit} events a second: send fewer, or ask for a higher limit"
+    )]
+    TooFast {
+        /// Which namespace.
+        namespace: Namespace,
+        /// How many a second.
+        limit: u32,
+        /// When these would be taken.
+        retry_after: Duration,
+    },
     /// The store did not answer. The events may have been stored: the same `source` and `id` again is safe.
     #[error("the store did not answer within {} s", PATIENCE.as_secs())]
     Timeout,
@@ -39,9 +53,15 @@ impl Error {
     pub fn retry_after(&self) -> Duration {
         match self {
             Self::RoutesNotReady => Duration::from_secs(1),
-            Self::Store(store::Error::Full) => Duration::from_secs(30),
+            Self::TooFast { retry_after, .. } => *retry_after,
+            Self::Store(store::Error::Full | store::Error::OverQuota { .. }) => Duration::from_secs(30),
             Self::Store(_) | Self::Timeout => Duration::from_secs(5),
         }
+    }
+
+    /// Whether one namespace alone is refused, for what it does itself.
+    pub fn is_quota(&self) -> bool {
+        matches!(self, Self::TooFast { .. } | Self::Store(store::Error::OverQuota { .. }))
     }
 }
 
@@ -83,7 +103,13 @@ pub struct Publisher {
     minter: Arc<Minter>,
     clock: Clock,
     metrics: Metrics,
+    rate: Option<RateLimit>,
+    /// Of namespaces that have published of late.
+    meters: Mutex<HashMap<Namespace, Meter>>,
 }
+
+/// With more meters than this, those that matter no more are forgotten.
+const METERS: usize = 1024;
 
 impl std::fmt::Debug for Publisher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -100,7 +126,34 @@ impl Publisher {
         clock: Clock,
         metrics: Metrics,
     ) -> Self {
-        Self { store, table, minter, clock, metrics }
+        Self { store, table, minter, clock, metrics, rate: None, meters: Mutex::default() }
+    }
+
+    /// Each namespace may publish so many events.
+    #[must_use]
+    pub fn with_rate(self, rate: RateLimit) -> Self {
+        Self { rate: Some(rate), ..self }
+    }
+
+    /// Counts events of a namespace. More at once than a burst are taken as a burst: they would never be taken
+    /// otherwise.
+    fn meter(&self, namespace: &Namespace, events: usize, now: UnixMillis) -> Result<(), Error> {
+        let Some(rate) = &self.rate else { return Ok(()) };
+        let wanted = events.min(usize::try_from(rate.burst).unwrap_or(usize::MAX));
+        let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
+        if meters.len() >= METERS {
+            meters.retain(|_, meter| meter.rested_at() > now);
+        }
+        let meter = meters.entry(Arc::clone(namespace)).or_default();
+        let (taken, _) = meter.take(rate, now, wanted);
+        if taken == wanted {
+            return Ok(());
+        }
+        meter.give_back(rate, taken);
+        let missing = u32::try_from(wanted - taken).unwrap_or(u32::MAX);
+        let seconds = rate.per.saturating_mul(missing).as_secs_f64() / f64::from(rate.requests.max(1));
+        let retry_after = Duration::from_secs_f64(seconds.ceil().max(1.0));
+        Err(Error::TooFast { namespace: Arc::clone(namespace), limit: rate.requests, retry_after })
     }
 
     /// Whether publishing would be tried now.
@@ -122,6 +175,7 @@ impl Publisher {
     pub async fn publish(&self, namespace: &Namespace, events: Vec<Decoded>) -> Result<Vec<Receipt>, Error> {
         self.ready()?;
         let now = self.clock.now();
+        self.meter(namespace, events.len(), now)?;
         let new: Vec<_> = events.into_iter().map(|event| self.prepare(namespace, event, now)).collect();
         let prepared: Vec<_> = new.iter().map(|event| (event.uid, event.deliveries.len())).collect();
         let appended = timeout(PATIENCE, self.store.append(new)).await.map_err(|_| Error::Timeout)??;

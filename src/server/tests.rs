@@ -203,6 +203,17 @@ async fn while_store_or_routes_are_not_ready_publishing_is_a_503_with_a_time_to_
 }
 
 #[tokio::test]
+async fn over_the_quota_of_its_namespace_publishing_is_a_429_with_a_time_to_come_again() {
+    let world = World::new();
+    world.store.over_quota.store(true, Ordering::SeqCst);
+    let (parts, answer) = send(&world, post(PATH), event("1", "a")).await;
+    assert_eq!((parts.status.as_u16(), &parts.headers["retry-after"]), (429, &"30".parse().unwrap()));
+    assert_eq!(answer["reason"], "TooManyRequests");
+    assert!(answer["message"].as_str().unwrap().contains("limit of 7 bytes"), "{answer}");
+    assert_eq!(world.counted("throttled"), 1);
+}
+
+#[tokio::test]
 async fn when_kubernetes_cannot_be_asked_publishing_is_a_503() {
     let world = World::new();
     world.api.broken.store(true, Ordering::SeqCst);

@@ -82,3 +82,22 @@ async fn a_store_that_hangs_is_waited_for_30_seconds() {
     assert!(matches!(error, Error::Timeout), "{error:?}");
     assert_eq!(started.elapsed(), PATIENCE);
 }
+
+#[tokio::test]
+async fn a_namespace_that_publishes_too_fast_is_told_when_to_come_again_and_others_are_taken() {
+    let (store, table, publisher) = publisher();
+    let rate = RateLimit { requests: 2, per: Duration::from_secs(1), burst: 4 };
+    let publisher = publisher.with_rate(rate);
+    table.set_synced();
+    let [fast, other] = ["team-a", "team-b"].map(Namespace::from);
+    publisher.publish(&fast, vec![decoded("1"), decoded("2"), decoded("3")]).await.unwrap();
+    let error =
+        publisher.publish(&fast, (4..8).map(|id| decoded(&id.to_string())).collect()).await.unwrap_err();
+    assert!(matches!(error, Error::TooFast { .. }) && error.is_quota(), "{error:?}");
+    assert_eq!(error.retry_after(), Duration::from_secs(2), "three are missing, two come in a second");
+    assert_eq!(store.events.lock().unwrap().len(), 3, "nothing of it was stored");
+    publisher.publish(&fast, vec![decoded("4")]).await.unwrap();
+    assert!(publisher.publish(&fast, vec![decoded("5")]).await.is_err());
+    let many = (0..9).map(|id| decoded(&id.to_string())).collect();
+    publisher.publish(&other, many).await.expect("more than a burst can be published at once");
+}
