@@ -565,7 +565,10 @@ fn check_usage(store: &Embedded, lines: &BTreeMap<DeliveryName, Delivery>) {
     let of_events: u64 = events.iter().map(|event| body(*event).len() as u64).sum();
     let used = store.usage("team").bytes;
     let beside = used.checked_sub(of_lines + of_events).unwrap();
-    assert!(beside <= 400 * events.len() as u64 && beside >= 100 * events.len() as u64, "{beside}");
+    // The same for each event here: its namespace, its time and its attributes.
+    let of_each = beside.checked_div(events.len() as u64).unwrap_or(50);
+    assert!((50..400).contains(&of_each), "{of_each} bytes beside the data of each event");
+    assert_eq!(beside, of_each * events.len() as u64, "of {} events", events.len());
 }
 
 async fn claim_everything(store: &Embedded, webhook: WebhookUid) -> BTreeSet<DeliveryName> {
