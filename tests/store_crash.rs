@@ -112,7 +112,7 @@ fn outcome(now: UnixMillis, webhook: WebhookUid, name: DeliveryName, next: Next)
     let attempt = Attempt {
         at: now,
         duration: Duration::from_millis(3),
-        status: Some(200),
+        status: Some(if next == Next::Success { 200 } else { 503 }),
         body: Some("x".repeat(usize::from(name.as_bytes()[15]) * 2)),
         content_type: None,
         body_length: 0,
