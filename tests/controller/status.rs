@@ -132,9 +132,10 @@ async fn gone_disables_until_somebody_asks_or_the_spec_changes() {
     let gone = async || {
         let name = world.publish(&webhook, 1).await.remove(0);
         let generation = world.table.get(webhook.uid).unwrap().generation;
-        let disable = Some(Disabled { generation, at: Clock::system().now(), reason: DisableReason::Gone });
+        let at = Clock::system().now();
+        let disable = Some(Disabled { generation, at, reason: DisableReason::Gone });
         let next = Next::Failed(EndReason::Gone);
-        let outcome = Outcome { name, webhook: webhook.uid, attempt: Some(attempt(410)), next, disable };
+        let outcome = Outcome { name, webhook: webhook.uid, attempt: Some(attempt(410)), next, disable, at };
         world.store.record(vec![outcome]).await.unwrap();
     };
     gone().await;

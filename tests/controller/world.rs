@@ -85,6 +85,7 @@ pub(crate) fn attempt(code: u16) -> Attempt {
         content_type: Some("text/plain".to_owned()),
         body_length: 11,
         error: (!(200..300).contains(&code)).then(|| format!("answered {code}")),
+        asked_by: None,
     }
 }
 
@@ -279,8 +280,9 @@ impl World {
 
     /// Records an attempt, as the engine does.
     pub(crate) async fn record(&self, webhook: &WebhookRef, name: DeliveryName, code: u16, next: Next) {
-        let outcome =
-            Outcome { name, webhook: webhook.uid, attempt: Some(attempt(code)), next, disable: None };
+        let attempt = attempt(code);
+        let at = attempt.at;
+        let outcome = Outcome { name, webhook: webhook.uid, attempt: Some(attempt), next, disable: None, at };
         self.store.record(vec![outcome]).await.unwrap();
     }
 }
