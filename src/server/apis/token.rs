@@ -31,9 +31,9 @@ impl ListId {
     }
 }
 
-/// Says that the list goes on with what is older than `last`.
-pub(super) fn write(list: ListId, last: DeliveryName) -> String {
-    let bytes: Vec<u8> = [&[OURS, FORMAT][..], last.as_bytes(), &list.0].concat();
+/// Says that the list goes on with what is older than `oldest`.
+pub(super) fn write(list: ListId, oldest: DeliveryName) -> String {
+    let bytes: Vec<u8> = [&[OURS, FORMAT][..], oldest.as_bytes(), &list.0].concat();
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
