@@ -18,6 +18,7 @@ mod query;
 mod queue;
 #[cfg(test)]
 mod queue_tests;
+mod room;
 mod seam;
 mod space;
 #[cfg(test)]
@@ -42,6 +43,7 @@ use crate::store::{ClaimRequest, Claims, Error, Result, Wakes};
 use disk::Disk;
 use hooks::{Hook, Hooks};
 use queue::Queue;
+use room::Room;
 use space::Space;
 use writer::{Command, Reply};
 
@@ -94,6 +96,7 @@ struct Shared {
     changes: Wakes,
     poisoned: AtomicBool,
     closed: AtomicBool,
+    room: Room,
     space: Space,
     lock: Mutex<Option<File>>,
 }
