@@ -84,6 +84,17 @@ pub struct Config {
     #[arg(long, env = "HOOKWRIGHT_NAMESPACE", value_name = "NAMESPACE", value_delimiter = ',')]
     pub namespace: Vec<String>,
 
+    /// Whether kube-apiserver is a door, too: the APIService v1alpha1.delivery.hookwright.dev is given our CA bundle,
+    /// and kube-apiserver is believed for whom it asks.
+    #[arg(
+        long,
+        env = "HOOKWRIGHT_API_SERVICE",
+        value_name = "BOOL",
+        default_value_t = true,
+        action = clap::ArgAction::Set
+    )]
+    pub api_service: bool,
+
     /// How log lines are written.
     #[arg(long, env = "HOOKWRIGHT_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,

@@ -1,13 +1,20 @@
 //! Hookwright: a Kubernetes operator that is a complete webhook delivery system.
 //!
 //! Knowledge flows one way: [`api`] and [`model`] know nobody, [`store`] and [`routes`] hold state,
-//! [`delivery`], `server` and `controller` act, `run` wires them.
+//! [`delivery`], [`server`] and [`controller`] act, [`run`] wires them.
 
 pub mod api;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod controller;
 pub mod delivery;
 pub mod metrics;
 pub mod model;
 pub mod routes;
+mod run;
+pub mod server;
 pub mod store;
+pub mod telemetry;
+
+pub use run::{Error, run};

@@ -1,2 +1,10 @@
-//! The `hookwright` program.
-fn main() {}
+//! The `hookwright` program: parses its arguments, runs, and tells how it ended.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use hookwright::cli::Cli;
+
+fn main() -> ExitCode {
+    hookwright::cli::execute(Cli::parse())
+}

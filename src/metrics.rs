@@ -86,7 +86,7 @@ pub struct Metrics {
     pub reconciles: Family<Kind, Counter>,
     /// Reconciles that failed.
     pub reconcile_errors: Family<KindError, Counter>,
-    /// Attempts or specs whose address was denied.
+    /// Attempts of deliveries whose address was denied.
     pub egress_denied: Counter,
 }
 

@@ -1,9 +1,14 @@
 //! The Kubernetes kinds of `hookwright.dev/v1alpha1`: types, rules and names. No client, no behaviour.
 
 pub mod conditions;
+pub mod delivery;
+pub mod rules;
+mod schema;
 pub mod webhook;
+mod webhook_status;
 pub mod webhook_test;
 
+pub use schema::{crds, crds_yaml, explained};
 pub use webhook::{Webhook, WebhookSpec, WebhookStatus};
 pub use webhook_test::{WebhookTest, WebhookTestSpec, WebhookTestStatus};
 
@@ -20,10 +25,3 @@ pub const USE_LABEL: &str = "hookwright.dev/use";
 /// Annotation that asks for a reconcile and enables a disabled Webhook; echoed in
 /// `status.lastHandledReconcileAt`.
 pub const REQUESTED_AT: &str = "hookwright.dev/requestedAt";
-
-/// The CRDs, in the order in which `hookwright crds` prints them.
-pub fn crds()
--> Vec<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition> {
-    use kube::CustomResourceExt;
-    vec![Webhook::crd(), WebhookTest::crd()]
-}

@@ -1,71 +1,175 @@
 //! `Webhook`: where the events of a namespace go.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::{CustomResource, KubeSchema};
+#![expect(clippy::duplicated_attributes, reason = "clippy takes the columns of a kind for one attribute")]
+
+use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What a Webhook should do.
-#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+use super::rules;
+pub use super::webhook_status::{DeliveryState, DeliverySummary, WebhookStatus};
+
+/// What is sent where, and how.
+#[derive(CustomResource, JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[kube(
     group = "hookwright.dev",
     version = "v1alpha1",
     kind = "Webhook",
+    doc = "A Webhook is a place that wants events: Hookwright delivers every event that is published to the \
+           Webhook's namespace and whose type it subscribes to, over HTTPS, signed, at least once, with retries. \
+           Other programs have a kind of this name too: say webhooks.hookwright.dev or hook.",
     namespaced,
     status = "WebhookStatus",
     derive = "PartialEq",
     shortname = "hook",
     category = "hookwright",
-    selectable = ".spec.active"
+    selectable = ".spec.active",
+    printcolumn(name = "URL", type_ = "string", json_path = ".spec.url", description = "Where events go"),
+    printcolumn(
+        name = "READY",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#,
+        description = "Whether the spec is accepted, its references are found and the route is live"
+    ),
+    printcolumn(
+        name = "HEALTHY",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="EndpointHealthy")].status"#,
+        description = "Whether deliveries arrive; Unknown before the first"
+    ),
+    printcolumn(
+        name = "FAILURES",
+        type_ = "integer",
+        json_path = ".status.failureCount",
+        description = "Deliveries that ended as Failed"
+    ),
+    printcolumn(
+        name = "LAST TRIGGERED",
+        type_ = "date",
+        json_path = ".status.lastTriggered",
+        description = "Since the last attempt of a real event"
+    ),
+    printcolumn(
+        name = "AGE",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp",
+        description = "Since it was created"
+    ),
+    printcolumn(
+        name = "EVENT TYPES",
+        type_ = "string",
+        json_path = ".spec.eventTypes",
+        description = "Which events it gets",
+        priority = 1
+    ),
+    printcolumn(
+        name = "PENDING",
+        type_ = "integer",
+        json_path = ".status.pendingDeliveries",
+        description = "Deliveries that wait or are under way",
+        priority = 1
+    ),
+    printcolumn(
+        name = "STATUS",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].message"#,
+        description = "What is well, or what is wrong and how to mend it",
+        priority = 1
+    )
 )]
 pub struct WebhookSpec {
-    /// Where to POST.
+    /// Where to POST: an https URL of at most 2048 characters, without user information (credentials belong into
+    /// headers from Secrets). Redirects are not followed. Addresses that belong to the cluster, to private
+    /// networks or to cloud metadata are refused, however they are spelled or resolved, unless the platform team
+    /// allowed them. A change is in force within a second, also for deliveries that wait for a retry.
+    #[schemars(length(min = 1, max = 2048), extend("x-kubernetes-validations" = rules::url()))]
     pub url: String,
-    /// Which event types.
+
+    /// The event types it gets, 1 to 64: exact (`order.created`), a prefix (`invoice.*` is `invoice.paid` and
+    /// `invoice.a.b`, not `invoice`), or `*` for all.
+    #[schemars(
+        length(min = 1, max = 64),
+        inner(length(min = 1, max = 256)),
+        extend("x-kubernetes-list-type" = "set", "x-kubernetes-validations" = rules::event_type_patterns())
+    )]
     pub event_types: Vec<String>,
-    /// Headers sent along.
+
+    /// Headers sent along with every request, at most 32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 32),
+        extend(
+            "x-kubernetes-list-type" = "map",
+            "x-kubernetes-list-map-keys" = ["name"],
+            "x-kubernetes-validations" = rules::headers()
+        )
+    )]
     pub headers: Vec<Header>,
-    /// false is a pause.
+
+    /// `false` is a pause: events are still accepted, their deliveries are Held, and go out, oldest first, once
+    /// it is `true` again.
     #[serde(default = "defaults::active")]
     pub active: bool,
-    /// Retries after the first attempt.
+
+    /// Retries after the first attempt, 0 to 20. `status.givesUpAfter` says what they add up to.
     #[serde(default = "defaults::max_retries")]
+    #[schemars(range(min = 0, max = 20))]
     pub max_retries: i32,
-    /// How the time between attempts grows.
+
+    /// How long it waits before each retry. By default 10s, 1m, 6m, 36m, 3.6h, 21.6h, then always 24h; 0 to 10 %
+    /// are added at random. A later time in the receiver's `Retry-After` is honoured, up to `max`.
     #[serde(default)]
     pub backoff: Backoff,
-    /// For one attempt.
+
+    /// Time for one attempt, from connecting to the end of the answer: 1s to 60s.
     #[serde(default = "defaults::timeout")]
+    #[schemars(
+        length(max = 16),
+        extend("x-kubernetes-validations" =
+            rules::duration("1s", "60s", "timeout must be a duration from 1s to 60s, such as 15s"))
+    )]
     pub timeout: String,
-    /// Attempts under way at once.
+
+    /// Attempts under way at the same time, 1 to 1024.
     #[serde(default = "defaults::max_in_flight")]
+    #[schemars(range(min = 1, max = 1024))]
     pub max_in_flight: i32,
-    /// At most so many attempts in a time.
+
+    /// How many attempts may be started in a time. Without it there is no such limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
-    /// HMAC signatures.
+
+    /// HMAC-SHA256 signatures by Standard Webhooks (`v1`), beside the ed25519 signature (`v1a`) that every request
+    /// carries and that `status.publicKey` verifies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signing: Option<Signing>,
-    /// Trust and identity towards the receiver.
+
+    /// Trust in and identity towards the receiver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
-    /// Deliveries kept in status.
+
+    /// How many of the newest deliveries `status.deliveries` shows, 0 to 25; fewer when they would not fit into
+    /// 8 KiB of status.
     #[serde(default = "defaults::history_limit")]
+    #[schemars(range(min = 0, max = 25))]
     pub history_limit: i32,
 }
 
-/// A header with a value, or with a reference to one.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A header with its value, or with the place where its value is.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::header()))]
 pub struct Header {
-    /// The header's name.
+    /// The header's name, at most 128 characters. Names that Hookwright or HTTP sets itself are refused (Host,
+    /// Content-Type, User-Agent, Webhook-*, Ce-*, ...). Upper and lower case are the same.
+    #[schemars(length(min = 1, max = 128), extend("x-kubernetes-validations" = rules::header_name()))]
     pub name: String,
-    /// The value itself.
+    /// The value itself: printable ASCII, at most 4096 characters. For what must stay secret use `valueFrom`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096), extend("x-kubernetes-validations" = rules::header_value()))]
     pub value: Option<String>,
-    /// Where the value is.
+    /// Where the value is. It appears in no status, log or Event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value_from: Option<HeaderSource>,
 }
@@ -74,32 +178,47 @@ pub struct Header {
 #[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HeaderSource {
-    /// A key of a Secret of the same namespace.
+    /// A key of a Secret of the same namespace. The value is printable ASCII of at most 4096 bytes; white space at
+    /// its ends, such as a final line break, is not sent.
     pub secret_key_ref: SecretKeyRef,
 }
 
-/// A key of a Secret of the same namespace; the Secret carries the label `hookwright.dev/use: "true"`.
+/// A key of a Secret of the same namespace. The Secret must carry the label `hookwright.dev/use: "true"`.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretKeyRef {
     /// The Secret's name.
+    #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = rules::name()))]
     pub name: String,
     /// The key in its data.
+    #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = rules::key()))]
     pub key: String,
 }
 
 /// How the time between attempts grows.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::backoff()))]
 pub struct Backoff {
-    /// Before the first retry.
+    /// The wait before the first retry, 100ms to 24h.
     #[serde(default = "defaults::initial")]
+    #[schemars(
+        length(max = 16),
+        extend("x-kubernetes-validations" =
+            rules::duration("100ms", "24h", "initial must be a duration from 100ms to 24h, such as 10s"))
+    )]
     pub initial: String,
-    /// Each next wait is so many times the one before.
+    /// Each further wait is so many times the one before, 1 to 100.
     #[serde(default = "defaults::factor")]
+    #[schemars(range(min = 1, max = 100))]
     pub factor: i32,
-    /// No wait is longer.
+    /// No wait is longer, whatever the receiver asks for: 100ms to 168h, and not shorter than `initial`.
     #[serde(default = "defaults::max")]
+    #[schemars(
+        length(max = 16),
+        extend("x-kubernetes-validations" =
+            rules::duration("100ms", "168h", "max must be a duration from 100ms to 168h, such as 24h"))
+    )]
     pub max: String,
 }
 
@@ -109,54 +228,69 @@ impl Default for Backoff {
     }
 }
 
-/// At most so many attempts in a time.
+/// At most `requests` attempts are started in each `per`, evenly spread, and `burst` of them at once after a pause.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RateLimit {
-    /// Attempts.
+    /// Attempts, 1 to 100000.
+    #[schemars(range(min = 1, max = 100_000))]
     pub requests: i32,
-    /// In this time.
+    /// In this time, 1s to 24h.
     #[serde(default = "defaults::per")]
+    #[schemars(
+        length(max = 16),
+        extend("x-kubernetes-validations" =
+            rules::duration("1s", "24h", "per must be a duration from 1s to 24h, such as 1m"))
+    )]
     pub per: String,
-    /// So many at once after a pause.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub burst: Option<i32>,
+    /// How many may start at once after a pause, 1 to 100000. With 1 they are evenly spread from the first on.
+    #[serde(default = "defaults::burst")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub burst: i32,
 }
 
 /// HMAC signatures by Standard Webhooks.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Signing {
-    /// Every key signs.
+    /// Where the keys are, 1 to 8: each value is `whsec_` and the base64 of 24 to 64 random bytes. Every key signs
+    /// every request, so a key is rotated by listing the new one beside the old one for a while.
+    #[schemars(
+        length(min = 1, max = 8),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name", "key"])
+    )]
     pub secret_refs: Vec<SecretKeyRef>,
 }
 
-/// Trust and identity towards the receiver.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Trust in and identity towards the receiver.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Tls {
-    /// The CA of the receiver's certificate, in place of the public ones.
+    /// The CA certificates that sign the receiver's certificate, in place of the public ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_ref: Option<CaRef>,
-    /// A `kubernetes.io/tls` Secret shown to the receiver.
+    /// A Secret of type kubernetes.io/tls whose certificate is shown to the receiver (mutual TLS). The Secret must
+    /// carry the label `hookwright.dev/use: "true"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_certificate_ref: Option<SecretRef>,
 }
 
-/// Where a CA bundle is.
+/// Where CA certificates are.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CaRef {
-    /// ConfigMap or Secret.
+    /// ConfigMap, or Secret (which must carry the label `hookwright.dev/use: "true"`).
     pub kind: CaKind,
-    /// Its name.
+    /// Its name, in the same namespace.
+    #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = rules::name()))]
     pub name: String,
-    /// The key with PEM certificates.
+    /// The key in its data, whose value is one or more certificates in PEM, at most 64 KiB.
     #[serde(default = "defaults::ca_key")]
+    #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = rules::key()))]
     pub key: String,
 }
 
-/// What holds a CA bundle.
+/// What holds CA certificates.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum CaKind {
     /// A ConfigMap.
@@ -170,94 +304,8 @@ pub enum CaKind {
 #[serde(rename_all = "camelCase")]
 pub struct SecretRef {
     /// The Secret's name.
+    #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = rules::name()))]
     pub name: String,
-}
-
-/// What Hookwright saw.
-#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct WebhookStatus {
-    /// The generation that this status speaks of; -1 before the first look.
-    pub observed_generation: i64,
-    /// Conditions, keyed by type.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<Condition>,
-    /// Deliveries that ended as Failed.
-    pub failure_count: i64,
-    /// Failed attempts in a row, over all deliveries.
-    pub consecutive_failures: i64,
-    /// Deliveries that wait or are under way.
-    pub pending_deliveries: i64,
-    /// Those of them that are held.
-    pub held_deliveries: i64,
-    /// What maxRetries and backoff add up to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub gives_up_after: Option<String>,
-    /// Last attempt of a real event.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_triggered: Option<String>,
-    /// Last attempt that succeeded.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_success: Option<String>,
-    /// Whether a test was sent.
-    pub test_payload_sent: bool,
-    /// Of the ed25519 key that signs every delivery.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub public_key: Option<String>,
-    /// The value of the annotation `hookwright.dev/requestedAt` that was acted on last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_handled_reconcile_at: Option<String>,
-    /// Newest first.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub deliveries: Vec<DeliverySummary>,
-}
-
-/// One delivery, as the status shows it.
-#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct DeliverySummary {
-    /// Its name, and the `webhook-id` of every attempt.
-    pub id: String,
-    /// The CloudEvents id.
-    pub event_id: String,
-    /// The CloudEvents type.
-    pub event_type: String,
-    /// Where it stands.
-    pub state: DeliveryState,
-    /// Whether it is a test.
-    pub test: bool,
-    /// HTTP status of the last attempt.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub response_status: Option<i32>,
-    /// Retries made.
-    pub retry_count: i32,
-    /// When the next attempt is due.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next_retry_at: Option<String>,
-    /// Why it failed, or is held.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error_message: Option<String>,
-    /// Start of the last attempt.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub started_at: Option<String>,
-    /// Of the last attempt.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub duration_ms: Option<i64>,
-}
-
-/// Where a delivery stands. `Held` is derived from the Webhook, never stored.
-#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum DeliveryState {
-    /// Waits for its first attempt, or is in it.
-    Pending,
-    /// Failed at least once, waits for the next attempt.
-    Retrying,
-    /// Waits for the Webhook: paused, disabled, not ready or probing.
-    Held,
-    /// Arrived.
-    Success,
-    /// Given up.
-    Failed,
 }
 
 pub(crate) mod defaults {
@@ -284,6 +332,9 @@ pub(crate) mod defaults {
     }
     pub(crate) fn per() -> String {
         "1s".to_owned()
+    }
+    pub(crate) fn burst() -> i32 {
+        1
     }
     pub(crate) fn history_limit() -> i32 {
         10

@@ -1,10 +1,39 @@
 //! Delivering: what is due is claimed, sent, judged and recorded.
 
+mod attempt;
+pub mod client;
+#[cfg(test)]
+mod client_tests;
+mod clients;
+pub mod egress;
+#[cfg(test)]
+mod egress_tests;
+pub mod engine;
+#[cfg(test)]
+mod engine_on_disk_tests;
+#[cfg(test)]
+mod engine_tests;
+mod expire;
+mod failure;
+mod inbox;
+mod limits;
+mod outcome;
+mod quiet;
+mod request;
+mod retry_after;
+mod schedule;
+#[cfg(test)]
+mod schedule_tests;
+#[cfg(test)]
+mod testing;
+pub mod tls;
+mod worker;
+
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
-use crate::model::ids::DeliveryName;
+use crate::model::ids::{DeliveryName, WebhookRef};
 use crate::model::verdict::Verdict;
 use crate::routes::Endpoint;
 use crate::store::{Attempt, Event};
@@ -14,6 +43,8 @@ use crate::store::{Attempt, Event};
 pub struct Job {
     /// Its name is the `webhook-id`.
     pub name: DeliveryName,
+    /// For which Webhook. Two Webhooks never share a connection, or one that hangs could fill it.
+    pub webhook: WebhookRef,
     /// Where to and how.
     pub endpoint: Arc<Endpoint>,
     /// What.

@@ -1,4 +1,4 @@
-//! A CloudEvent: its context attributes, apart from the encodings.
+//! A `CloudEvent`: its context attributes, apart from the encodings.
 
 use std::sync::Arc;
 

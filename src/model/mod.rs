@@ -3,6 +3,9 @@
 //! Nothing here knows tokio, kube, reqwest or hyper, asks a clock or opens a socket.
 
 pub mod address;
+pub mod ce_header;
+pub mod cloudevents;
+pub mod duration;
 pub mod event;
 pub mod filter;
 pub mod ids;
@@ -13,3 +16,4 @@ pub mod target;
 pub mod text;
 pub mod time;
 pub mod verdict;
+pub mod window;

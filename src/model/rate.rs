@@ -47,6 +47,11 @@ impl Meter {
         (taken, next)
     }
 
+    /// From when on nothing that was taken matters any more: a meter that is forgotten then loses nothing.
+    pub fn rested_at(&self) -> UnixMillis {
+        UnixMillis::from_millis(i64::try_from((self.on_schedule + 999) / 1000).unwrap_or(i64::MAX))
+    }
+
     /// Gives back what [`Meter::take`] counted and was not used.
     pub fn give_back(&mut self, limit: &RateLimit, unused: usize) {
         let per = i128::try_from(limit.per.as_micros()).unwrap_or(0);
@@ -68,6 +73,7 @@ mod tests {
         let limit = RateLimit { requests: 10, per: Duration::from_secs(1), burst: 3 };
         let mut meter = Meter::default();
         assert_eq!(meter.take(&limit, at(0), 100), (3, Some(at(100))));
+        assert_eq!(meter.rested_at(), at(300));
         assert_eq!(meter.take(&limit, at(99), 1), (0, Some(at(100))));
         assert_eq!(meter.take(&limit, at(100), 1), (1, None));
         assert_eq!(meter.take(&limit, at(1000), 100), (3, Some(at(1100))));

@@ -48,12 +48,7 @@ mod tests {
     use super::*;
 
     fn defaults() -> Policy {
-        Policy {
-            max_retries: 3,
-            initial: Duration::from_secs(10),
-            factor: 6,
-            max: Duration::from_secs(86_400),
-        }
+        Policy { max_retries: 3, initial: Duration::from_secs(10), factor: 6, max: Duration::from_hours(24) }
     }
 
     #[test]
@@ -67,8 +62,8 @@ mod tests {
     #[test]
     fn a_restart_goes_on_where_it_was() {
         let policy = defaults();
-        assert_eq!(policy.delays_after(2).next(), Some(Duration::from_secs(60)));
-        assert_eq!(policy.delays_after(3).next(), Some(Duration::from_secs(360)));
+        assert_eq!(policy.delays_after(2).next(), Some(Duration::from_mins(1)));
+        assert_eq!(policy.delays_after(3).next(), Some(Duration::from_mins(6)));
         assert_eq!(policy.delays_after(4).next(), None);
     }
 
@@ -85,8 +80,7 @@ mod tests {
 
     #[test]
     fn extremes_neither_overflow_nor_wait_longer_than_max() {
-        let policy =
-            Policy { max_retries: 20, initial: Duration::from_secs(86_400), factor: 100, ..defaults() };
+        let policy = Policy { max_retries: 20, initial: Duration::from_hours(24), factor: 100, ..defaults() };
         assert!(policy.delays_after(1).all(|wait| wait == policy.max));
         assert_eq!(Policy { max_retries: 0, ..defaults() }.next(1, None, 0), None);
     }

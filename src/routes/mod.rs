@@ -3,8 +3,13 @@
 //! [`table`] is plain state; `compile` makes a [`Route`] from a Webhook and what it refers to; `feed` keeps
 //! the table like the cluster.
 
+pub mod compile;
+pub mod feed;
 pub mod hold;
+pub mod master_key;
+pub mod references;
 pub mod table;
+pub mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,13 +69,16 @@ pub struct Endpoint {
     pub masks: Masks,
 }
 
+/// A certificate chain and its private key.
+pub type ClientCertificate = (Arc<[u8]>, Arc<[u8]>);
+
 /// Trust and identity towards a receiver, as PEM. Endpoints with equal material share connections.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct TlsMaterial {
     /// CA certificates in place of the public ones.
     pub ca: Option<Arc<[u8]>>,
     /// Certificate chain and private key shown to the receiver.
-    pub client: Option<(Arc<[u8]>, Arc<[u8]>)>,
+    pub client: Option<ClientCertificate>,
 }
 
 impl std::fmt::Debug for TlsMaterial {

@@ -207,7 +207,8 @@ pub trait Store: Send + Sync + 'static {
     /// Earliest due time among all pending deliveries of a Webhook, claimed or not.
     fn oldest_due(&self, webhook: WebhookUid) -> Option<UnixMillis>;
 
-    /// Webhooks that may have something to claim, set by append, record (a retry), release and at opening.
+    /// Webhooks that may have something to claim, set by append, record (a retry), release, update and at
+    /// opening.
     /// One consumer: the delivery engine.
     fn work(&self) -> &Wakes;
 

@@ -224,7 +224,7 @@ pub struct Outcome {
     pub attempt: Option<Attempt>,
     /// What follows.
     pub next: Next,
-    /// Set when this attempt disables the Webhook (410).
+    /// Set when this attempt disables the Webhook: 410, or it has failed for too long.
     pub disable: Option<Disabled>,
 }
 
@@ -272,7 +272,8 @@ pub struct Summary {
     /// Failed attempts in a row (tests not counted).
     #[serde(rename = "c", default)]
     pub consecutive_failures: u64,
-    /// Whether a delivery has ended as Failed since the last success.
+    /// Whether a delivery has ended as Failed since the last success, or attempts had failed when the Webhook was
+    /// enabled again: only a success says that the endpoint is well.
     #[serde(rename = "fe", default)]
     pub failed_since_success: bool,
     /// First failed attempt since the last success.

@@ -84,28 +84,24 @@ impl Random {
     }
 }
 
-#[test]
-#[ignore = "the load: the other tests start it, in a process that they kill"]
-fn the_load_that_is_killed() {
-    let Ok(dir) = std::env::var(DIRECTORY) else { return };
+/// Is the load, in the process that [`run_and_kill`] started for it.
+async fn be_the_load(dir: &str) {
     let seed = std::env::var(SEED).unwrap().parse().unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async {
-        let store = Embedded::open(options(Path::new(&dir))).unwrap();
-        let load = load::Load {
-            store,
-            clock: Clock::system(),
-            minter: Minter::default(),
-            random: Random(AtomicU64::new(seed)),
-        };
-        let _ = tokio::time::timeout(Duration::from_secs(20), Arc::new(load).run()).await;
-    });
+    let store = Embedded::open(options(Path::new(dir))).unwrap();
+    let load = load::Load {
+        store,
+        clock: Clock::system(),
+        minter: Minter::default(),
+        random: Random(AtomicU64::new(seed)),
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(20), Arc::new(load).run()).await;
 }
 
 /// Runs the load for a while and kills it; what it said.
 fn run_and_kill(dir: &Path, seed: u64, after: Duration) -> Vec<String> {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "the_load_that_is_killed", "--ignored", "--nocapture", "--test-threads=1"])
+        .args(["--exact", "what_was_acknowledged_is_there_after_each_of_many_kills"])
+        .args(["--nocapture", "--test-threads=1"])
         .env(DIRECTORY, dir)
         .env(SEED, seed.to_string())
         .stdout(Stdio::piped())
@@ -200,6 +196,9 @@ async fn claim_everything(store: &Embedded, webhook: WebhookUid) -> BTreeSet<Del
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_is_there_after_each_of_many_kills() {
+    if let Ok(dir) = std::env::var(DIRECTORY) {
+        return be_the_load(&dir).await;
+    }
     let (mut dir, mut ledger) = (scratch(), Ledger::default());
     let mut acknowledged = 0;
     let seed = std::process::id();

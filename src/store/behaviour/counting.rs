@@ -153,8 +153,21 @@ pub(in crate::store) async fn a_webhook_is_disabled_and_enabled(mut world: World
     let summary = world.store.summary(hook.uid).unwrap();
     assert_eq!((&summary.disabled, summary.consecutive_failures, summary.failing_since), (&None, 0, None));
     assert_eq!(summary.failure_count, 1, "what happened stays counted");
+    assert!(summary.failed_since_success, "only a success says that the endpoint is well");
     world.store.update(webhook("team-a", 9).uid, Change::Enable).await.unwrap();
     assert_eq!(world.store.known().len(), 1);
+}
+
+pub(in crate::store) async fn what_only_ever_retried_is_not_well_once_enabled(mut world: World<'_>) {
+    let hook = webhook("team-a", 1);
+    let appended = world.accept(&[&hook]).await;
+    world.claim(&hook, 1).await;
+    world.retry(&hook, appended[0], Duration::from_secs(1)).await;
+    assert!(!world.store.summary(hook.uid).unwrap().failed_since_success);
+    world.store.update(hook.uid, Change::Enable).await.unwrap();
+    world.reopen().await;
+    let summary = world.store.summary(hook.uid).unwrap();
+    assert_eq!((summary.consecutive_failures, summary.failed_since_success), (0, true));
 }
 
 pub(in crate::store) async fn an_outcome_can_disable(world: World<'_>) {

@@ -217,6 +217,7 @@ macro_rules! suite {
             counting: a_test_interrupted_by_the_end_of_the_process_is_failed_at_opening,
             counting: a_webhook_is_adopted_with_its_numbers_once,
             counting: a_webhook_is_disabled_and_enabled,
+            counting: what_only_ever_retried_is_not_well_once_enabled,
             counting: an_outcome_can_disable,
             counting: the_last_fifty_attempts_are_kept,
             reading: a_delivery_and_its_event_are_read_as_they_were_written,

@@ -324,8 +324,8 @@ impl<'a> Group<'a> {
         match change {
             Change::Enable => {
                 summary.disabled = None;
+                summary.failed_since_success |= summary.consecutive_failures > 0;
                 summary.consecutive_failures = 0;
-                summary.failed_since_success = false;
                 summary.failing_since = None;
             }
             Change::Disable(disabled) => summary.disabled = Some(disabled),

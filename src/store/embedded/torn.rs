@@ -1,9 +1,9 @@
 //! Mending the end of the journal after a power loss.
 //!
-//! The last commit before a power loss may be on disk in parts. Where its end is missing, fjall drops it, as it
-//! should: nobody was told of it. But the disk may also have written the end and not the middle: then fjall
-//! finds a wrong checksum and does not open the store at all. This drops such a commit, and only when it is the
-//! last one: a wrong checksum before others is real damage, which must be seen by a person.
+//! The last commit before a power loss may be on disk in parts. Where its end is missing, fjall means to drop it, as
+//! it should: nobody was told of it. But the disk may also have written the end and not the middle: then fjall
+//! finds a wrong checksum and does not open the store at all. This drops such commits, and only at the very end:
+//! a wrong checksum before others is real damage, which must be seen by a person.
 //!
 //! Layout of a journal (format 3 of fjall): each commit is a start (tag 1, count of items, sequence number),
 //! items (tag 2, type, compression, keyspace, three lengths, key, value; or tag 4, keyspace) and an end (tag 3,
@@ -45,6 +45,9 @@ pub(super) struct Mended {
 
 /// Drops the last commit of the newest journal, if it is there in parts.
 pub(super) fn mend(store: &Path) -> io::Result<Option<Mended>> {
+    if !store.try_exists()? {
+        return Ok(None);
+    }
     let Some(path) = newest(store)? else { return Ok(None) };
     let file = File::options().read(true).write(true).open(&path)?;
     let Tail::Torn(end) = tail(&file, file.metadata()?.len())? else { return Ok(None) };
@@ -71,7 +74,10 @@ fn newest(store: &Path) -> io::Result<Option<PathBuf>> {
 enum Commit {
     Whole,
     Broken,
-    /// Not one at all, or cut: fjall ends its reading here.
+    /// It begins and does not end. fjall ends its reading there, but builds with debug assertions panic when it is
+    /// cut within a length.
+    Cut,
+    /// Not one at all: the journal ends before it.
     Ends,
 }
 
@@ -84,6 +90,7 @@ fn tail(file: impl Read, length: u64) -> io::Result<Tail> {
             Commit::Whole if broken.is_none() => {}
             Commit::Broken if broken.is_none() => broken = Some(start),
             Commit::Whole | Commit::Broken => return Ok(broken.map_or(Tail::Fine, Tail::Damaged)),
+            Commit::Cut => return Ok(Tail::Torn(broken.unwrap_or(start))),
             Commit::Ends => return Ok(broken.map_or(Tail::Fine, Tail::Torn)),
         }
     }
@@ -111,7 +118,7 @@ impl<R: Read> Journal<R> {
     fn commit(&mut self) -> io::Result<Commit> {
         let Some([START]) = self.read()? else { return Ok(Commit::Ends) };
         let (Some(count), Some(_seqno)) = (self.read::<4>()?, self.read::<8>()?) else {
-            return Ok(Commit::Ends);
+            return Ok(Commit::Cut);
         };
         let mut left = i64::from(u32::from_le_bytes(count));
         let mut hash = Xxh3::new();
@@ -120,25 +127,25 @@ impl<R: Read> Journal<R> {
                 Some([ITEM]) => {
                     hash.update(&[ITEM]);
                     if !self.item(&mut hash)? {
-                        return Ok(Commit::Ends);
+                        return Ok(Commit::Cut);
                     }
                 }
                 Some([CLEAR]) => {
-                    let Some(keyspace) = self.read::<8>()? else { return Ok(Commit::Ends) };
+                    let Some(keyspace) = self.read::<8>()? else { return Ok(Commit::Cut) };
                     hash.update(&[CLEAR]);
                     hash.update(&keyspace);
                 }
                 Some([END]) => {
                     let (Some(sum), Some(magic)) = (self.read::<8>()?, self.read::<4>()?) else {
-                        return Ok(Commit::Ends);
+                        return Ok(Commit::Cut);
                     };
                     if magic != MAGIC {
-                        return Ok(Commit::Ends);
+                        return Ok(Commit::Cut);
                     }
                     let whole = left == 0 && hash.digest() == u64::from_le_bytes(sum);
                     return Ok(if whole { Commit::Whole } else { Commit::Broken });
                 }
-                Some(_) | None => return Ok(Commit::Ends),
+                Some(_) | None => return Ok(Commit::Cut),
             }
             left -= 1;
         }
@@ -208,6 +215,26 @@ mod tests {
         assert_eq!(commits(&journal).len(), 6, "five commits and the end");
         assert_eq!(tail(&journal[..], journal.len() as u64).unwrap(), Tail::Fine);
         assert!(mend(dir.path()).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_last_commit_that_is_cut_anywhere_is_dropped_also_with_zeros_behind_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = store_with_commits(dir.path());
+        let whole = fs::read(&path).unwrap();
+        let start = commits(&whole)[4];
+        // Within the head of the commit and of its first item, byte by byte.
+        for cut in 1..64 {
+            for zeros in [0, 4096] {
+                let end = usize::try_from(start).unwrap() + cut;
+                let torn = [&whole[..end], &vec![0; zeros]].concat();
+                fs::write(&path, &torn).unwrap();
+                assert_eq!(mend(dir.path()).unwrap().unwrap().end, start, "{cut} bytes, {zeros} zeros");
+                let db = fjall::Database::builder(dir.path()).open().unwrap();
+                let keyspace = db.keyspace("events", fjall::KeyspaceCreateOptions::default).unwrap();
+                assert_eq!(keyspace.len().unwrap(), 4 * 2, "{cut} bytes, {zeros} zeros");
+            }
+        }
     }
 
     #[test]

@@ -1,0 +1,126 @@
+//! The command line: `hookwright run` and `hookwright crds`.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Config;
+use crate::{api, telemetry};
+
+/// A complete webhook delivery system for Kubernetes.
+#[derive(Parser, Debug)]
+#[command(name = "hookwright", version, about, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run the operator: controllers, publishing door and deliveries in one process.
+    ///
+    /// Of a flag that is given twice the last one counts; repeatable ones add up.
+    #[command(args_override_self = true)]
+    Run(Box<Config>),
+    /// Print the custom resource definitions as YAML.
+    Crds,
+}
+
+/// Runs what the command line asks for. 0: done; 1: failed, with the reason on standard error; usage errors end
+/// with 2 before this is called.
+pub fn execute(cli: Cli) -> ExitCode {
+    match cli.command {
+        Command::Crds => match std::io::stdout().write_all(api::crds_yaml().as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(&error);
+                ExitCode::FAILURE
+            }
+        },
+        Command::Run(config) => {
+            if let Err(error) = telemetry::start(config.log_format, &config.log) {
+                complain(&error);
+                return ExitCode::from(2);
+            }
+            match run(*config) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    tracing::error!(error = chain(&error), "cannot go on");
+                    ExitCode::FAILURE
+                }
+            }
+        }
+    }
+}
+
+fn run(config: Config) -> Result<(), crate::Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|source| {
+        crate::Error::Start { what: "the async runtime".to_owned(), source: source.into() }
+    })?;
+    let result = runtime.block_on(crate::run(config));
+    // Blocking look-ups that hang must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    result
+}
+
+fn complain(error: &dyn std::error::Error) {
+    let _ = writeln!(std::io::stderr(), "hookwright: {}", chain(error));
+}
+
+/// An error and its sources, in one line: printed once, here at the edge.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let part = source.to_string();
+        if !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        next = source.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_take_lists_durations_and_a_service() {
+        let cli = Cli::try_parse_from([
+            "hookwright",
+            "run",
+            "--allow-cidr=127.0.0.0/8,10.0.0.0/8",
+            "--allow-cidr=::1/128",
+            "--purge-grace=1m30s",
+            "--service=hookwright-system/hookwright",
+        ])
+        .unwrap();
+        let Command::Run(config) = cli.command else { panic!("{cli:?}") };
+        assert_eq!(config.allow_cidr.len(), 3);
+        assert_eq!(config.purge_grace, std::time::Duration::from_secs(90));
+        assert_eq!(config.service.name, "hookwright");
+        for bad in ["--purge-grace=-1s", "--service=a", "--service=a/b/c", "--allow-cidr=10.0.0.0/33"] {
+            assert!(Cli::try_parse_from(["hookwright", "run", bad]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_flag_has_an_environment_variable_of_its_name() {
+        let command = Cli::command();
+        let run = command.find_subcommand("run").unwrap();
+        for argument in run.get_arguments().filter(|argument| argument.get_id() != "help") {
+            let expected = format!("HOOKWRIGHT_{}", argument.get_id().as_str().to_uppercase());
+            assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(&*expected));
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! What is next for a WebhookTest. Pure.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Resource as _;
+
+use crate::api::conditions::SUCCEEDED;
+use crate::api::{WebhookTest, WebhookTestStatus};
+use crate::controller::conditions::find;
+use crate::model::ids::DeliveryName;
+use crate::model::time::UnixMillis;
+use crate::routes::compile::READING;
+use crate::routes::{Route, Unready};
+
+/// A Webhook that does not exist, or is not ready, for so long after the test was created fails the test.
+pub(super) const PATIENCE: Duration = Duration::from_mins(5);
+/// How often what a test waits for is looked at. Costs no call.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often a test under way is looked at: only to find one whose last status could not be written.
+const CHECK: Duration = Duration::from_secs(5);
+/// An attempt that nobody knows of any more has ended after this: longer than the longest timeout.
+const LOST: Duration = Duration::from_secs(90);
+
+/// The Webhook of a test.
+#[derive(Clone, Debug)]
+pub(super) enum Target {
+    /// It does not exist.
+    Missing,
+    /// It was just seen, and is not in force yet.
+    Coming,
+    /// It is there.
+    Route(Arc<Route>),
+}
+
+/// What is known of a test.
+#[derive(Debug)]
+pub(super) struct View<'a> {
+    pub(super) test: &'a WebhookTest,
+    /// Whether this process is making its attempt.
+    pub(super) is_running: bool,
+    pub(super) target: Target,
+    /// Whether the store knows the delivery that the status names.
+    pub(super) is_stored: bool,
+    pub(super) now: UnixMillis,
+}
+
+/// What is next.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// Nothing, until it changes.
+    Rest,
+    /// Look again after this time.
+    Later(Duration),
+    /// Its time after the end is over: delete it.
+    Delete,
+    /// It waits for its Webhook: say so, and look again.
+    Wait(Reason),
+    /// It has failed without an attempt.
+    Fail(Reason),
+    /// Its attempt was begun by a process that has ended: the store says what came of it.
+    Resume(DeliveryName),
+    /// Its attempt was begun, and nobody knows what came of it.
+    Lost,
+    /// All is there: make the attempt, when it is its turn.
+    Ready(Arc<Route>),
+}
+
+/// Reason and message of a condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reason {
+    pub(super) word: &'static str,
+    pub(super) message: String,
+    /// When to look again.
+    pub(super) again: Duration,
+}
+
+/// What is next for this test.
+pub(super) fn step(view: &View<'_>) -> Step {
+    let status = status_of(view.test);
+    if is_finished(&status) {
+        return after_the_end(view, &status);
+    }
+    if view.is_running {
+        return Step::Later(CHECK);
+    }
+    if let Some(delivery) = &status.delivery_id {
+        return begun(view, &status, delivery);
+    }
+    not_begun(view)
+}
+
+fn after_the_end(view: &View<'_>, status: &WebhookTestStatus) -> Step {
+    let Some(ttl) = view.test.spec.ttl_seconds_after_finished else { return Step::Rest };
+    let Some(ended) = time(status.completed_at.as_deref()) else { return Step::Rest };
+    let due = ended + Duration::from_secs(u64::try_from(ttl).unwrap_or(0));
+    if due <= view.now { Step::Delete } else { Step::Later(due.since(view.now)) }
+}
+
+fn begun(view: &View<'_>, status: &WebhookTestStatus, delivery: &str) -> Step {
+    let Ok(delivery) = delivery.parse() else { return Step::Lost };
+    if view.is_stored {
+        return Step::Resume(delivery);
+    }
+    // Another process may be at it, or this one has ended between its claim and the store.
+    let lost_at = time(status.started_at.as_deref()).map(|started| started + LOST);
+    match lost_at.filter(|lost_at| *lost_at > view.now) {
+        Some(lost_at) => Step::Later(lost_at.since(view.now).min(LOST)),
+        None => Step::Lost,
+    }
+}
+
+fn not_begun(view: &View<'_>) -> Step {
+    let name = &view.test.spec.webhook_ref.name;
+    let wait = |reason, message: String| {
+        let given_up = view.now.since(created(view.test)) >= PATIENCE;
+        if given_up {
+            let message = format!("{message} (waited 5 minutes; create another WebhookTest)");
+            return Step::Fail(Reason { word: reason, message, again: LOOK });
+        }
+        Step::Wait(Reason { word: reason, message, again: LOOK })
+    };
+    match &view.target {
+        Target::Missing => {
+            let namespace = view.test.meta().namespace.as_deref().unwrap_or_default();
+            wait("WebhookNotFound", format!("Webhook {name:?} does not exist in namespace {namespace}"))
+        }
+        Target::Coming => Step::Later(LOOK),
+        Target::Route(route) => match &route.endpoint {
+            Ok(_) => Step::Ready(Arc::clone(route)),
+            Err(Unready { reason: READING, .. }) => Step::Later(LOOK),
+            Err(Unready { reason, message, stalled: true }) => Step::Fail(Reason {
+                word: reason,
+                message: format!("Webhook {name:?} is not ready: {message}"),
+                again: LOOK,
+            }),
+            Err(Unready { reason, message, stalled: false }) => {
+                wait(reason, format!("Webhook {name:?} is not ready: {message}"))
+            }
+        },
+    }
+}
+
+/// The status, or that from birth.
+pub(super) fn status_of(test: &WebhookTest) -> WebhookTestStatus {
+    test.status.clone().unwrap_or_default()
+}
+
+/// Whether there is a result, which is for good.
+pub(super) fn is_finished(status: &WebhookTestStatus) -> bool {
+    find(&status.conditions, SUCCEEDED).is_some_and(|condition| condition.status != "Unknown")
+}
+
+/// When the test was created.
+pub(super) fn created(test: &WebhookTest) -> UnixMillis {
+    let time = test.meta().creation_timestamp.as_ref();
+    time.map(|time| UnixMillis::from_jiff(time.0)).unwrap_or_default()
+}
+
+/// A time of the status.
+pub(super) fn time(text: Option<&str>) -> Option<UnixMillis> {
+    text.and_then(|text| text.parse().ok()).map(UnixMillis::from_jiff)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::controller::fixtures::{at, route, unready, webhook_test};
+
+    fn condition(status: &str) -> Value {
+        json!([{ "type": "Succeeded", "status": status, "reason": "R", "message": "m",
+            "lastTransitionTime": "2026-11-24T10:00:00Z" }])
+    }
+
+    fn next(status: &Value, target: Target, now: i64, change: impl FnOnce(&mut View<'_>)) -> String {
+        let test = webhook_test("orders-1", 0, status);
+        let mut view = View { test: &test, is_running: false, target, is_stored: false, now: at(now) };
+        change(&mut view);
+        match step(&view) {
+            Step::Wait(reason) => format!("Wait({})", reason.word),
+            Step::Fail(reason) => format!("Fail({})", reason.word),
+            Step::Later(wait) => format!("Later({}s)", wait.as_secs()),
+            Step::Ready(_) => "Ready".to_owned(),
+            Step::Resume(_) => "Resume".to_owned(),
+            step @ (Step::Rest | Step::Delete | Step::Lost) => format!("{step:?}"),
+        }
+    }
+
+    fn is(changes: &Value) -> Target {
+        Target::Route(Arc::new(route(changes)))
+    }
+
+    #[test]
+    fn a_test_waits_for_its_webhook_for_five_minutes() {
+        let born = json!({ "observedGeneration": -1 });
+        let same = |_: &mut View<'_>| ();
+        assert_eq!(next(&born, Target::Missing, 299, same), "Wait(WebhookNotFound)");
+        assert_eq!(next(&born, Target::Missing, 300, same), "Fail(WebhookNotFound)");
+        assert_eq!(next(&born, Target::Coming, 300, same), "Later(1s)");
+        assert_eq!(next(&born, is(&unready()), 299, same), "Wait(SecretNotFound)");
+        assert_eq!(next(&born, is(&unready()), 300, same), "Fail(SecretNotFound)");
+        assert_eq!(next(&born, is(&json!({ "url": "https://10.0.0.1/" })), 0, same), "Fail(AddressDenied)");
+    }
+
+    #[test]
+    fn a_test_of_a_webhook_that_is_there_is_ready_also_when_that_is_paused() {
+        let born = json!({ "observedGeneration": -1 });
+        assert_eq!(next(&born, is(&json!({})), 1000, |_| ()), "Ready");
+        assert_eq!(next(&born, is(&json!({ "active": false })), 0, |_| ()), "Ready");
+        assert_eq!(next(&json!({ "conditions": condition("Unknown") }), is(&json!({})), 0, |_| ()), "Ready");
+    }
+
+    #[test]
+    fn a_test_that_was_begun_is_never_begun_again() {
+        let delivery = "0190163d-8694-739b-aea5-966c26f8ad91";
+        let begun = json!({ "deliveryId": delivery, "startedAt": "2026-11-24T10:00:00.000Z",
+            "conditions": condition("Unknown") });
+        assert_eq!(next(&begun, is(&json!({})), 3, |view| view.is_running = true), "Later(5s)");
+        assert_eq!(next(&begun, is(&json!({})), 3, |view| view.is_stored = true), "Resume");
+        assert_eq!(next(&begun, is(&json!({})), 30, |_| ()), "Later(60s)");
+        assert_eq!(next(&begun, is(&json!({})), 90, |_| ()), "Lost");
+        assert_eq!(next(&begun, Target::Missing, 90, |_| ()), "Lost");
+        let torn = json!({ "deliveryId": delivery, "conditions": condition("Unknown") });
+        assert_eq!(next(&torn, is(&json!({})), 0, |_| ()), "Lost");
+        let odd = json!({ "deliveryId": "mine" });
+        assert_eq!(next(&odd, is(&json!({})), 0, |_| ()), "Lost");
+    }
+
+    #[test]
+    fn a_finished_test_rests_until_its_time_is_over() {
+        for result in ["True", "False"] {
+            let done = json!({ "conditions": condition(result), "completedAt": "2026-11-24T10:00:00.000Z" });
+            assert_eq!(next(&done, Target::Missing, 30, |_| ()), "Later(30s)");
+            assert_eq!(next(&done, Target::Missing, 60, |_| ()), "Delete");
+        }
+        let test = webhook_test("orders-1", 0, &json!({ "conditions": condition("True") }));
+        let mut test = (*test).clone();
+        test.spec.ttl_seconds_after_finished = None;
+        let view =
+            View { test: &test, is_running: false, target: Target::Missing, is_stored: false, now: at(9999) };
+        assert!(matches!(step(&view), Step::Rest));
+    }
+}

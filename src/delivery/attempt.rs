@@ -1,0 +1,159 @@
+//! One attempt, from its claim to its record.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use tokio::time::{Instant, sleep};
+use tracing::{debug, error, info, warn};
+
+use super::engine::Shared;
+use super::inbox::Slot;
+use super::outcome::{Made, conclude};
+use super::schedule::Ended;
+use super::{Job, Sent};
+use crate::metrics::{Attempted, Ended as EndedLabel};
+use crate::model::verdict::Verdict;
+use crate::routes::{Endpoint, Route};
+use crate::store::{self, Attempt, Claimed, Next, Outcome};
+
+/// Between two tries to record an outcome, at first and at most.
+const RECORD_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// A claimed delivery with what it is sent by.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) claimed: Claimed,
+    pub(super) route: Arc<Route>,
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) is_probe: bool,
+    /// Until when the claim holds.
+    pub(super) lease_ends: Instant,
+}
+
+/// Makes the attempt and records it. On abort, what has no answer yet is given back.
+pub(super) async fn run(shared: Arc<Shared>, task: Task, mut slot: Slot) {
+    let sending = send(&shared, &task);
+    let sent = tokio::select! {
+        sent = sending => sent,
+        () = shared.abort.cancelled() => {
+            let claim = vec![(task.route.webhook.uid, task.claimed.delivery.name)];
+            if let Err(error) = shared.store.release(claim).await {
+                warn!(webhook = %task.route.webhook, %error, "a claim was not given back; it expires");
+            }
+            return;
+        }
+    };
+    if sent.verdict == Verdict::Delivered {
+        slot.arrived();
+    }
+    let (outcome, ended) = judge(&shared, &task, sent);
+    if record(&shared, &task, &outcome).await {
+        report(&shared, &task, &outcome);
+        slot.recorded(ended);
+    }
+}
+
+async fn send(shared: &Shared, task: &Task) -> Sent {
+    let Task { claimed, route, endpoint, .. } = task;
+    let job = Job {
+        name: claimed.delivery.name,
+        webhook: route.webhook.clone(),
+        endpoint: Arc::clone(endpoint),
+        event: Arc::clone(&claimed.event),
+        test: false,
+    };
+    let (at, began) = (shared.clock.now(), Instant::now());
+    let sent = AssertUnwindSafe(shared.sender.send(job)).catch_unwind().await;
+    sent.unwrap_or_else(|_| {
+        error!(webhook = %route.webhook, delivery = %claimed.delivery.name, "an attempt panicked");
+        let attempt = Attempt {
+            at,
+            duration: began.elapsed(),
+            status: None,
+            body: None,
+            content_type: None,
+            body_length: 0,
+            error: Some("Hookwright failed in this attempt; its log says where".to_owned()),
+        };
+        Sent { attempt, verdict: Verdict::Retry { after: None } }
+    })
+}
+
+fn judge(shared: &Shared, task: &Task, sent: Sent) -> (Outcome, Ended) {
+    let Task { claimed, route, endpoint, is_probe, .. } = task;
+    let Sent { attempt, verdict } = sent;
+    shared.metrics.attempts.get_or_create(&Attempted { verdict: verdict.as_str() }).inc();
+    shared.metrics.attempt_duration.observe(attempt.duration.as_secs_f64());
+    if verdict == Verdict::Refused {
+        shared.metrics.egress_denied.inc();
+    }
+    let summary = shared.store.summary(route.webhook.uid);
+    conclude(Made {
+        name: claimed.delivery.name,
+        webhook: route.webhook.uid,
+        generation: route.generation,
+        retry: &endpoint.retry,
+        attempts: u32::try_from(claimed.delivery.attempts.len()).unwrap_or(u32::MAX).saturating_add(1),
+        is_probe: *is_probe,
+        attempt,
+        verdict,
+        summary: summary.as_deref(),
+        disable_after: shared.settings.disable_after,
+        now: shared.clock.now(),
+    })
+}
+
+/// Records until the store takes it. False: it will not, or another may hold the claim by now; then the delivery
+/// is attempted again.
+async fn record(shared: &Shared, task: &Task, outcome: &Outcome) -> bool {
+    let (mut wait, longest) = RECORD_AGAIN;
+    loop {
+        let Err(error) = shared.store.record(vec![outcome.clone()]).await else { return true };
+        let is_final = matches!(error, store::Error::Poisoned | store::Error::Closed);
+        if is_final || Instant::now() + wait >= task.lease_ends {
+            error!(webhook = %task.route.webhook, delivery = %outcome.name, %error, "an outcome was not recorded");
+            return false;
+        }
+        warn!(webhook = %task.route.webhook, delivery = %outcome.name, %error, "an outcome is recorded later");
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = shared.abort.cancelled() => return false,
+        }
+        wait = (wait * 2).min(longest);
+    }
+}
+
+fn report(shared: &Shared, task: &Task, outcome: &Outcome) {
+    let webhook = &task.route.webhook;
+    let delivery = &task.claimed.delivery;
+    let Some(attempt) = &outcome.attempt else { return };
+    let elapsed_ms = u64::try_from(attempt.duration.as_millis()).unwrap_or(u64::MAX);
+    let number = delivery.attempts.len() + 1;
+    let ended = |outcome| shared.metrics.deliveries.get_or_create(&EndedLabel { outcome }).inc();
+    match outcome.next {
+        Next::Success => {
+            ended("success");
+            let latency = shared.clock.now().since(delivery.accepted_at);
+            shared.metrics.delivery_latency.observe(latency.as_secs_f64());
+            debug!(%webhook, delivery = %delivery.name, attempt = number, status = attempt.status, elapsed_ms, "delivered");
+        }
+        Next::Retry(at) => {
+            if let Some(unlogged) = shared.quiet.may_speak(webhook.uid) {
+                let (status, error) = (attempt.status, attempt.error.as_deref());
+                info!(%webhook, delivery = %delivery.name, attempt = number, status, error, elapsed_ms, retry_at = %at, unlogged, "attempt failed");
+            }
+        }
+        Next::Failed(reason) => {
+            ended(reason.as_str());
+            if let Some(unlogged) = shared.quiet.may_speak(webhook.uid) {
+                let (status, error) = (attempt.status, attempt.error.as_deref());
+                warn!(%webhook, delivery = %delivery.name, attempts = number, status, error, reason = reason.as_str(), unlogged, "delivery failed");
+            }
+        }
+    }
+    if let Some(disabled) = &outcome.disable {
+        warn!(%webhook, generation = disabled.generation, reason = ?disabled.reason, "disabled");
+    }
+}

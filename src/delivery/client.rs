@@ -1,0 +1,184 @@
+//! Attempts over HTTPS.
+
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
+use reqwest::Response;
+use tokio::time::{Instant, timeout_at};
+
+use super::clients::{self, Clients};
+use super::egress::Guard;
+use super::failure::Failure;
+use super::request::{self, Request};
+use super::{Job, Sender, Sent, retry_after};
+use crate::clock::Clock;
+use crate::model::target::Host;
+use crate::model::time::UnixMillis;
+use crate::model::verdict::{Answer, judge};
+use crate::store::Attempt;
+
+/// Bytes of an answer that are read; then its connection is closed.
+const MAX_READ: usize = 64 << 10;
+
+/// Characters of an answer that are kept.
+const KEPT: usize = 500;
+
+/// Characters of a content type or an error that are kept.
+const KEPT_SHORT: usize = 200;
+
+/// Makes attempts over HTTPS: no redirects, no proxy, no hidden retries, no decompression, every address judged
+/// by the [`Guard`], connections at most five minutes old.
+#[derive(Debug)]
+pub struct HttpSender {
+    guard: Arc<Guard>,
+    clients: Clients,
+    clock: Clock,
+}
+
+/// What was heard before the exchange ended, whole or not.
+#[derive(Debug, Default)]
+struct Heard {
+    status: Option<StatusCode>,
+    headers: HeaderMap,
+    body: Vec<u8>,
+    is_cut: bool,
+    failure: Option<Failure>,
+}
+
+impl HttpSender {
+    /// A sender whose connections go where the guard allows.
+    pub fn new(guard: Arc<Guard>, clock: Clock) -> Self {
+        Self { clients: Clients::new(Arc::clone(&guard)), guard, clock }
+    }
+
+    async fn attempt(&self, job: &Job) -> Sent {
+        let (at, began) = (self.clock.now(), Instant::now());
+        let request = request::build(job, at.as_secs());
+        let signatures = request.signatures.clone();
+        let mut heard = Heard::default();
+        if let Err(failure) = self.exchange(job, request, began, &mut heard).await {
+            heard.failure = Some(failure);
+        }
+        if matches!(heard.failure, Some(Failure::Broken(_) | Failure::TimedOut(_)))
+            && let Host::Name(name) = job.endpoint.target.host()
+        {
+            self.guard.forget(name);
+        }
+        let answer = heard.answer(self.clock.now());
+        Sent { attempt: heard.record(job, &signatures, at, began), verdict: judge(&answer) }
+    }
+
+    async fn exchange(
+        &self,
+        job: &Job,
+        request: Request,
+        began: Instant,
+        heard: &mut Heard,
+    ) -> Result<(), Failure> {
+        let (endpoint, deadline) = (&job.endpoint, began + job.endpoint.timeout);
+        let policy = self.guard.policy();
+        // Again at each attempt: a literal never meets the resolver, and the policy may be another than when
+        // the URL was parsed.
+        endpoint.target.judge(&policy).map_err(Failure::denied_literal)?;
+        let lease =
+            self.clients.lease(job.webhook.uid, endpoint).map_err(|error| Failure::unusable(&error))?;
+        let sending = lease
+            .client
+            .post(endpoint.target.url().clone())
+            .headers(request.headers)
+            .body(request.body)
+            .send();
+        let explain = |error| Failure::explain(&error, &endpoint.target, clients::connect_timeout(endpoint));
+        let mut response = timeout_at(deadline, sending)
+            .await
+            .map_err(|_| Failure::no_answer(endpoint.timeout))?
+            .map_err(explain)?;
+        if let Some(address) = response.remote_addr() {
+            policy.judge(address.ip()).map_err(|_| Failure::denied_name())?;
+        }
+        heard.status = Some(response.status());
+        heard.headers = std::mem::take(response.headers_mut());
+        timeout_at(deadline, heard.read(&mut response))
+            .await
+            .map_err(|_| Failure::no_end(endpoint.timeout))?
+            .map_err(explain)
+    }
+}
+
+impl Heard {
+    /// Reads until the end or the limit. What was read stays, also when this is dropped half-way.
+    async fn read(&mut self, response: &mut Response) -> Result<(), reqwest::Error> {
+        while let Some(chunk) = response.chunk().await? {
+            let room = MAX_READ - self.body.len();
+            self.body.extend_from_slice(chunk.get(..room).unwrap_or(&chunk));
+            if chunk.len() > room {
+                self.is_cut = true;
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&self, now: UnixMillis) -> Answer {
+        match (&self.failure, self.status) {
+            (Some(failure), _) => failure.answer(),
+            (None, Some(status)) => {
+                let asked = self.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+                let retry_after = asked.and_then(|value| retry_after::parse(value, now));
+                Answer::Status { code: status.as_u16(), retry_after }
+            }
+            (None, None) => Answer::Broken,
+        }
+    }
+
+    fn record(self, job: &Job, signatures: &[String], at: UnixMillis, began: Instant) -> Attempt {
+        let Self { status, headers, body, is_cut, failure } = self;
+        let masks = &job.endpoint.masks;
+        let signatures: Vec<&str> = signatures.iter().map(String::as_str).collect();
+        let keep = |text: &[u8], is_cut, limit| masks.first_characters(&signatures, text, is_cut, limit);
+        let is_cut = is_cut || failure.is_some();
+        let error = failure.map(|failure| failure.sentence()).or_else(|| status.and_then(complaint));
+        Attempt {
+            at,
+            duration: began.elapsed(),
+            status: status.map(|status| status.as_u16()),
+            body: (!body.is_empty()).then(|| keep(&body, is_cut, KEPT)),
+            content_type: media_type(&headers).map(|kind| keep(kind.as_bytes(), false, KEPT_SHORT)),
+            body_length: body.len() as u64,
+            error: error.map(|error| keep(error.as_bytes(), false, KEPT_SHORT)),
+        }
+    }
+}
+
+/// The media type of an answer, without parameters. What does not look like one is not kept: it is shown in a
+/// status, where a receiver must not be able to write.
+fn media_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    let kind = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let is_part = |part: &str| {
+        (1..=64).contains(&part.len())
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte))
+    };
+    let (family, name) = kind.split_once('/')?;
+    let known = ["application", "audio", "font", "image", "message", "model", "multipart", "text", "video"];
+    (known.contains(&family) && is_part(name)).then_some(kind)
+}
+
+/// What is wrong with a status; none for success.
+fn complaint(status: StatusCode) -> Option<String> {
+    let reason = status.canonical_reason().map_or_else(String::new, |reason| format!(" ({reason})"));
+    match status.as_u16() {
+        200..=299 => None,
+        300..=399 => Some(format!("answered {}{reason}; redirects are not followed", status.as_u16())),
+        code => Some(format!("answered {code}{reason}")),
+    }
+}
+
+impl Sender for HttpSender {
+    fn send(&self, job: Job) -> BoxFuture<'_, Sent> {
+        async move { self.attempt(&job).await }.boxed()
+    }
+}

@@ -1,0 +1,409 @@
+//! The client against real TLS on loopback.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_resolver::config::{ResolverConfig, ResolverOpts};
+use rcgen::ExtendedKeyUsagePurpose;
+
+use super::client::HttpSender;
+use super::egress::Guard;
+use super::testing::receiver::{Act, Authority, Receiver, answer};
+use super::testing::{START, endpoint, event, webhook};
+use super::{Job, Sender as _, Sent};
+use crate::clock::Clock;
+use crate::model::address::Policy;
+use crate::model::signature::{HmacKey, Signer, SigningKey};
+use crate::model::text::Masks;
+use crate::model::verdict::Verdict;
+use crate::routes::{Endpoint, TlsMaterial};
+
+/// A guard without name servers: only names under localhost resolve.
+fn guard(allow: &[&str]) -> Arc<Guard> {
+    let policy = Policy::new(allow.iter().map(|net| net.parse().unwrap()), []);
+    let nowhere = ResolverConfig::from_parts(None, Vec::new(), Vec::new());
+    Arc::new(Guard::new(policy, nowhere, ResolverOpts::default()).unwrap())
+}
+
+fn sender() -> HttpSender {
+    HttpSender::new(guard(&["127.0.0.0/8"]), Clock::manual(START).0)
+}
+
+fn to(url: &str, tls: TlsMaterial) -> Endpoint {
+    Endpoint { tls, timeout: Duration::from_secs(5), ..endpoint(url) }
+}
+
+fn job(endpoint: Endpoint) -> Job {
+    Job {
+        name: "018bcfe5-687b-7000-8000-000000000001".parse().unwrap(),
+        webhook: webhook("orders"),
+        endpoint: Arc::new(endpoint),
+        event: Arc::new(event(br#"{"a":1}"#)),
+        test: false,
+    }
+}
+
+async fn send(endpoint: Endpoint) -> Sent {
+    sender().send(job(endpoint)).await
+}
+
+/// One attempt at a receiver that answers so.
+async fn answered(acts: Vec<Act>) -> Sent {
+    answered_within(acts, Duration::from_secs(10)).await
+}
+
+async fn answered_within(acts: Vec<Act>, timeout: Duration) -> Sent {
+    let authority = Authority::new("ours");
+    let receiver = Receiver::start(&authority, move |_| acts.clone()).await;
+    let endpoint = Endpoint { timeout, ..to(&receiver.url("/"), authority.trusted()) };
+    send(endpoint).await
+}
+
+fn error(sent: &Sent) -> &str {
+    sent.attempt.error.as_deref().unwrap_or_default()
+}
+
+const RETRY: Verdict = Verdict::Retry { after: None };
+
+#[tokio::test]
+async fn a_delivery_arrives_with_its_bytes_and_headers_and_the_answer_is_kept() {
+    let authority = Authority::new("ours");
+    let receiver =
+        Receiver::start(&authority, |_| answer("201 Created", "content-type: text/plain\r\n", "thanks"))
+            .await;
+    let sent = send(to(&receiver.url("/a?b=c"), authority.trusted())).await;
+    assert_eq!(sent.verdict, Verdict::Delivered, "{:?}", sent.attempt);
+    let attempt = &sent.attempt;
+    assert_eq!((attempt.at, attempt.status, attempt.error.as_ref()), (START, Some(201), None));
+    assert_eq!((attempt.body.as_deref(), attempt.body_length), (Some("thanks"), 6));
+    assert_eq!(attempt.content_type.as_deref(), Some("text/plain"));
+    let request = receiver.requests().remove(0);
+    assert!(request.starts_with("POST /a?b=c HTTP/1.1\r\n"), "{request}");
+    assert!(request.ends_with("\r\n\r\n{\"a\":1}"), "{request}");
+    for header in [
+        &format!("host: x.localhost:{}\r\n", receiver.port),
+        "webhook-id: 018bcfe5-687b-7000-8000-000000000001\r\n",
+        "webhook-timestamp: 1700000000\r\n",
+        "webhook-signature: v1a,",
+        "content-length: 7\r\n",
+        "ce-type: order.created\r\n",
+    ] {
+        assert!(request.contains(header), "{header} in {request}");
+    }
+    for header in ["accept-encoding", "referer", "transfer-encoding", "proxy"] {
+        assert!(!request.contains(header), "{header} in {request}");
+    }
+}
+
+#[tokio::test]
+async fn statuses_become_verdicts_and_redirects_are_not_followed() {
+    let authority = Authority::new("ours");
+    let receiver = Receiver::start(&authority, |request| {
+        let status = request.split(['/', ' ']).nth(2).unwrap();
+        let location = "location: https://x.localhost:1/elsewhere\r\nretry-after: 7\r\n";
+        answer(&format!("{status} Whatever"), location, "")
+    })
+    .await;
+    let sender = sender();
+    for (status, verdict, complaint) in [
+        (200, Verdict::Delivered, ""),
+        (204, Verdict::Delivered, ""),
+        (
+            301,
+            Verdict::Retry { after: Some(Duration::from_secs(7)) },
+            "answered 301 (Moved Permanently); redirects are not followed",
+        ),
+        (
+            307,
+            Verdict::Retry { after: Some(Duration::from_secs(7)) },
+            "answered 307 (Temporary Redirect); redirects are not followed",
+        ),
+        (404, Verdict::Retry { after: Some(Duration::from_secs(7)) }, "answered 404 (Not Found)"),
+        (410, Verdict::Gone, "answered 410 (Gone)"),
+        (503, Verdict::Retry { after: Some(Duration::from_secs(7)) }, "answered 503 (Service Unavailable)"),
+        (599, Verdict::Retry { after: Some(Duration::from_secs(7)) }, "answered 599"),
+    ] {
+        let sent = sender.send(job(to(&receiver.url(&format!("/{status}")), authority.trusted()))).await;
+        assert_eq!((sent.verdict, error(&sent), sent.attempt.status), (verdict, complaint, Some(status)));
+    }
+    assert_eq!(receiver.requests().len(), 8);
+    assert_eq!(receiver.connections(), 1, "one connection serves a Webhook's attempts");
+}
+
+#[tokio::test]
+async fn a_retry_after_date_is_taken_from_our_clock() {
+    // 30 seconds after START.
+    let sent = answered(answer("429 Slow", "retry-after: Tue, 14 Nov 2023 22:13:50 GMT\r\n", "")).await;
+    assert_eq!(sent.verdict, Verdict::Retry { after: Some(Duration::from_secs(30)) });
+}
+
+#[tokio::test]
+async fn at_most_64_kib_of_an_answer_are_read_and_500_characters_kept() {
+    let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+    let chunk = [b"4000\r\n".as_slice(), "é".repeat(0x2000).as_bytes(), b"\r\n"].concat();
+    let sent = answered(vec![Act::Write(head), Act::Endlessly(chunk)]).await;
+    assert_eq!(sent.verdict, Verdict::Delivered, "{:?}", sent.attempt);
+    assert_eq!(sent.attempt.body_length, 65_536);
+    assert_eq!(sent.attempt.body, Some("é".repeat(500)));
+}
+
+#[tokio::test]
+async fn an_answer_of_exactly_64_kib_leaves_the_connection_in_use() {
+    let authority = Authority::new("ours");
+    let body = "x".repeat(65_536);
+    let receiver = Receiver::start(&authority, move |_| answer("200 OK", "", &body)).await;
+    let sender = sender();
+    for _ in 0..2 {
+        let sent = sender.send(job(to(&receiver.url("/"), authority.trusted()))).await;
+        assert_eq!((sent.attempt.body_length, sent.verdict), (65_536, Verdict::Delivered));
+    }
+    assert_eq!(receiver.connections(), 1);
+}
+
+#[tokio::test]
+async fn time_is_up_whether_the_receiver_hangs_drips_or_never_ends() {
+    let ok = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n".to_vec();
+    let limit = Duration::from_millis(1500);
+    let mut cases = Vec::new();
+    for (acts, status, sentence) in [
+        (vec![Act::Hang], None, "no answer within 1.5s"),
+        (vec![Act::Drip(ok.clone(), Duration::from_millis(100))], None, "no answer within 1.5s"),
+        (
+            vec![Act::Write(b"HTTP/1.1 100 Continue\r\n\r\n".to_vec()), Act::Hang],
+            None,
+            "no answer within 1.5s",
+        ),
+        (vec![Act::Write(ok.clone()), Act::Hang], Some(200), "the answer did not end within 1.5s"),
+        (
+            vec![Act::Write(ok), Act::Drip(vec![b'x'; 100], Duration::from_millis(100))],
+            Some(200),
+            "the answer did not end within 1.5s",
+        ),
+    ] {
+        cases.push(async move {
+            let sent = answered_within(acts, limit).await;
+            assert_eq!((sent.verdict, sent.attempt.status, error(&sent)), (RETRY, status, sentence));
+            assert!(sent.attempt.duration >= limit);
+        });
+    }
+    futures::future::join_all(cases).await;
+}
+
+#[tokio::test]
+async fn broken_answers_are_failures_with_a_sentence() {
+    let write = |text: &str| Act::Write(text.as_bytes().to_vec());
+    let many_headers = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(65));
+    for (acts, sentence) in [
+        (vec![Act::Close], "the connection was closed before the answer was complete"),
+        (vec![write("hello, I am no HTTP\r\n\r\n"), Act::Close], "the answer is not HTTP"),
+        (vec![write(&many_headers)], "the head of the answer is too large"),
+        (
+            vec![write("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"), Act::Close],
+            "the connection was closed before the answer was complete",
+        ),
+        (
+            vec![
+                write("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n"),
+                Act::Hang,
+            ],
+            "answered 101 (Switching Protocols)",
+        ),
+    ] {
+        let sent = answered(acts.clone()).await;
+        assert_eq!((sent.verdict, error(&sent)), (RETRY, sentence), "{acts:?}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_there_and_no_tls_are_failures_with_a_sentence() {
+    let authority = Authority::new("ours");
+    let free = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let sent = send(to(&format!("https://127.0.0.1:{port}/secret?token=1"), authority.trusted())).await;
+    assert_eq!((sent.verdict, error(&sent)), (RETRY, &*format!("connection refused by 127.0.0.1:{port}")));
+
+    let plain = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = plain.local_addr().unwrap().port();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move {
+        let (mut stream, _) = plain.accept().await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+    });
+    let sent = send(to(&format!("https://127.0.0.1:{port}/"), authority.trusted())).await;
+    assert_eq!((sent.verdict, error(&sent)), (RETRY, "TLS: the receiver does not speak TLS"));
+}
+
+#[tokio::test]
+async fn certificates_are_verified_against_the_ca_and_the_name() {
+    let (authority, other) = (Authority::new("ours"), Authority::new("other"));
+    let receiver = Receiver::start(&authority, |_| answer("200 OK", "", "")).await;
+    for (url, tls, sentence) in [
+        (receiver.url("/"), other.trusted(), "unknown issuer (UnknownIssuer); tls.caRef can name its CA"),
+        (
+            receiver.url("/"),
+            TlsMaterial::default(),
+            "unknown issuer (UnknownIssuer); tls.caRef can name its CA",
+        ),
+        (
+            receiver.url("/").replace("x.localhost", "y.localhost"),
+            authority.trusted(),
+            "it is not valid for this host (NotValidForName)",
+        ),
+        (
+            receiver.url("/").replace("x.localhost", "127.0.0.1"),
+            authority.trusted(),
+            "it is not valid for this host (NotValidForName)",
+        ),
+    ] {
+        let sent = send(to(&url, tls)).await;
+        let expected = format!("TLS: the receiver's certificate is not trusted: {sentence}");
+        assert_eq!((sent.verdict, error(&sent)), (RETRY, &*expected), "{url}");
+    }
+    assert!(receiver.requests().is_empty());
+}
+
+#[tokio::test]
+async fn mutual_tls_shows_the_client_certificate() {
+    let (authority, clients) = (Authority::new("ours"), Authority::new("clients"));
+    let receiver = Receiver::start_mutual(&authority, &clients).await;
+    let with = |client| TlsMaterial { client, ..authority.trusted() };
+    let sent = send(to(&receiver.url("/"), with(Some(clients.client())))).await;
+    assert_eq!(sent.verdict, Verdict::Delivered, "{:?}", sent.attempt);
+    for (client, alert) in [(None, "CertificateRequired"), (Some(authority.client()), "UnknownCA")] {
+        let sent = send(to(&receiver.url("/"), with(client))).await;
+        assert_eq!(error(&sent), format!("TLS: the receiver refused with the alert {alert}"));
+    }
+    let (chain, _) = clients.client();
+    let (_, key) = clients.issue("other", ExtendedKeyUsagePurpose::ClientAuth);
+    let sent = send(to(&receiver.url("/"), with(Some((chain, key))))).await;
+    assert_eq!(error(&sent), "TLS: the client certificate and its key cannot be used together");
+}
+
+#[tokio::test]
+async fn a_denied_literal_or_name_is_never_dialled() {
+    let authority = Authority::new("ours");
+    let receiver = Receiver::start(&authority, |_| answer("200 OK", "", "")).await;
+    let sender = HttpSender::new(guard(&[]), Clock::manual(START).0);
+    for host in ["127.0.0.1", "x.localhost", "[::ffff:7f00:1]"] {
+        let url = receiver.url("/").replace("x.localhost", host);
+        let sent = sender.send(job(to(&url, authority.trusted()))).await;
+        assert_eq!(sent.verdict, Verdict::Refused, "{host}");
+        assert!(
+            error(&sent).contains("127.0.0.0/8 (loopback), which deliveries may not reach"),
+            "{}",
+            error(&sent)
+        );
+    }
+    assert_eq!(receiver.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_changed_policy_ends_the_use_of_open_connections() {
+    let authority = Authority::new("ours");
+    let receiver = Receiver::start(&authority, |_| answer("200 OK", "", "")).await;
+    let guard = guard(&["127.0.0.0/8"]);
+    let sender = HttpSender::new(Arc::clone(&guard), Clock::manual(START).0);
+    let attempt = || sender.send(job(to(&receiver.url("/"), authority.trusted())));
+    assert_eq!(attempt().await.verdict, Verdict::Delivered);
+    guard.set_policy(Policy::default());
+    assert_eq!(attempt().await.verdict, Verdict::Refused);
+    assert_eq!(receiver.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn what_a_receiver_echoes_of_secrets_and_signatures_is_masked() {
+    let authority = Authority::new("ours");
+    let receiver = Receiver::start(&authority, |request| {
+        let echo = serde_json::to_string(request).unwrap();
+        answer("500 Oops", &format!("content-type: text/{}\r\n", "tok3n-of-mine"), &echo)
+    })
+    .await;
+    let key = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYX";
+    let parsed = HmacKey::parse(key.as_bytes()).unwrap();
+    let mut values: Vec<Vec<u8>> = parsed.secrets().iter().map(|secret| secret.to_vec()).collect();
+    values.push(b"Bearer tok3n-of-mine".to_vec());
+    let sent = send(Endpoint {
+        headers: vec![(http::header::AUTHORIZATION, "Bearer tok3n-of-mine".parse().unwrap())],
+        signer: Signer::new(SigningKey::derive(&[7; 32], "team-a", "orders"), vec![parsed]),
+        masks: Masks::new(values),
+        ..to(&receiver.url("/"), authority.trusted())
+    })
+    .await;
+    let request = receiver.requests().remove(0);
+    let signatures = request.lines().find_map(|line| line.strip_prefix("webhook-signature: ")).unwrap();
+    let kept = format!("{:?}", sent.attempt);
+    assert!(request.contains("tok3n-of-mine") && kept.contains("authorization: ***"), "{kept}");
+    for secret in
+        signatures.split([' ', ',']).filter(|part| part.len() > 3).chain(["tok3n-of-mine", &key[6..]])
+    {
+        assert!(!kept.contains(secret), "{secret} in {kept}");
+    }
+}
+
+#[tokio::test]
+async fn webhooks_do_not_share_connections() {
+    let authority = Authority::new("ours");
+    let receiver = Receiver::start(&authority, |_| answer("200 OK", "", "")).await;
+    let sender = sender();
+    for name in ["one", "two", "one", "two"] {
+        let job = Job { webhook: webhook(name), ..job(to(&receiver.url("/"), authority.trusted())) };
+        assert_eq!(sender.send(job).await.verdict, Verdict::Delivered);
+    }
+    assert_eq!(receiver.connections(), 2);
+    assert_eq!(receiver.resumed(), 1, "but they share what makes a handshake cheap");
+}
+
+#[tokio::test]
+async fn many_attempts_at_once_do_not_wait_for_the_streams_of_one_connection() {
+    let authority = Authority::new("ours");
+    let receiver = Receiver::start_http2(&authority).await;
+    let patient =
+        Endpoint { timeout: Duration::from_mins(1), ..to(&receiver.url("/hang"), authority.trusted()) };
+    let endpoint = Arc::new(patient);
+    let sender = sender();
+    let attempts = (0..200).map(|_| {
+        sender
+            .send(Job { endpoint: Arc::clone(&endpoint), ..job(to("https://a.b/", TlsMaterial::default())) })
+    });
+    let all = futures::future::join_all(attempts);
+    let arrived = async {
+        while receiver.requests().len() < 200 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        _ = all => panic!("the receiver answered"),
+        () = arrived => {}
+    }
+}
+
+#[tokio::test]
+async fn http2_is_spoken_with_receivers_that_offer_it() {
+    let authority = Authority::new("ours");
+    let receiver = Receiver::start_http2(&authority).await;
+    let sender = sender();
+    for _ in 0..2 {
+        let sent = sender.send(job(to(&receiver.url("/"), authority.trusted()))).await;
+        assert_eq!(sent.attempt.body.as_deref(), Some("HTTP/2.0 {\"a\":1}"), "{:?}", sent.attempt);
+    }
+    assert_eq!(receiver.connections(), 1);
+}
+
+/// Runs another test of this file in a process whose environment names a proxy that nobody serves.
+#[test]
+fn a_proxy_in_the_environment_is_ignored() {
+    let test = "delivery::client_tests::a_delivery_arrives_with_its_bytes_and_headers_and_the_answer_is_kept";
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test])
+        .envs(
+            ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"].map(|name| (name, "http://127.0.0.1:1")),
+        )
+        .env_remove("NO_PROXY")
+        .env_remove("no_proxy")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}

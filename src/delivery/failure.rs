@@ -1,0 +1,190 @@
+//! Why there was no answer, as a sentence that holds no part of the URL's path or query, a header or a body.
+
+use std::error::Error as StdError;
+use std::io;
+use std::time::Duration;
+
+use rustls::CertificateError;
+
+use super::{clients, egress};
+use crate::model::address::Denied;
+use crate::model::target::{Host, Target};
+use crate::model::verdict::Answer;
+
+/// Why there was no (whole) answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// Nothing was sent: the guard denied the address.
+    Denied(String),
+    /// The time for the attempt is over.
+    TimedOut(String),
+    /// Anything else on the way.
+    Broken(String),
+}
+
+impl Failure {
+    /// For the verdict.
+    pub(super) fn answer(&self) -> Answer {
+        match self {
+            Self::Denied(_) => Answer::Denied,
+            Self::TimedOut(_) => Answer::TimedOut,
+            Self::Broken(_) => Answer::Broken,
+        }
+    }
+
+    /// For people.
+    pub(super) fn sentence(&self) -> String {
+        match self {
+            Self::Denied(sentence) | Self::TimedOut(sentence) | Self::Broken(sentence) => sentence.clone(),
+        }
+    }
+
+    /// The address that the URL spells out.
+    pub(super) fn denied_literal(denied: Denied) -> Self {
+        Self::Denied(denied.to_string())
+    }
+
+    /// What the host's name resolves to. Which address that is stays unsaid: it would tell a tenant how names
+    /// within the platform resolve.
+    pub(super) fn denied_name() -> Self {
+        Self::Denied("the host name resolves to addresses that deliveries may not reach".to_owned())
+    }
+
+    /// No answer within the endpoint's limit.
+    pub(super) fn no_answer(limit: Duration) -> Self {
+        Self::TimedOut(format!("no answer within {}", seconds(limit)))
+    }
+
+    /// The answer began and did not end within the endpoint's limit.
+    pub(super) fn no_end(limit: Duration) -> Self {
+        Self::TimedOut(format!("the answer did not end within {}", seconds(limit)))
+    }
+
+    /// No client could be made.
+    pub(super) fn unusable(error: &clients::Error) -> Self {
+        Self::Broken(format!("TLS: {error}"))
+    }
+
+    /// What the client library reports.
+    pub(super) fn explain(error: &reqwest::Error, target: &Target, connect_limit: Duration) -> Self {
+        for cause in causes(error) {
+            if let Some(error) = cause.downcast_ref::<egress::Error>() {
+                return unresolved(error);
+            }
+            if let Some(error) = cause.downcast_ref::<rustls::Error>() {
+                return Self::Broken(format!("TLS: {}", tls(error)));
+            }
+        }
+        let to = authority(target);
+        if error.is_timeout() && error.is_connect() {
+            return Self::TimedOut(format!("no connection to {to} within {}", seconds(connect_limit)));
+        }
+        let said = causes(error).find_map(|cause| {
+            if let Some(error) = cause.downcast_ref::<hyper::Error>() {
+                return http(error);
+            }
+            cause.downcast_ref::<io::Error>().and_then(|error| network(error.kind(), &to))
+        });
+        Self::Broken(said.unwrap_or_else(|| {
+            if error.is_connect() {
+                format!("no connection to {to}")
+            } else {
+                format!("the connection to {to} failed")
+            }
+        }))
+    }
+}
+
+/// An error and what caused it, outermost first. What an `io::Error` wraps is among them, which `source` skips.
+fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error: &&'a (dyn StdError + 'static)| {
+        let error = *error;
+        let inside = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        inside.map(|inner| inner as &(dyn StdError + 'static)).or_else(|| error.source())
+    })
+}
+
+fn unresolved(error: &egress::Error) -> Failure {
+    match error {
+        egress::Error::Denied(_) => Failure::denied_name(),
+        egress::Error::TimedOut => Failure::TimedOut(error.to_string()),
+        egress::Error::Unconfigured(_)
+        | egress::Error::NoSuchName
+        | egress::Error::NoAddress
+        | egress::Error::Failed(_) => Failure::Broken(error.to_string()),
+    }
+}
+
+fn tls(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::InvalidCertificate(reason) => {
+            format!("the receiver's certificate is not trusted: {}", certificate(reason))
+        }
+        rustls::Error::AlertReceived(alert) => format!("the receiver refused with the alert {alert:?}"),
+        rustls::Error::NoCertificatesPresented => "the receiver showed no certificate".to_owned(),
+        rustls::Error::InvalidMessage(_) => "the receiver does not speak TLS".to_owned(),
+        rustls::Error::PeerIncompatible(_) => "no version or cipher in common with the receiver".to_owned(),
+        _ => "the handshake failed".to_owned(),
+    }
+}
+
+fn certificate(error: &CertificateError) -> &'static str {
+    match error {
+        CertificateError::UnknownIssuer => "unknown issuer (UnknownIssuer); tls.caRef can name its CA",
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired (Expired)",
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "it is not valid yet (NotValidYet)"
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "it is not valid for this host (NotValidForName)"
+        }
+        CertificateError::Revoked => "it was revoked (Revoked)",
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "it is not meant for servers (InvalidPurpose)"
+        }
+        CertificateError::BadEncoding => "it is malformed (BadEncoding)",
+        CertificateError::BadSignature => "its signature is wrong (BadSignature)",
+        _ => "it does not verify",
+    }
+}
+
+const CLOSED: &str = "the connection was closed before the answer was complete";
+
+fn http(error: &hyper::Error) -> Option<String> {
+    let sentence = if error.is_parse_too_large() {
+        "the head of the answer is too large"
+    } else if error.is_parse() || error.is_parse_status() {
+        "the answer is not HTTP"
+    } else if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
+        CLOSED
+    } else if error.is_timeout() {
+        "the connection went silent"
+    } else {
+        return None;
+    };
+    Some(sentence.to_owned())
+}
+
+fn network(kind: io::ErrorKind, to: &str) -> Option<String> {
+    Some(match kind {
+        io::ErrorKind::ConnectionRefused => format!("connection refused by {to}"),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => {
+            format!("connection reset by {to}")
+        }
+        io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => CLOSED.to_owned(),
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => format!("no route to {to}"),
+        io::ErrorKind::TimedOut => format!("the connection to {to} went silent"),
+        _ => return None,
+    })
+}
+
+fn authority(target: &Target) -> String {
+    match target.host() {
+        Host::Name(name) => format!("{name}:{}", target.port()),
+        Host::Address(address) => std::net::SocketAddr::new(*address, target.port()).to_string(),
+    }
+}
+
+fn seconds(limit: Duration) -> String {
+    format!("{}s", limit.as_secs_f32())
+}

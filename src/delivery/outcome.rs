@@ -1,0 +1,201 @@
+//! What follows from an attempt. Pure.
+
+use std::time::Duration;
+
+use super::schedule::Ended;
+use crate::model::ids::{DeliveryName, WebhookUid};
+use crate::model::retry::Policy;
+use crate::model::time::UnixMillis;
+use crate::model::verdict::Verdict;
+use crate::routes::hold::PROBE_AFTER;
+use crate::store::records::{DisableReason, Disabled};
+use crate::store::{Attempt, EndReason, Next, Outcome, Summary};
+
+/// While an endpoint is probed, it is tried at least this often.
+pub(super) const PROBE_WAIT: Duration = Duration::from_mins(1);
+
+/// An attempt with what is needed to tell what follows.
+#[derive(Clone, Debug)]
+pub(super) struct Made<'a> {
+    pub(super) name: DeliveryName,
+    pub(super) webhook: WebhookUid,
+    /// Generation of the spec that it was made by.
+    pub(super) generation: i64,
+    pub(super) retry: &'a Policy,
+    /// Attempts of this delivery, this one counted.
+    pub(super) attempts: u32,
+    /// Made as the probe of an unhealthy endpoint.
+    pub(super) is_probe: bool,
+    pub(super) attempt: Attempt,
+    pub(super) verdict: Verdict,
+    /// The Webhook's numbers before this attempt.
+    pub(super) summary: Option<&'a Summary>,
+    /// A Webhook that fails without a break for this long is disabled.
+    pub(super) disable_after: Duration,
+    pub(super) now: UnixMillis,
+}
+
+/// What is recorded, and what the schedule makes of it.
+pub(super) fn conclude(made: Made<'_>) -> (Outcome, Ended) {
+    let (next, ended) = match made.verdict {
+        Verdict::Delivered => (Next::Success, Ended::Success),
+        Verdict::Retry { after } => made.retry_or_fail(after),
+        Verdict::Refused => made.fail(EndReason::AddressDenied, None),
+        Verdict::Gone => made.fail(EndReason::Gone, None),
+    };
+    let disable = made.disable();
+    let Made { name, webhook, attempt, .. } = made;
+    (Outcome { name, webhook, attempt: Some(attempt), next, disable }, ended)
+}
+
+impl Made<'_> {
+    fn retry_or_fail(&self, after: Option<Duration>) -> (Next, Ended) {
+        let dice = dice(self.name, self.attempts);
+        let Some(wait) = self.retry.next(self.attempts, after, dice) else {
+            return self.fail(EndReason::RetriesExhausted, after);
+        };
+        let pace = self.now + self.pace(after);
+        let at = if self.is_probe { pace } else { self.now + wait };
+        (Next::Retry(at), Ended::Failure { pace, retry: Some(at) })
+    }
+
+    fn fail(&self, reason: EndReason, after: Option<Duration>) -> (Next, Ended) {
+        let pace = self.now + self.pace(after);
+        (Next::Failed(reason), Ended::Failure { pace, retry: None })
+    }
+
+    /// Before the next probe: the backoff of this delivery, at most a minute, or what the receiver asked for.
+    fn pace(&self, after: Option<Duration>) -> Duration {
+        let asked = after.unwrap_or_default().min(self.retry.max);
+        self.retry.delay(self.attempts).min(PROBE_WAIT).max(asked)
+    }
+
+    fn disable(&self) -> Option<Disabled> {
+        let reason = match self.verdict {
+            Verdict::Gone => DisableReason::Gone,
+            Verdict::Retry { .. } if self.has_failed_for_too_long() => DisableReason::Failing,
+            Verdict::Retry { .. } | Verdict::Delivered | Verdict::Refused => return None,
+        };
+        Some(Disabled { generation: self.generation, at: self.now, reason })
+    }
+
+    /// Several failures are needed beside the time: a Webhook that got one event, and after a long pause another,
+    /// has not failed for all that time.
+    fn has_failed_for_too_long(&self) -> bool {
+        self.summary.is_some_and(|summary| {
+            let since = summary.failing_since.map(|since| self.now.since(since));
+            since.is_some_and(|since| since >= self.disable_after)
+                && summary.consecutive_failures + 1 >= PROBE_AFTER
+        })
+    }
+}
+
+/// For jitter: differs between deliveries and attempts, and needs no source of chance.
+fn dice(name: DeliveryName, attempts: u32) -> u8 {
+    let [.., last] = *name.as_bytes();
+    last ^ attempts.to_le_bytes()[0].wrapping_mul(157)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::testing::{START, endpoint, webhook};
+
+    const MINUTE: u64 = 60;
+    const DAY: u64 = 24 * 3600;
+
+    fn at(seconds: u64) -> UnixMillis {
+        START + Duration::from_secs(seconds)
+    }
+
+    /// The second of three retries is to come; no jitter.
+    fn made(retry: &Policy) -> Made<'_> {
+        let attempt = Attempt {
+            at: START,
+            duration: Duration::from_millis(3),
+            status: Some(503),
+            body: None,
+            content_type: None,
+            body_length: 0,
+            error: None,
+        };
+        Made {
+            name: DeliveryName::from_bytes([(2_u8).wrapping_mul(157); 16]),
+            webhook: webhook("orders").uid,
+            generation: 4,
+            retry,
+            attempts: 2,
+            is_probe: false,
+            attempt,
+            verdict: Verdict::Retry { after: None },
+            summary: None,
+            disable_after: Duration::from_secs(5 * DAY),
+            now: START,
+        }
+    }
+
+    #[test]
+    fn each_verdict_has_one_consequence() {
+        let retry = endpoint("https://x.localhost/").retry;
+        let after = |seconds| Verdict::Retry { after: Some(Duration::from_secs(seconds)) };
+        for (verdict, attempts, next, pace) in [
+            (Verdict::Delivered, 1, Next::Success, None),
+            (Verdict::Retry { after: None }, 2, Next::Retry(at(MINUTE)), Some(MINUTE)),
+            (after(5), 2, Next::Retry(at(MINUTE)), Some(MINUTE)),
+            (after(600), 2, Next::Retry(at(600)), Some(600)),
+            (after(100 * DAY), 2, Next::Retry(at(DAY)), Some(DAY)),
+            (Verdict::Retry { after: None }, 4, Next::Failed(EndReason::RetriesExhausted), Some(MINUTE)),
+            (after(600), 4, Next::Failed(EndReason::RetriesExhausted), Some(600)),
+            (Verdict::Refused, 1, Next::Failed(EndReason::AddressDenied), Some(10)),
+            (Verdict::Gone, 1, Next::Failed(EndReason::Gone), Some(10)),
+        ] {
+            let (outcome, ended) = conclude(Made { attempts, verdict, ..made(&retry) });
+            assert_eq!(outcome.next, next, "{verdict:?} {attempts}");
+            let due = if let Next::Retry(at) = next { Some(at) } else { None };
+            let expected = pace.map_or(Ended::Success, |pace| Ended::Failure { pace: at(pace), retry: due });
+            assert_eq!(ended, expected, "{verdict:?} {attempts}");
+            assert!(outcome.attempt.is_some());
+        }
+    }
+
+    #[test]
+    fn a_probe_is_tried_again_within_a_minute() {
+        let retry = Policy { max_retries: 8, ..endpoint("https://x.localhost/").retry };
+        for (attempts, after, seconds) in [(1, None, 10), (2, None, 60), (5, None, 60), (5, Some(90), 90)] {
+            let verdict = Verdict::Retry { after: after.map(Duration::from_secs) };
+            let (outcome, _) = conclude(Made { attempts, verdict, is_probe: true, ..made(&retry) });
+            assert_eq!(outcome.next, Next::Retry(at(seconds)), "{attempts}");
+        }
+    }
+
+    #[test]
+    fn gone_and_a_long_failure_disable_and_nothing_else_does() {
+        let retry = endpoint("https://x.localhost/").retry;
+        let failing = |days: u64, failures| Summary {
+            failing_since: Some(START - Duration::from_secs(days * DAY)),
+            consecutive_failures: failures,
+            ..Summary::new(webhook("orders"))
+        };
+        for (verdict, summary, disabled) in [
+            (Verdict::Gone, None, Some(DisableReason::Gone)),
+            (Verdict::Retry { after: None }, None, None),
+            (Verdict::Retry { after: None }, Some(failing(4, 100)), None),
+            (Verdict::Retry { after: None }, Some(failing(5, 3)), None),
+            (Verdict::Retry { after: None }, Some(failing(5, 4)), Some(DisableReason::Failing)),
+            (Verdict::Delivered, Some(failing(6, 100)), None),
+            (Verdict::Refused, Some(failing(6, 100)), None),
+        ] {
+            let (outcome, _) = conclude(Made { verdict, summary: summary.as_ref(), ..made(&retry) });
+            let expected = disabled.map(|reason| Disabled { generation: 4, at: START, reason });
+            assert_eq!(outcome.disable, expected, "{verdict:?} {summary:?}");
+        }
+    }
+
+    #[test]
+    fn jitter_differs_between_deliveries_and_attempts() {
+        let rolls: std::collections::HashSet<u8> = (0..8)
+            .flat_map(|name| (1..5).map(move |attempts| dice(DeliveryName::from_bytes([name; 16]), attempts)))
+            .collect();
+        assert!(rolls.len() > 20, "{rolls:?}");
+    }
+}

@@ -1,0 +1,279 @@
+//! A store in memory, for tests of the engine alone: keeps nothing, can be told to fail or to be slow.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+
+use crate::model::ids::{DeliveryName, EventUid, WebhookRef, WebhookUid};
+use crate::model::time::UnixMillis;
+use crate::store::records::DedupKey;
+use crate::store::{
+    Appended, Change, ClaimRequest, Claimed, Claims, Delivery, Error, Event, NewEvent, Next, Outcome, Page,
+    Query, Result, State, Store, Summary, Wakes,
+};
+
+struct Row {
+    delivery: Delivery,
+    event: Arc<Event>,
+    claimed_until: Option<UnixMillis>,
+}
+
+#[derive(Default)]
+struct Rows {
+    by_name: BTreeMap<DeliveryName, Row>,
+    summaries: HashMap<WebhookUid, Summary>,
+    released: Vec<DeliveryName>,
+    claims: usize,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct FakeStore {
+    rows: Mutex<Rows>,
+    work: Wakes,
+    changes: Wakes,
+    pub(crate) refuses_claims: AtomicBool,
+    pub(crate) refuses_records: AtomicBool,
+    record_takes: Mutex<Duration>,
+}
+
+impl FakeStore {
+    fn rows(&self) -> MutexGuard<'_, Rows> {
+        self.rows.lock().unwrap()
+    }
+
+    pub(crate) fn record_takes(&self, time: Duration) {
+        *self.record_takes.lock().unwrap() = time;
+    }
+
+    pub(crate) fn get(&self, name: DeliveryName) -> Delivery {
+        self.rows().by_name[&name].delivery.clone()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Delivery> {
+        self.rows().by_name.values().map(|row| row.delivery.clone()).collect()
+    }
+
+    pub(crate) fn released(&self) -> Vec<DeliveryName> {
+        self.rows().released.clone()
+    }
+
+    pub(crate) fn claims(&self) -> usize {
+        self.rows().claims
+    }
+
+    fn broken(what: &'static str) -> Error {
+        Error::Engine { what, source: "told to fail".into() }
+    }
+}
+
+impl Rows {
+    fn append(&mut self, new: &NewEvent) {
+        let event = Arc::new(Event {
+            uid: new.uid,
+            namespace: Arc::clone(&new.namespace),
+            accepted_at: new.accepted_at,
+            attributes: Arc::clone(&new.attributes),
+            data: new.data.clone(),
+        });
+        for delivery in &new.deliveries {
+            let summary = self.summaries.entry(delivery.webhook.uid);
+            summary.or_insert_with(|| Summary::new(delivery.webhook.clone())).pending += 1;
+            let line = Delivery {
+                name: delivery.name,
+                webhook: delivery.webhook.clone(),
+                event: new.uid,
+                event_id: Arc::clone(&new.attributes.id),
+                event_type: Arc::clone(&new.attributes.event_type),
+                test: delivery.test,
+                accepted_at: new.accepted_at,
+                state: State::Pending,
+                due: Some(new.accepted_at),
+                reason: None,
+                attempts: Vec::new(),
+            };
+            let row = Row { delivery: line, event: Arc::clone(&event), claimed_until: None };
+            self.by_name.insert(delivery.name, row);
+        }
+    }
+
+    fn claim(&mut self, request: &ClaimRequest) -> Claims {
+        self.claims += 1;
+        let mut open: Vec<_> = self
+            .by_name
+            .values_mut()
+            .filter(|row| row.delivery.webhook.uid == request.webhook && row.delivery.due.is_some())
+            .filter(|row| row.claimed_until.is_none_or(|until| until <= request.now))
+            .collect();
+        open.sort_by_key(|row| (row.delivery.due, row.delivery.name));
+        let mut claims = Claims::default();
+        for row in open {
+            let wanted = match request.only {
+                Some(name) => row.delivery.name == name,
+                None => row.delivery.due.is_some_and(|due| due <= request.now),
+            };
+            if wanted && claims.deliveries.len() < request.limit {
+                row.claimed_until = Some(request.now + request.lease);
+                let claimed = Claimed { delivery: row.delivery.clone(), event: Arc::clone(&row.event) };
+                claims.deliveries.push(claimed);
+            } else {
+                claims.next_due = claims.next_due.or(row.delivery.due);
+            }
+        }
+        claims
+    }
+
+    fn record(&mut self, outcome: &Outcome) -> bool {
+        let Some(row) = self.by_name.get_mut(&outcome.name) else { return false };
+        let delivery = &mut row.delivery;
+        assert!(!delivery.state.is_final(), "recorded twice: {delivery:?}");
+        row.claimed_until = None;
+        delivery.attempts.extend(outcome.attempt.clone());
+        (delivery.state, delivery.due, delivery.reason) = match outcome.next {
+            Next::Success => (State::Success, None, None),
+            Next::Retry(at) => (State::Retrying, Some(at), None),
+            Next::Failed(reason) => (State::Failed, None, Some(reason)),
+        };
+        self.summaries.get_mut(&outcome.webhook).unwrap().apply(outcome, false, 0);
+        matches!(outcome.next, Next::Retry(_))
+    }
+}
+
+impl Store for FakeStore {
+    fn append(&self, events: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Appended>>> {
+        let webhooks: Vec<_> = events
+            .iter()
+            .flat_map(|event| event.deliveries.iter().map(|delivery| delivery.webhook.uid))
+            .collect();
+        for event in &events {
+            self.rows().append(event);
+        }
+        self.work.add(webhooks);
+        async move { Ok(vec![Appended::New; events.len()]) }.boxed()
+    }
+
+    fn accepting(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn duplicate_of(&self, _: DedupKey, _: UnixMillis) -> Result<Option<EventUid>> {
+        Ok(None)
+    }
+
+    fn claim(&self, request: ClaimRequest) -> BoxFuture<'_, Result<Claims>> {
+        async move {
+            tokio::task::yield_now().await;
+            if self.refuses_claims.load(Ordering::SeqCst) {
+                return Err(Self::broken("claim"));
+            }
+            Ok(self.rows().claim(&request))
+        }
+        .boxed()
+    }
+
+    fn release(&self, claims: Vec<(WebhookUid, DeliveryName)>) -> BoxFuture<'_, Result<()>> {
+        async move {
+            for (webhook, name) in claims {
+                let mut rows = self.rows();
+                rows.released.push(name);
+                rows.by_name.get_mut(&name).unwrap().claimed_until = None;
+                drop(rows);
+                self.work.add([webhook]);
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn record(&self, outcomes: Vec<Outcome>) -> BoxFuture<'_, Result<()>> {
+        async move {
+            let takes = *self.record_takes.lock().unwrap();
+            if !takes.is_zero() {
+                tokio::time::sleep(takes).await;
+            }
+            if self.refuses_records.load(Ordering::SeqCst) {
+                return Err(Self::broken("record"));
+            }
+            for outcome in outcomes {
+                let is_retry = self.rows().record(&outcome);
+                if is_retry {
+                    self.work.add([outcome.webhook]);
+                }
+                self.changes.add([outcome.webhook]);
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn adopt(&self, summary: Summary) -> BoxFuture<'_, Result<()>> {
+        self.rows().summaries.entry(summary.webhook.uid).or_insert(summary);
+        async { Ok(()) }.boxed()
+    }
+
+    fn update(&self, webhook: WebhookUid, change: Change) -> BoxFuture<'_, Result<()>> {
+        if let Some(summary) = self.rows().summaries.get_mut(&webhook) {
+            match change {
+                Change::Enable => {
+                    summary.disabled = None;
+                    summary.failed_since_success |= summary.consecutive_failures > 0;
+                    summary.consecutive_failures = 0;
+                    summary.failing_since = None;
+                }
+                Change::Disable(disabled) => summary.disabled = Some(disabled),
+            }
+        }
+        self.work.add([webhook]);
+        async { Ok(()) }.boxed()
+    }
+
+    fn summary(&self, webhook: WebhookUid) -> Option<Arc<Summary>> {
+        self.rows().summaries.get(&webhook).cloned().map(Arc::new)
+    }
+
+    fn known(&self) -> Vec<WebhookRef> {
+        self.rows().summaries.values().map(|summary| summary.webhook.clone()).collect()
+    }
+
+    fn purge(&self, webhook: WebhookUid) -> BoxFuture<'_, Result<()>> {
+        self.rows().by_name.retain(|_, row| row.delivery.webhook.uid != webhook);
+        async { Ok(()) }.boxed()
+    }
+
+    fn query(&self, _: Query) -> BoxFuture<'_, Result<Page>> {
+        async { Ok(Page { deliveries: self.all(), next: None }) }.boxed()
+    }
+
+    fn delivery(&self, name: DeliveryName) -> BoxFuture<'_, Result<Option<Delivery>>> {
+        async move { Ok(Some(self.get(name))) }.boxed()
+    }
+
+    fn event(&self, _: EventUid) -> BoxFuture<'_, Result<Option<Arc<Event>>>> {
+        async { Ok(None) }.boxed()
+    }
+
+    fn oldest_due(&self, webhook: WebhookUid) -> Option<UnixMillis> {
+        let rows = self.rows();
+        rows.by_name
+            .values()
+            .filter(|row| row.delivery.webhook.uid == webhook)
+            .filter_map(|row| row.delivery.due)
+            .min()
+    }
+
+    fn work(&self) -> &Wakes {
+        &self.work
+    }
+
+    fn changes(&self) -> &Wakes {
+        &self.changes
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        async { Ok(()) }.boxed()
+    }
+}

@@ -1,0 +1,251 @@
+//! The worker of one endpoint: lives while something is to be done for it, or waits for a time.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use super::attempt::{self, Task};
+use super::engine::Shared;
+use super::inbox::{Happening, Inbox, Slot};
+use super::limits::Busy;
+use super::schedule::{Schedule, Step, View};
+use crate::model::ids::{DeliveryName, WebhookUid};
+use crate::routes::hold::{Hold, hold};
+use crate::routes::{Endpoint, Route};
+use crate::store::{Change, ClaimRequest, Claimed};
+
+/// Between two claims that the store refused, at first and at most.
+const CLAIM_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+/// A worker that waits for attempts is looked after when they take so much longer than they may.
+const SLACK: Duration = Duration::from_mins(1);
+
+/// Works for one Webhook.
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    webhook: WebhookUid,
+    inbox: Arc<Inbox>,
+    schedule: Schedule,
+    bytes: usize,
+    busy: Option<Busy>,
+    claim_again: Duration,
+    generation: i64,
+}
+
+/// The Webhook as it is at this moment.
+struct Now {
+    route: Arc<Route>,
+    hold: Option<Hold>,
+}
+
+impl Now {
+    fn endpoint(&self) -> Option<&Arc<Endpoint>> {
+        self.route.endpoint.as_ref().ok()
+    }
+}
+
+impl Worker {
+    pub(super) fn new(shared: Arc<Shared>, webhook: WebhookUid, inbox: Arc<Inbox>) -> Self {
+        let (claim_again, _) = CLAIM_AGAIN;
+        let schedule = Schedule::default();
+        Self { shared, webhook, inbox, schedule, bytes: 0, busy: None, claim_again, generation: 0 }
+    }
+
+    /// Runs until there is nothing more to do. While the engine stops, or the Webhook is gone, nothing is
+    /// claimed, and what is under way comes to its end.
+    pub(super) async fn run(mut self) {
+        loop {
+            self.enable_by_new_spec().await;
+            let now = self.look();
+            self.listen(now.as_ref());
+            let step = match &now {
+                Some(now) => self.step(now),
+                None => self.schedule.finish(),
+            };
+            match (step, &now) {
+                (Step::Claim { limit, only }, Some(now)) => self.claim(now, limit, only).await,
+                (Step::Wait(until), Some(_)) => self.wait(until.since(self.shared.clock.now())).await,
+                (Step::Done, _) => {
+                    self.shared.expire(self.webhook).await;
+                    if self.shared.retire(self.webhook, &self.inbox) {
+                        return;
+                    }
+                }
+                (Step::Rest, _) | (Step::Claim { .. } | Step::Wait(_), None) => self.rest(now.as_ref()).await,
+            }
+        }
+    }
+
+    /// What an older spec was disabled for says nothing about this one: its failures in a row are forgotten, or
+    /// the first attempt by the new spec would disable it again.
+    async fn enable_by_new_spec(&self) {
+        let generation = self.shared.table.get(self.webhook).map_or(0, |route| route.generation);
+        let summary = self.shared.store.summary(self.webhook);
+        let disabled = summary.as_ref().and_then(|summary| summary.disabled.as_ref());
+        if disabled.is_some_and(|disabled| disabled.generation < generation)
+            && let Err(error) = self.shared.store.update(self.webhook, Change::Enable).await
+        {
+            warn!(webhook = %self.webhook, %error, "a new spec could not enable a disabled Webhook");
+        }
+    }
+
+    /// None: it is gone, or the engine stops.
+    fn look(&self) -> Option<Now> {
+        if self.shared.stop.is_cancelled() {
+            return None;
+        }
+        let route = self.shared.table.get(self.webhook)?;
+        let hold = hold(&route, self.shared.store.summary(self.webhook).as_deref());
+        Some(Now { route, hold })
+    }
+
+    fn view<'a>(&self, now: Option<&'a Now>) -> View<'a> {
+        let endpoint = now.and_then(Now::endpoint);
+        let share = self.shared.ceiling.share(self.schedule.in_flight(), self.bytes);
+        View {
+            hold: now.and_then(|now| now.hold),
+            max_in_flight: endpoint.map_or(0, |endpoint| endpoint.max_in_flight).min(share),
+            rate_limit: endpoint.and_then(|endpoint| endpoint.rate_limit.as_ref()),
+            now: self.shared.clock.now(),
+        }
+    }
+
+    /// Takes in what happened.
+    fn listen(&mut self, now: Option<&Now>) {
+        for happening in self.inbox.take() {
+            match happening {
+                Happening::Woken => self.schedule.woken(),
+                Happening::Arrived { bytes } => {
+                    let view = self.view(now);
+                    self.schedule.arrived(&view);
+                    self.bytes = self.bytes.saturating_sub(bytes);
+                }
+                Happening::Recorded(record) => {
+                    let view = self.view(now);
+                    self.schedule.recorded(&record, &view);
+                    let bytes = if record.had_arrived { 0 } else { record.bytes };
+                    self.bytes = self.bytes.saturating_sub(bytes);
+                }
+            }
+        }
+        if self.schedule.in_flight() == 0 {
+            self.busy = None;
+        }
+    }
+
+    fn step(&mut self, now: &Now) -> Step {
+        if std::mem::replace(&mut self.generation, now.route.generation) != now.route.generation {
+            self.schedule.spec_changed();
+        }
+        let was_probing = self.schedule.is_probing();
+        let view = self.view(Some(now));
+        let step = self.schedule.step(&view);
+        match (was_probing, self.schedule.is_probing()) {
+            (false, true) => {
+                info!(webhook = %now.route.webhook, "unhealthy: one delivery at a time probes it");
+            }
+            (true, false) => info!(webhook = %now.route.webhook, "healthy again: the load rises from one"),
+            (true, true) | (false, false) => {}
+        }
+        step
+    }
+
+    async fn claim(&mut self, now: &Now, limit: usize, only: Option<DeliveryName>) {
+        let Some(endpoint) = now.endpoint() else { return };
+        let lease = endpoint.timeout + self.shared.settings.lease_margin;
+        let lease_ends = Instant::now() + lease;
+        self.expect(SLACK);
+        let request =
+            ClaimRequest { webhook: self.webhook, now: self.shared.clock.now(), limit, only, lease };
+        let claims = match self.shared.store.claim(request).await {
+            Ok(claims) => claims,
+            Err(error) => {
+                let view = self.view(Some(now));
+                self.schedule.claimed(&view, limit, only, &[], Some(view.now));
+                self.shared.is_stuck(&self.inbox);
+                warn!(webhook = %now.route.webhook, %error, "cannot claim; trying again");
+                return self.pause().await;
+            }
+        };
+        (self.claim_again, _) = CLAIM_AGAIN;
+        self.inbox.stuck_since.store(0, Ordering::Relaxed);
+        let deliveries = claims.deliveries;
+        // The claim took time: what was paused, disabled, removed or stopped meanwhile is not sent.
+        let live = self.look().filter(|live| live.hold == now.hold);
+        let Some((live, endpoint)) = live.as_ref().and_then(|live| Some((live, live.endpoint()?))) else {
+            let view = self.view(Some(now));
+            self.schedule.claimed(&view, limit, only, &[], Some(view.now));
+            return self.give_back(now, &deliveries).await;
+        };
+        let names: Vec<_> = deliveries.iter().map(|claimed| claimed.delivery.name).collect();
+        let view = self.view(Some(live));
+        self.schedule.claimed(&view, limit, only, &names, claims.next_due);
+        for claimed in deliveries {
+            let endpoint = Arc::clone(endpoint);
+            let is_probe = self.schedule.is_probing();
+            self.start(Task { claimed, route: Arc::clone(&live.route), endpoint, is_probe, lease_ends });
+        }
+    }
+
+    fn start(&mut self, task: Task) {
+        let bytes = task.claimed.event.data.len();
+        self.bytes += bytes;
+        self.busy.get_or_insert_with(|| self.shared.ceiling.enter());
+        let slot = Slot::new(Arc::clone(&self.inbox), task.claimed.delivery.name, bytes);
+        let attempt = attempt::run(Arc::clone(&self.shared), task, slot);
+        self.shared.tasks.spawn(attempt);
+    }
+
+    async fn give_back(&self, now: &Now, deliveries: &[Claimed]) {
+        let claims: Vec<_> = deliveries.iter().map(|claimed| (self.webhook, claimed.delivery.name)).collect();
+        if claims.is_empty() {
+            return;
+        }
+        if let Err(error) = self.shared.store.release(claims).await {
+            warn!(webhook = %now.route.webhook, %error, "claims were not given back; they expire");
+        }
+    }
+
+    /// Waits out a refusal of the store, longer each time.
+    async fn pause(&mut self) {
+        self.expect(self.claim_again);
+        tokio::select! {
+            () = sleep(self.claim_again) => {}
+            () = self.shared.stop.cancelled() => {}
+        }
+        let (_, longest) = CLAIM_AGAIN;
+        self.claim_again = (self.claim_again * 2).min(longest);
+    }
+
+    async fn wait(&self, time: Duration) {
+        self.expect(time);
+        tokio::select! {
+            () = self.inbox.changed() => {}
+            () = sleep(time) => {}
+            () = self.shared.stop.cancelled() => {}
+        }
+    }
+
+    async fn rest(&self, now: Option<&Now>) {
+        let endpoint = now.and_then(Now::endpoint);
+        self.expect(endpoint.map_or(2 * SLACK, |endpoint| endpoint.timeout + SLACK));
+        // Once it stops, only the attempts under way are waited for.
+        let stopped = async {
+            match now {
+                Some(_) => self.shared.stop.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.inbox.changed() => {}
+            () = stopped => {}
+        }
+    }
+
+    fn expect(&self, time: Duration) {
+        self.inbox.expect(self.shared.millis(Instant::now() + time));
+    }
+}

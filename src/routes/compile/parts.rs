@@ -1,0 +1,328 @@
+//! The parts of an endpoint: each is made, or it is said why not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
+use super::REFERENCE_UNREADABLE;
+use crate::api::WebhookSpec;
+use crate::api::rules::{RESERVED_HEADER_PREFIXES, RESERVED_HEADERS};
+use crate::api::webhook::{CaKind, Header, SecretKeyRef};
+use crate::model::address::Policy;
+use crate::model::duration;
+use crate::model::rate::RateLimit;
+use crate::model::retry;
+use crate::model::signature::HmacKey;
+use crate::model::target::Target;
+use crate::routes::references::{Data, Found, Reference, References};
+use crate::routes::{ClientCertificate, Unready};
+
+/// Longest value of a header, in bytes.
+const MAX_HEADER: usize = 4096;
+/// Largest bundle of certificates, in bytes of PEM.
+const MAX_PEM: usize = 64 << 10;
+
+/// What the parts are made of.
+pub(super) struct Input<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) name: &'a str,
+    pub(super) spec: &'a WebhookSpec,
+    pub(super) references: &'a References,
+    pub(super) policy: &'a Policy,
+}
+
+/// Someone has to change the spec or what it refers to.
+fn wrong(reason: &'static str, message: String) -> Unready {
+    Unready { reason, message, stalled: true }
+}
+
+/// It may come by itself: other controllers, and people, create things in any order.
+fn missing(reason: &'static str, message: String) -> Unready {
+    Unready { reason, message, stalled: false }
+}
+
+fn invalid(message: &str) -> Unready {
+    wrong("SpecInvalid", message.to_owned())
+}
+
+pub(super) fn target(input: &Input<'_>) -> Result<Target, Unready> {
+    let target = Target::parse(&input.spec.url).map_err(|error| wrong("UrlInvalid", error.to_string()))?;
+    target.judge(input.policy).map_err(|denied| {
+        let Input { namespace, name, .. } = input;
+        wrong(
+            "AddressDenied",
+            format!(
+                "spec.url is not allowed: {denied}; change it (kubectl -n {namespace} edit hook {name}), or ask the \
+                 platform team to allow the range (--allow-cidr)"
+            ),
+        )
+    })?;
+    Ok(target)
+}
+
+pub(super) fn timeout(spec: &WebhookSpec) -> Result<Duration, Unready> {
+    duration::parse(&spec.timeout)
+        .filter(|timeout| (1..=60).contains(&timeout.as_secs()))
+        .ok_or_else(|| invalid("spec.timeout must be a duration from 1s to 60s"))
+}
+
+pub(super) fn retry(spec: &WebhookSpec) -> Result<retry::Policy, Unready> {
+    let parse = |text: &str| duration::parse(text).filter(|duration| !duration.is_zero());
+    let (Some(initial), Some(max)) = (parse(&spec.backoff.initial), parse(&spec.backoff.max)) else {
+        return Err(invalid("spec.backoff.initial and spec.backoff.max must be durations such as 10s"));
+    };
+    Ok(retry::Policy {
+        max_retries: u32::try_from(spec.max_retries).unwrap_or(0),
+        initial,
+        factor: u32::try_from(spec.backoff.factor).unwrap_or(1).max(1),
+        max: max.max(initial),
+    })
+}
+
+pub(super) fn rate_limit(spec: &WebhookSpec) -> Result<Option<RateLimit>, Unready> {
+    let Some(limit) = &spec.rate_limit else { return Ok(None) };
+    let per = duration::parse(&limit.per).filter(|per| !per.is_zero());
+    let per = per.ok_or_else(|| invalid("spec.rateLimit.per must be a duration such as 1s"))?;
+    let number = |number: i32| u32::try_from(number).unwrap_or(1).max(1);
+    Ok(Some(RateLimit { requests: number(limit.requests), per, burst: number(limit.burst) }))
+}
+
+/// The headers in the order of the spec; what comes from Secrets goes into `masks`, too.
+pub(super) fn headers(
+    input: &Input<'_>,
+    masks: &mut Vec<Vec<u8>>,
+) -> Vec<Result<(HeaderName, HeaderValue), Unready>> {
+    input.spec.headers.iter().map(|header| one_header(input, header, masks)).collect()
+}
+
+fn one_header(
+    input: &Input<'_>,
+    header: &Header,
+    masks: &mut Vec<Vec<u8>>,
+) -> Result<(HeaderName, HeaderValue), Unready> {
+    let lower = header.name.to_ascii_lowercase();
+    let reserved = RESERVED_HEADERS.contains(&lower.as_str())
+        || RESERVED_HEADER_PREFIXES.iter().any(|prefix| lower.starts_with(prefix));
+    let name = HeaderName::from_bytes(header.name.as_bytes()).ok().filter(|_| !reserved);
+    let name =
+        name.ok_or_else(|| invalid("spec.headers must not have names that Hookwright or HTTP sets itself"))?;
+    match (&header.value, &header.value_from) {
+        (Some(value), None) => {
+            let value = printable(value.as_bytes()).ok_or_else(|| {
+                wrong("HeaderValueInvalid", format!("the value of header {name} must be printable ASCII"))
+            })?;
+            Ok((name, value))
+        }
+        (None, Some(source)) => {
+            let key = &source.secret_key_ref;
+            let bytes = secret_value(input, key, Sample::Value)?.trim_ascii();
+            let mut value = printable(bytes).ok_or_else(|| {
+                wrong(
+                    "HeaderValueInvalid",
+                    format!(
+                        "Secret {:?}, key {:?}, which is the value of header {name}, must be printable ASCII of at \
+                         most {MAX_HEADER} bytes; {}",
+                        key.name,
+                        key.key,
+                        write_key(input.namespace, key, Sample::Value)
+                    ),
+                )
+            })?;
+            value.set_sensitive(true);
+            masks.push(bytes.to_vec());
+            Ok((name, value))
+        }
+        (None, None) | (Some(_), Some(_)) => {
+            Err(invalid("each of spec.headers must have exactly one of value and valueFrom"))
+        }
+    }
+}
+
+fn printable(bytes: &[u8]) -> Option<HeaderValue> {
+    let fits = bytes.len() <= MAX_HEADER && bytes.iter().all(|byte| (0x20..0x7f).contains(byte));
+    fits.then(|| HeaderValue::from_bytes(bytes).ok()).flatten()
+}
+
+/// The keys that sign, in the order of the spec; they go into `masks`, too, although they are not sent: a receiver
+/// knows them.
+pub(super) fn hmac_keys(input: &Input<'_>, masks: &mut Vec<Vec<u8>>) -> Vec<Result<HmacKey, Unready>> {
+    let refs = input.spec.signing.iter().flat_map(|signing| &signing.secret_refs);
+    let keys = refs.map(|key| {
+        let value = secret_value(input, key, Sample::SigningKey)?;
+        let parsed = HmacKey::parse(value).map_err(|error| {
+            wrong(
+                "SecretMalformed",
+                format!(
+                    "Secret {:?}, key {:?}: the signing key {error}; {}",
+                    key.name,
+                    key.key,
+                    write_key(input.namespace, key, Sample::SigningKey)
+                ),
+            )
+        })?;
+        masks.extend(parsed.secrets().map(<[u8]>::to_vec));
+        Ok(parsed)
+    });
+    keys.collect()
+}
+
+/// What the command that mends a Secret writes into it.
+#[derive(Clone, Copy)]
+enum Sample {
+    Value,
+    SigningKey,
+    CaFile,
+}
+
+impl Sample {
+    /// In a shell, within double quotes.
+    fn text(self) -> &'static str {
+        match self {
+            Self::Value => "VALUE",
+            Self::SigningKey => "whsec_$(openssl rand -base64 32)",
+            Self::CaFile => "$(base64 -w0 ca.crt)",
+        }
+    }
+}
+
+pub(super) fn ca(input: &Input<'_>) -> Result<Option<Arc<[u8]>>, Unready> {
+    let Some(ca) = input.spec.tls.as_ref().and_then(|tls| tls.ca_ref.as_ref()) else { return Ok(None) };
+    let pem = match ca.kind {
+        CaKind::Secret => {
+            let key = SecretKeyRef { name: ca.name.clone(), key: ca.key.clone() };
+            secret_value(input, &key, Sample::CaFile)?
+        }
+        CaKind::ConfigMap => config_map_value(input, &ca.name, &ca.key)?,
+    };
+    if is_ca_bundle(pem) {
+        return Ok(Some(pem.into()));
+    }
+    let kind = match ca.kind {
+        CaKind::ConfigMap => "ConfigMap",
+        CaKind::Secret => "Secret",
+    };
+    Err(wrong(
+        "CaMalformed",
+        format!(
+            "{kind} {:?}, key {:?}, must be one or more CA certificates in PEM, at most 64 KiB: kubectl -n {} edit {} {}",
+            ca.name,
+            ca.key,
+            input.namespace,
+            kind.to_ascii_lowercase(),
+            ca.name
+        ),
+    ))
+}
+
+fn is_ca_bundle(pem: &[u8]) -> bool {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let mut roots = RootCertStore::empty();
+    pem.len() <= MAX_PEM
+        && certificates.is_ok_and(|certificates| {
+            !certificates.is_empty()
+                && certificates.into_iter().all(|certificate| roots.add(certificate).is_ok())
+        })
+}
+
+pub(super) fn client_certificate(input: &Input<'_>) -> Result<Option<ClientCertificate>, Unready> {
+    let reference = input.spec.tls.as_ref().and_then(|tls| tls.client_certificate_ref.as_ref());
+    let Some(reference) = reference else { return Ok(None) };
+    let (namespace, name) = (input.namespace, &reference.name);
+    let mend = format!("kubectl -n {namespace} create secret tls {name} --cert=tls.crt --key=tls.key");
+    let data = secret(input, name, &mend)?;
+    let (Some(chain), Some(key)) = (data.0.get("tls.crt"), data.0.get("tls.key")) else {
+        let text = format!("Secret {name:?} must have the keys tls.crt and tls.key; delete it, then {mend}");
+        return Err(missing("SecretKeyMissing", text));
+    };
+    if !is_pair(chain, key) {
+        let text = format!(
+            "Secret {name:?}: tls.crt and tls.key must be a certificate chain and its private key in PEM; delete it, \
+             then {mend}"
+        );
+        return Err(wrong("ClientCertificateMalformed", text));
+    }
+    Ok(Some((chain.as_slice().into(), key.as_slice().into())))
+}
+
+fn is_pair(chain: &[u8], key: &[u8]) -> bool {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain).collect();
+    let (Ok(certificates), Ok(key)) = (certificates, PrivateKeyDer::from_pem_slice(key)) else {
+        return false;
+    };
+    chain.len() <= MAX_PEM
+        && !certificates.is_empty()
+        && CertifiedKey::from_der(certificates, key, &rustls::crypto::aws_lc_rs::default_provider()).is_ok()
+}
+
+/// The value of a Secret's key.
+fn secret_value<'a>(input: &Input<'a>, key: &SecretKeyRef, sample: Sample) -> Result<&'a [u8], Unready> {
+    let SecretKeyRef { name, key: data_key } = key;
+    let namespace = input.namespace;
+    let from = match sample {
+        Sample::CaFile => format!("--from-file={data_key}=ca.crt"),
+        Sample::Value | Sample::SigningKey => format!("--from-literal={data_key}=\"{}\"", sample.text()),
+    };
+    let data = secret(input, name, &format!("kubectl -n {namespace} create secret generic {name} {from}"))?;
+    data.0.get(data_key).map(Vec::as_slice).ok_or_else(|| {
+        let mend = write_key(namespace, key, sample);
+        missing("SecretKeyMissing", format!("Secret {name:?} has no key {data_key:?}; {mend}"))
+    })
+}
+
+fn write_key(namespace: &str, key: &SecretKeyRef, sample: Sample) -> String {
+    let SecretKeyRef { name, key } = key;
+    let (field, text) = match sample {
+        Sample::CaFile => ("data", sample.text()),
+        Sample::Value | Sample::SigningKey => ("stringData", sample.text()),
+    };
+    format!(
+        "write it: kubectl -n {namespace} patch secret {name} --type=merge -p \
+         \"{{\\\"{field}\\\":{{\\\"{key}\\\":\\\"{text}\\\"}}}}\""
+    )
+}
+
+fn secret<'a>(input: &Input<'a>, name: &str, create: &str) -> Result<&'a Data, Unready> {
+    let namespace = input.namespace;
+    let label = format!("kubectl -n {namespace} label secret {name} hookwright.dev/use=true");
+    match input.references.get(&Reference::secret(name)) {
+        Found::Object(data, _) => Ok(data),
+        Found::NotLabelled => Err(missing(
+            "SecretNotLabelled",
+            format!(
+                "Secret {name:?} lacks the label hookwright.dev/use=true, without which no Secret is used: {label}"
+            ),
+        )),
+        Found::Nothing => Err(missing(
+            "SecretNotFound",
+            format!("Secret {name:?} does not exist in namespace {namespace}: {create} && {label}"),
+        )),
+        Found::Unreadable(why) | Found::NoAnswer(why) => Err(missing(
+            REFERENCE_UNREADABLE,
+            format!("Secret {name:?} could not be read, trying again: {why}"),
+        )),
+    }
+}
+
+fn config_map_value<'a>(input: &Input<'a>, name: &str, key: &str) -> Result<&'a [u8], Unready> {
+    let namespace = input.namespace;
+    let create = format!("kubectl -n {namespace} create configmap {name} --from-file={key}=ca.crt");
+    let data = match input.references.get(&Reference::config_map(name)) {
+        Found::Object(data, _) => data,
+        Found::Nothing | Found::NotLabelled => {
+            let text = format!("ConfigMap {name:?} does not exist in namespace {namespace}: {create}");
+            return Err(missing("CaNotFound", text));
+        }
+        Found::Unreadable(why) | Found::NoAnswer(why) => {
+            let text = format!("ConfigMap {name:?} could not be read, trying again: {why}");
+            return Err(missing(REFERENCE_UNREADABLE, text));
+        }
+    };
+    data.0.get(key).map(Vec::as_slice).ok_or_else(|| {
+        missing("CaNotFound", format!("ConfigMap {name:?} has no key {key:?}; delete it, then {create}"))
+    })
+}

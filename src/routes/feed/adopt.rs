@@ -1,0 +1,85 @@
+//! The numbers of a Webhook that the store does not know, from its status: an empty volume, a restored cluster.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use crate::api::WebhookStatus;
+use crate::api::conditions::{DISABLED, ENDPOINT_HEALTHY};
+use crate::model::ids::WebhookRef;
+use crate::model::time::UnixMillis;
+use crate::store::Summary;
+use crate::store::records::{DisableReason, Disabled};
+
+/// Counters that go on where the status has them, so that none goes backwards.
+pub(super) fn summary(webhook: WebhookRef, status: Option<&WebhookStatus>) -> Summary {
+    let mut summary = Summary::new(webhook);
+    let Some(status) = status else { return summary };
+    let count = |number: i64| u64::try_from(number).unwrap_or(0);
+    let is_true = |kind: &str| condition(status, kind).filter(|condition| condition.status == "True");
+    summary.failure_count = count(status.failure_count);
+    summary.consecutive_failures = count(status.consecutive_failures);
+    summary.failed_since_success =
+        condition(status, ENDPOINT_HEALTHY).is_some_and(|condition| condition.status == "False");
+    summary.last_triggered = time(status.last_triggered.as_deref());
+    summary.last_success = time(status.last_success.as_deref());
+    summary.failing_since = summary.last_triggered.filter(|_| summary.consecutive_failures > 0);
+    summary.test_sent = status.test_payload_sent;
+    summary.disabled = is_true(DISABLED).map(|condition| Disabled {
+        generation: condition.observed_generation.unwrap_or(status.observed_generation),
+        at: UnixMillis::from_jiff(condition.last_transition_time.0),
+        reason: if condition.reason == "Gone" { DisableReason::Gone } else { DisableReason::Failing },
+    });
+    summary
+}
+
+fn condition<'a>(status: &'a WebhookStatus, kind: &str) -> Option<&'a Condition> {
+    status.conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+fn time(text: Option<&str>) -> Option<UnixMillis> {
+    text.and_then(|text| text.parse().ok()).map(UnixMillis::from_jiff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::WebhookUid;
+
+    fn webhook() -> WebhookRef {
+        WebhookRef { uid: WebhookUid::from_bytes([7; 16]), namespace: "team-a".into(), name: "orders".into() }
+    }
+
+    #[test]
+    fn an_empty_store_goes_on_with_the_numbers_of_the_status() {
+        let status: WebhookStatus = serde_json::from_value(serde_json::json!({
+            "observedGeneration": 3,
+            "conditions": [
+                { "type": "EndpointHealthy", "status": "False", "reason": "Failing", "message": "m",
+                  "lastTransitionTime": "2026-11-24T10:00:00Z", "observedGeneration": 3 },
+                { "type": "Disabled", "status": "True", "reason": "Gone", "message": "m",
+                  "lastTransitionTime": "2026-11-24T10:00:01Z", "observedGeneration": 3 },
+            ],
+            "failureCount": 2,
+            "consecutiveFailures": 9,
+            "pendingDeliveries": 5,
+            "lastTriggered": "2026-11-24T10:00:00Z",
+            "lastSuccess": "2026-11-23T10:00:00Z",
+            "testPayloadSent": true,
+        }))
+        .unwrap();
+        let summary = summary(webhook(), Some(&status));
+        assert_eq!((summary.failure_count, summary.consecutive_failures, summary.pending), (2, 9, 0));
+        assert!(summary.failed_since_success && summary.test_sent);
+        assert_eq!(summary.last_triggered.unwrap().to_string(), "2026-11-24T10:00:00.000Z");
+        assert_eq!(summary.last_success.unwrap().to_string(), "2026-11-23T10:00:00.000Z");
+        let disabled = summary.disabled.unwrap();
+        assert_eq!((disabled.generation, disabled.reason), (3, DisableReason::Gone));
+        assert_eq!(disabled.at.as_secs() - summary.last_triggered.unwrap().as_secs(), 1);
+    }
+
+    #[test]
+    fn a_new_webhook_begins_with_nothing() {
+        let born = WebhookStatus::default();
+        assert_eq!(summary(webhook(), Some(&born)), Summary::new(webhook()));
+        assert_eq!(summary(webhook(), None), Summary::new(webhook()));
+    }
+}

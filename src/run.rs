@@ -1,0 +1,368 @@
+//! Wires the rooms together and takes them apart again.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Namespace;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, ResourceExt as _};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::controller::{self, Controllers};
+use crate::delivery::client::HttpSender;
+use crate::delivery::egress::{self, Guard};
+use crate::delivery::engine::{self, Engine};
+use crate::metrics::Metrics;
+use crate::model::address::Policy;
+use crate::model::ids::Minter;
+use crate::routes::compile::Compiler;
+use crate::routes::feed::Feed;
+use crate::routes::watch::Scope;
+use crate::routes::{Table, master_key};
+use crate::server::apis::deliveries::Log;
+use crate::server::apis::registration;
+use crate::server::auth::{FrontProxy, Gate};
+use crate::server::certificates::Certificates;
+use crate::server::listener::{self, Limits};
+use crate::server::ops::{self, Health, Ops};
+use crate::server::publish::Publisher;
+use crate::server::{self, Door};
+use crate::store::Store;
+use crate::store::embedded::{Embedded, Options};
+
+/// Why the program cannot start, or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Something it needs could not be made.
+    #[error("cannot start {what}")]
+    Start {
+        /// Which part.
+        what: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A failed write or sync: what was acknowledged is on disk, nothing more may be.
+    #[error("the store stopped writing; a restart goes on with what is on disk")]
+    Poisoned,
+}
+
+impl Error {
+    fn start(what: impl Into<String>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Start { what: what.into(), source: source.into() }
+    }
+}
+
+/// Between two attempts to reach the Kubernetes API at start.
+const RETRY: Duration = Duration::from_secs(1);
+/// For one request to the Kubernetes API at start.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs the operator until SIGTERM or SIGINT.
+///
+/// # Errors
+/// It cannot start, or the store failed; the process should end and be started anew.
+pub async fn run(config: Config) -> Result<(), Error> {
+    // Somebody else (a test) may have chosen already, the same one.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let stop = stop_on_signal()?;
+    let (clock, metrics, health) = (Clock::system(), Metrics::default(), Health::default());
+    let tasks = TaskTracker::new();
+
+    // Probes are answered from the first moment on.
+    let started = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let flag = Arc::clone(&started);
+    health.ready("started", move || {
+        if flag.load(std::sync::atomic::Ordering::Acquire) {
+            Ok(())
+        } else {
+            Err("still starting".to_owned())
+        }
+    });
+    let probes = Arc::new(Ops::new(health.clone(), metrics.clone()));
+    let probes_end = CancellationToken::new();
+    let listener = bind("the metrics address", config.metrics_listen).await?;
+    let probing = tasks.spawn(listener::serve(listener, None, probes, ops::limits(), probes_end.clone()));
+
+    let client = client(config.kubeconfig.as_deref()).await?;
+    let Some(cluster) = until(&stop, || cluster_uid(&client)).await else { return Ok(()) };
+    let namespace = config.service.namespace.clone();
+    let Some(master_key) = until(&stop, || master_key::load_or_create(&client, &namespace)).await else {
+        return Ok(());
+    };
+    let store = open_store(&config, cluster, &metrics).await?;
+    let policy = policy(&config)?;
+    let guard = Guard::from_system(policy.clone())
+        .map_err(|error| Error::start("the resolver of host names", error))
+        .map(Arc::new)?;
+
+    let parts = Parts {
+        table: Arc::new(Table::default()),
+        store: Arc::clone(&store) as Arc<dyn Store>,
+        minter: Arc::new(Minter::default()),
+        sender: Arc::new(HttpSender::new(guard, clock.clone())),
+        scope: Scope::from_list(&config.namespace),
+        client,
+        clock,
+        metrics,
+        health,
+    };
+    let compiler = Compiler::new(master_key, policy);
+    let running = parts.start(&config, compiler, &tasks, &stop).await?;
+    started.store(true, std::sync::atomic::Ordering::Release);
+    info!(version = env!("CARGO_PKG_VERSION"), listen = %config.listen, "started");
+
+    let poisoned = parts.watch_store(&stop).await;
+    stop.cancel();
+    running.end().await;
+    if let Err(error) = store.close().await
+        && !poisoned
+    {
+        warn!(error = crate::cli::chain(&error), "the store did not close well");
+    }
+    probes_end.cancel();
+    let _ = probing.await;
+    info!("stopped");
+    if poisoned { Err(Error::Poisoned) } else { Ok(()) }
+}
+
+/// What most rooms need.
+struct Parts {
+    table: Arc<Table>,
+    store: Arc<dyn Store>,
+    minter: Arc<Minter>,
+    sender: Arc<HttpSender>,
+    scope: Scope,
+    client: Client,
+    clock: Clock,
+    metrics: Metrics,
+    health: Health,
+}
+
+/// What was started, in the order in which it ends.
+struct Running {
+    door: tokio::task::JoinHandle<()>,
+    engine: tokio::task::JoinHandle<()>,
+    rest: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Running {
+    /// Waits until all have ended. They were told to.
+    async fn end(self) {
+        let Self { door, engine, rest } = self;
+        let _ = tokio::join!(door, engine, futures::future::join_all(rest));
+    }
+}
+
+impl Parts {
+    async fn start(
+        &self,
+        config: &Config,
+        compiler: Compiler,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Result<Running, Error> {
+        let certificates =
+            Arc::new(Certificates::new(self.client.clone(), &config.service, self.clock.clone()));
+        let tls = certificates.server_config().map_err(|error| Error::start("TLS", error))?;
+        let front_proxy = Arc::new(FrontProxy::new(self.clock.clone()));
+        let door = Arc::new(self.door(config, &front_proxy));
+        let listener = bind("the HTTPS door", config.listen).await?;
+        let (feed, webhooks) = Feed::new(
+            self.client.clone(),
+            self.scope.clone(),
+            compiler,
+            Arc::clone(&self.table),
+            Arc::clone(&self.store),
+        );
+        let engine = Arc::new(Engine::new(
+            Arc::clone(&self.store),
+            Arc::clone(&self.table),
+            Arc::clone(&self.sender) as _,
+            self.clock.clone(),
+            self.metrics.clone(),
+            engine::Settings::from(config),
+        ));
+        self.checks(&certificates, &engine);
+        let controllers = Controllers::new(self.controller(config, webhooks));
+
+        let limits = Limits { drain: config.shutdown_grace, ..Limits::default() };
+        let mut rest = vec![tasks.spawn(feed.run(stop.clone())), tasks.spawn(controllers.run(stop.clone()))];
+        if config.api_service {
+            let (client, certificates, stop) = (self.client.clone(), Arc::clone(&certificates), stop.clone());
+            rest.push(tasks.spawn(async move {
+                tokio::join!(
+                    front_proxy.run(client.clone(), stop.clone()),
+                    registration::run(client, &certificates, stop)
+                );
+            }));
+        }
+        let keeping = stop.clone();
+        rest.push(tasks.spawn(async move { certificates.run(keeping).await }));
+        Ok(Running {
+            door: tasks.spawn(listener::serve(listener, Some(tls), door, limits, stop.clone())),
+            engine: tasks.spawn(engine.run(stop.clone())),
+            rest,
+        })
+    }
+
+    fn door(&self, config: &Config, front_proxy: &Arc<FrontProxy>) -> Door {
+        let publisher = Publisher::new(
+            Arc::clone(&self.store),
+            Arc::clone(&self.table),
+            Arc::clone(&self.minter),
+            self.clock.clone(),
+            self.metrics.clone(),
+        );
+        let settings =
+            server::Settings { max_body_bytes: config.max_body_bytes, namespaces: config.namespace.clone() };
+        let gate = Gate::new(&self.client, Arc::clone(front_proxy));
+        let log = Log::new(Arc::clone(&self.store), Arc::clone(&self.table), self.clock.clone());
+        Door::new(gate, publisher, log, self.metrics.clone(), settings)
+    }
+
+    fn controller(&self, config: &Config, webhooks: crate::routes::feed::Webhooks) -> controller::Deps {
+        controller::Deps {
+            client: self.client.clone(),
+            scope: self.scope.clone(),
+            table: Arc::clone(&self.table),
+            store: Arc::clone(&self.store),
+            webhooks,
+            sender: Arc::clone(&self.sender) as _,
+            clock: self.clock.clone(),
+            minter: Arc::clone(&self.minter),
+            metrics: self.metrics.clone(),
+            status_interval: config.status_interval,
+            purge_grace: config.purge_grace,
+            shutdown_grace: config.shutdown_grace,
+        }
+    }
+
+    fn checks(&self, certificates: &Arc<Certificates>, engine: &Arc<Engine>) {
+        let store = Arc::clone(&self.store);
+        // A full disk is not among them: who publishes then should get a 503 that says so, not a closed door.
+        self.health.ready("store", move || match store.accepting() {
+            Ok(()) | Err(crate::store::Error::Full) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        });
+        let table = Arc::clone(&self.table);
+        self.health.ready("routes", move || {
+            if table.is_synced() { Ok(()) } else { Err("the Webhooks are not all read yet".to_owned()) }
+        });
+        let certificates = Arc::clone(certificates);
+        self.health.ready("certificate", move || certificates.check());
+        let engine = Arc::clone(engine);
+        self.health.live("deliveries", move || engine.progress().map_err(|stalled| stalled.to_string()));
+    }
+
+    /// Returns when told to stop, or (true) when the store is poisoned.
+    async fn watch_store(&self, stop: &CancellationToken) -> bool {
+        let mut tick = tokio::time::interval(Duration::from_millis(500));
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return false,
+                _ = tick.tick() => {
+                    if matches!(self.store.accepting(), Err(crate::store::Error::Poisoned)) {
+                        return true;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn stop_on_signal() -> Result<CancellationToken, Error> {
+    let stop = CancellationToken::new();
+    let signals = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+    for received in signals {
+        let mut received = received.map_err(|error| Error::start("the signal handler", error))?;
+        let stop = stop.clone();
+        #[expect(clippy::disallowed_methods, reason = "listens for the whole life of the process")]
+        tokio::spawn(async move {
+            received.recv().await;
+            stop.cancel();
+        });
+    }
+    Ok(stop)
+}
+
+async fn bind(what: &str, address: std::net::SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|error| Error::start(format!("{what} on {address}"), error))
+}
+
+async fn client(kubeconfig: Option<&Path>) -> Result<Client, Error> {
+    let config = match kubeconfig {
+        Some(file) => {
+            let what = || format!("the client of kubeconfig {}", file.display());
+            let read = Kubeconfig::read_from(file).map_err(|error| Error::start(what(), error))?;
+            kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
+                .await
+                .map_err(|error| Error::start(what(), error))?
+        }
+        None => kube::Config::infer().await.map_err(|error| {
+            Error::start("the Kubernetes client: give --kubeconfig, or run in a pod", error)
+        })?,
+    };
+    Client::try_from(config).map_err(|error| Error::start("the Kubernetes client", error))
+}
+
+/// Tries until it succeeds; none: told to stop. Each failure is logged: at start somebody looks.
+async fn until<T, E, F>(stop: &CancellationToken, mut attempt: impl FnMut() -> F) -> Option<T>
+where
+    E: std::error::Error,
+    F: Future<Output = Result<T, E>>,
+{
+    loop {
+        let outcome = tokio::select! {
+            () = stop.cancelled() => return None,
+            outcome = tokio::time::timeout(PATIENCE, attempt()) => outcome,
+        };
+        match outcome {
+            Ok(Ok(value)) => return Some(value),
+            Ok(Err(error)) => warn!(error = crate::cli::chain(&error), "waiting for the Kubernetes API"),
+            Err(_elapsed) => warn!(waited = ?PATIENCE, "the Kubernetes API does not answer"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
+}
+
+async fn cluster_uid(client: &Client) -> Result<String, kube::Error> {
+    let namespace = Api::<Namespace>::all(client.clone()).get("kube-system").await?;
+    Ok(namespace.uid().unwrap_or_default())
+}
+
+async fn open_store(config: &Config, cluster: String, metrics: &Metrics) -> Result<Arc<Embedded>, Error> {
+    let options = Options {
+        cluster: Some(cluster),
+        metrics: metrics.clone(),
+        min_free_bytes: config.min_free_bytes,
+        ..Options::new(&config.data_dir)
+    };
+    let what = format!("the store in {}", config.data_dir.display());
+    let opened = tokio::task::spawn_blocking(|| Embedded::open(options)).await;
+    match opened {
+        Ok(Ok(store)) => Ok(store),
+        Ok(Err(error)) => Err(Error::start(what, error)),
+        Err(error) => Err(Error::start(what, error)),
+    }
+}
+
+/// The built-in table, what the platform team added, and what belongs to this cluster as far as the pod sees it.
+fn policy(config: &Config) -> Result<Policy, Error> {
+    let own = ["KUBERNETES_SERVICE_HOST", "POD_IP", "HOST_IP"];
+    let own = own.into_iter().filter_map(|name| std::env::var(name).ok()?.parse::<std::net::IpAddr>().ok());
+    let servers =
+        egress::name_servers().map_err(|error| Error::start("the resolver of host names", error))?;
+    let policy = Policy::new(config.allow_cidr.iter().copied(), config.deny_cidr.iter().copied());
+    Ok(policy.with_cluster(own.chain(servers)))
+}

@@ -1,0 +1,309 @@
+//! The resource `deliveries`: the log, by get and list.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use http::request::Parts;
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use tracing::warn;
+
+use super::negotiate::{Count, Form, form};
+use super::object::{Line, Payload};
+use super::options::{Include, ListOptions};
+use super::selector::Selection;
+use super::table::{partial, table};
+use super::token::{self, ListId};
+use super::{API_VERSION, set};
+use crate::api::delivery::Delivery as Object;
+use crate::clock::Clock;
+use crate::model::ids::{DeliveryName, WebhookUid};
+use crate::routes::Table;
+use crate::routes::hold::{Hold, hold};
+use crate::server::auth::Action;
+use crate::server::quiet::Quiet;
+use crate::server::status::{Answer, Failure, Reason, json as answer};
+use crate::store::records::Delivery;
+use crate::store::{Error, Query, Store};
+
+/// Its name in paths and in RBAC.
+pub(in crate::server) const RESOURCE: &str = "deliveries";
+
+/// Lines that one request looks at. A list that needs more answers what it has found, with a token to go on.
+const WORK: usize = 5000;
+/// Lines that are read at once when each is looked at.
+const BATCH: usize = 500;
+/// For one call to the store.
+const PATIENCE: Duration = Duration::from_secs(10);
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// The right that an operation needs.
+pub(in crate::server) fn action(
+    verb: &'static str,
+    subresource: Option<&'static str>,
+    namespace: Option<&str>,
+    name: Option<&str>,
+) -> Action {
+    Action {
+        verb,
+        resource: RESOURCE,
+        subresource,
+        namespace: namespace.map(ToOwned::to_owned),
+        name: name.map(ToOwned::to_owned),
+    }
+}
+
+/// The delivery log as clients see it.
+pub struct Log {
+    store: Arc<dyn Store>,
+    routes: Arc<Table>,
+    clock: Clock,
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log").finish_non_exhaustive()
+    }
+}
+
+/// The answer to a list.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct List<T> {
+    kind: &'static str,
+    api_version: &'static str,
+    metadata: Value,
+    items: Vec<T>,
+}
+
+impl Log {
+    /// Reads this store, and derives from these routes what is Held.
+    pub fn new(store: Arc<dyn Store>, routes: Arc<Table>, clock: Clock) -> Self {
+        Self { store, routes, clock }
+    }
+
+    /// A page of the log: of one namespace, or of all.
+    pub(in crate::server) async fn list(
+        &self,
+        namespace: Option<&str>,
+        parts: &Parts,
+    ) -> Result<Answer, Failure> {
+        let form = form(&parts.headers, Count::Many)?;
+        let options = ListOptions::parse(parts.uri.query().unwrap_or_default())?;
+        let selection = Selection::parse(&options.fields, &options.labels)?;
+        let id = ListId::of(&[namespace.unwrap_or_default(), &options.fields, &options.labels]);
+        let from = if options.from.is_empty() { None } else { Some(token::read(id, &options.from)?) };
+        self.ready()?;
+
+        let now = self.clock.now();
+        let mut lines = Lines { log: self, selection, holds: HashMap::new(), found: Vec::new() };
+        let last = lines.read(namespace, from, options.limit).await?;
+        let mut metadata = json!({"resourceVersion": now.as_millis().to_string()});
+        if let Some(last) = last {
+            set(&mut metadata, "continue", token::write(id, last));
+        }
+        let lines = lines.found;
+        Ok(match form {
+            Form::Table => answer(StatusCode::OK, &table(&lines, options.include, &metadata, now)),
+            Form::Metadata => {
+                let (kind, api_version) = ("PartialObjectMetadataList", "meta.k8s.io/v1");
+                let items: Vec<Value> = lines.iter().map(partial).collect();
+                answer(StatusCode::OK, &List { kind, api_version, metadata, items })
+            }
+            Form::Whole => {
+                let items: Vec<Object> = lines.iter().map(Line::object).collect();
+                let (kind, api_version) = ("DeliveryList", API_VERSION);
+                answer(StatusCode::OK, &List { kind, api_version, metadata, items })
+            }
+        })
+    }
+
+    /// One line of the log.
+    pub(in crate::server) async fn get(
+        &self,
+        namespace: &str,
+        name: &str,
+        parts: &Parts,
+    ) -> Result<Answer, Failure> {
+        let form = form(&parts.headers, Count::One)?;
+        let include = include(parts.uri.query(), form)?;
+        self.ready()?;
+        let line = self.line(namespace, name).await?;
+        Ok(match form {
+            Form::Table => {
+                let metadata = json!({"resourceVersion": line.metadata().resource_version});
+                answer(StatusCode::OK, &table(&[line], include, &metadata, self.clock.now()))
+            }
+            Form::Metadata => answer(StatusCode::OK, &partial(&line)),
+            Form::Whole => answer(StatusCode::OK, &line.object()),
+        })
+    }
+
+    /// What was sent and what came back.
+    pub(in crate::server) async fn payload(
+        &self,
+        namespace: &str,
+        name: &str,
+        parts: &Parts,
+    ) -> Result<Answer, Failure> {
+        crate::server::accept::json(&parts.headers)?;
+        self.ready()?;
+        let line = self.line(namespace, name).await?;
+        let event = asked(self.store.event(line.delivery.event)).await?;
+        Ok(answer(StatusCode::OK, &Payload::new(&line, event.as_deref())))
+    }
+
+    /// What waits cannot be told from what is Held before the routes are known.
+    fn ready(&self) -> Result<(), Failure> {
+        if self.routes.is_synced() {
+            return Ok(());
+        }
+        let message = "the Webhooks are not all read yet: try again";
+        Err(Failure::later(Reason::ServiceUnavailable, message, RETRY_AFTER))
+    }
+
+    async fn line(&self, namespace: &str, name: &str) -> Result<Line, Failure> {
+        let missing = || Failure::no_such_object(RESOURCE, name);
+        // Names have one spelling.
+        let parsed: DeliveryName = name.parse().map_err(|_| missing())?;
+        if parsed.to_string() != name {
+            return Err(missing());
+        }
+        let found = asked(self.store.delivery(parsed)).await?;
+        let delivery = found.filter(|found| &*found.webhook.namespace == namespace).ok_or_else(missing)?;
+        let hold = self.hold(delivery.webhook.uid);
+        Ok(Line::new(delivery, hold, self.clock.now()))
+    }
+
+    fn hold(&self, webhook: WebhookUid) -> Option<Hold> {
+        let route = self.routes.get(webhook)?;
+        hold(&route, self.store.summary(webhook).as_deref())
+    }
+}
+
+/// For one object, `includeObject` alone means something.
+fn include(query: Option<&str>, form: Form) -> Result<Include, Failure> {
+    match form {
+        Form::Table => ListOptions::parse(query.unwrap_or_default()).map(|options| options.include),
+        Form::Whole | Form::Metadata => Ok(Include::default()),
+    }
+}
+
+/// Lines that were found so far.
+struct Lines<'l> {
+    log: &'l Log,
+    selection: Selection,
+    holds: HashMap<WebhookUid, Option<Hold>>,
+    found: Vec<Line>,
+}
+
+impl Lines<'_> {
+    /// Reads at most `limit` lines that are wanted, looking at a bounded number; answers the last line that it
+    /// looked at when there may be more.
+    async fn read(
+        &mut self,
+        namespace: Option<&str>,
+        from: Option<DeliveryName>,
+        limit: usize,
+    ) -> Result<Option<DeliveryName>, Failure> {
+        if let Some(name) = self.selection.name().map(ToOwned::to_owned) {
+            self.read_one(namespace, &name).await?;
+            return Ok(None);
+        }
+        let Some(mut query) = self.query(namespace, from) else { return Ok(None) };
+        query.limit = if self.selection.looks_closer() { BATCH } else { limit };
+        let mut looked_at = 0;
+        loop {
+            let page = asked(self.log.store.query(query.clone())).await?;
+            for delivery in page.deliveries {
+                if self.found.len() >= limit {
+                    return Ok(query.before);
+                }
+                query.before = Some(delivery.name);
+                looked_at += 1;
+                self.take(delivery);
+            }
+            if page.next.is_none() {
+                return Ok(None);
+            }
+            query.before = page.next;
+            if self.found.len() >= limit || looked_at >= WORK {
+                return Ok(query.before);
+            }
+        }
+    }
+
+    async fn read_one(&mut self, namespace: Option<&str>, name: &str) -> Result<(), Failure> {
+        let Ok(name) = name.parse() else { return Ok(()) };
+        let found = asked(self.log.store.delivery(name)).await?;
+        let here =
+            |found: &Delivery| namespace.is_none_or(|namespace| &*found.webhook.namespace == namespace);
+        if let Some(delivery) = found.filter(here) {
+            self.take(delivery);
+        }
+        Ok(())
+    }
+
+    /// What the store is asked for; none: nothing can be found.
+    fn query(&self, namespace: Option<&str>, before: Option<DeliveryName>) -> Option<Query> {
+        let namespace = match (namespace, self.selection.namespace()) {
+            (Some(here), Some(wanted)) if here != wanted => return None,
+            (here, wanted) => here.or(wanted),
+        };
+        let webhook = match (namespace, self.selection.webhook()) {
+            (Some(namespace), Some(name)) => {
+                let routes = self.log.routes.namespace(namespace);
+                Some(routes.iter().find(|route| &*route.webhook.name == name)?.webhook.uid)
+            }
+            _ => None,
+        };
+        let mut states = self.selection.stored_states();
+        if states.is_empty() {
+            return None;
+        }
+        if states.len() == crate::store::State::ALL.len() {
+            states.clear();
+        }
+        Some(Query { namespace: namespace.map(Into::into), webhook, states, before, limit: 0 })
+    }
+
+    fn take(&mut self, delivery: Delivery) {
+        let log = self.log;
+        let uid = delivery.webhook.uid;
+        let hold = *self.holds.entry(uid).or_insert_with(|| log.hold(uid));
+        let line = Line::new(delivery, hold, log.clock.now());
+        if self.selection.admits(&line.delivery, line.state, &line.labels) {
+            self.found.push(line);
+        }
+    }
+}
+
+/// The store's answer, within a bounded time.
+async fn asked<T>(question: impl Future<Output = crate::store::Result<T>>) -> Result<T, Failure> {
+    static FAILED: Quiet = Quiet::new(Duration::from_mins(1));
+    let error = match timeout(PATIENCE, question).await {
+        Ok(Ok(answer)) => return Ok(answer),
+        Ok(Err(error)) => error,
+        Err(_) => {
+            let message = "the store takes too long: try again, with a namespace or spec.webhook if without";
+            return Err(Failure::later(Reason::ServiceUnavailable, message, RETRY_AFTER));
+        }
+    };
+    if let Some(silent) = FAILED.speak() {
+        warn!(error = crate::cli::chain(&error), silent, "the delivery log cannot be read");
+    }
+    match &error {
+        Error::Closed | Error::Poisoned | Error::Full => {
+            Err(Failure::later(Reason::ServiceUnavailable, error.to_string(), RETRY_AFTER))
+        }
+        Error::Unusable(_) | Error::Corrupt { .. } | Error::Engine { .. } => {
+            Err(Failure::new(Reason::InternalError, error.to_string()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,319 @@
+//! Keeps the CA in a Secret, its bundle in a ConfigMap, and the serving certificate fresh in memory.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use rustls::ServerConfig;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::ca::{Authorities, Authority, Validity};
+use super::quiet::Quiet;
+use super::tls::{Error, Served, server_config};
+use crate::clock::Clock;
+use crate::config::ServiceName;
+
+/// Name of the Secret with the CA and of the ConfigMap with its bundle.
+pub const CA_NAME: &str = "hookwright-ca";
+/// Key of the bundle in both.
+pub const BUNDLE_KEY: &str = "ca.crt";
+/// Field manager of what is applied.
+pub const FIELD_MANAGER: &str = "hookwright";
+
+/// How often Secret, ConfigMap and certificate are looked at; also the longest time that a changed ConfigMap
+/// stays changed.
+const EVERY: Duration = Duration::from_mins(1);
+/// How soon after a failure.
+const SOON: Duration = Duration::from_secs(5);
+/// For one call to the Kubernetes API.
+const CALL: Duration = Duration::from_secs(5);
+/// How often a Secret that another replica changes meanwhile is read anew.
+const TRIES: usize = 5;
+
+/// The certificates of one process. Several replicas agree through the Secret: the first that makes it wins.
+pub struct Certificates {
+    secrets: Api<Secret>,
+    config_maps: Api<ConfigMap>,
+    namespace: String,
+    names: Vec<String>,
+    clock: Clock,
+    served: Arc<Served>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    authorities: Option<Arc<Authorities>>,
+    leaf: Option<Issued>,
+}
+
+#[derive(Clone)]
+struct Issued {
+    by: String,
+    validity: Validity,
+}
+
+impl std::fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Certificates").field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+impl Certificates {
+    /// Nothing is read or made before [`Self::refresh`] or [`Self::run`].
+    pub fn new(client: Client, service: &ServiceName, clock: Clock) -> Self {
+        Self {
+            secrets: Api::namespaced(client.clone(), &service.namespace),
+            config_maps: Api::namespaced(client, &service.namespace),
+            namespace: service.namespace.clone(),
+            names: names(service),
+            clock,
+            served: Arc::default(),
+            state: Mutex::default(),
+        }
+    }
+
+    /// TLS that always shows the current certificate; handshakes fail before the first is there.
+    ///
+    /// # Errors
+    /// The TLS library refuses its own defaults.
+    pub fn server_config(&self) -> Result<Arc<ServerConfig>, Error> {
+        server_config(Arc::clone(&self.served))
+    }
+
+    /// What clients should trust; none before the CA was read.
+    pub fn bundle(&self) -> Option<String> {
+        self.lock().authorities.as_ref().map(|authorities| authorities.bundle())
+    }
+
+    /// Readiness: whether a valid certificate is shown.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self) -> Result<(), String> {
+        match &self.lock().leaf {
+            None => Err("the serving certificate is not made yet".to_owned()),
+            Some(leaf) if self.clock.now() >= leaf.validity.to => {
+                Err("the serving certificate has expired".to_owned())
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Keeps everything fresh until told to stop. Failures are tried again soon; meanwhile the CA that was read
+    /// before goes on issuing.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        static FAILED: Quiet = Quiet::new(Duration::from_mins(5));
+        loop {
+            let pause = match self.refresh().await {
+                Ok(()) => EVERY,
+                Err(error) => {
+                    if let Some(silent) = FAILED.speak() {
+                        warn!(error = %chain(&error), silent, "certificates are not in order");
+                    }
+                    SOON
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Reads or makes the CA, renews what is due, and publishes the bundle.
+    ///
+    /// # Errors
+    /// The Kubernetes API failed or the Secret is not usable. The serving certificate is renewed all the same
+    /// if a CA was read before.
+    pub async fn refresh(&self) -> Result<(), Error> {
+        let read = self.read_authorities().await;
+        if let Ok(authorities) = &read {
+            self.lock().authorities = Some(Arc::clone(authorities));
+        }
+        self.renew_leaf()?;
+        self.publish(&read?.bundle()).await
+    }
+
+    #[cfg(test)]
+    pub(super) fn shown(&self) -> Option<Vec<u8>> {
+        self.served.shown()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Issues a new serving certificate when two thirds of the last one's time are over or another CA signs.
+    fn renew_leaf(&self) -> Result<(), Error> {
+        let mut state = self.lock();
+        let Some(authorities) = state.authorities.clone() else { return Ok(()) };
+        let (now, signing) = (self.clock.now(), &authorities.signing);
+        let is_fresh = |leaf: &Issued| leaf.by == signing.certificate && now < leaf.validity.two_thirds();
+        if state.leaf.as_ref().is_some_and(is_fresh) {
+            return Ok(());
+        }
+        let leaf = signing.issue(&self.names, now)?;
+        info!(expires = %leaf.validity.to, "new serving certificate");
+        state.leaf = Some(Issued { by: signing.certificate.clone(), validity: leaf.validity });
+        self.served.set(leaf.certified);
+        Ok(())
+    }
+
+    /// The CAs as the Secret has them, after what is due was done to it.
+    async fn read_authorities(&self) -> Result<Arc<Authorities>, Error> {
+        let params = PostParams::default();
+        for _ in 0..TRIES {
+            let found = self.call("get", "Secret", self.secrets.get_opt(CA_NAME)).await?;
+            let written = match found {
+                None => {
+                    let authorities = Authorities::make(self.clock.now())?;
+                    let secret = to_secret(&authorities, Secret::default());
+                    let create = self.secrets.create(&params, &secret);
+                    (self.call("create", "Secret", create).await, authorities)
+                }
+                Some(secret) => {
+                    let mut authorities = self.read_secret(&secret)?;
+                    if !authorities.advance(self.clock.now())? {
+                        return Ok(Arc::new(authorities));
+                    }
+                    let secret = to_secret(&authorities, secret);
+                    let replace = self.secrets.replace(CA_NAME, &params, &secret);
+                    (self.call("replace", "Secret", replace).await, authorities)
+                }
+            };
+            match written {
+                (Ok(_), authorities) => {
+                    info!(secret = CA_NAME, "wrote the certificate authority");
+                    return Ok(Arc::new(authorities));
+                }
+                // Another replica was faster: take its.
+                (Err(Error::Api { source, .. }), _) if is_conflict(&source) => {}
+                (Err(error), _) => return Err(error),
+            }
+        }
+        Err(Error::Contended(self.path()))
+    }
+
+    fn read_secret(&self, secret: &Secret) -> Result<Authorities, Error> {
+        from_secret(secret)
+            .map_err(|source| Error::Unusable { secret: self.path(), source: Box::new(source) })
+    }
+
+    /// Writes the bundle into the operator's own ConfigMap when it is not there as it should be.
+    async fn publish(&self, bundle: &str) -> Result<(), Error> {
+        let found = self.call("get", "ConfigMap", self.config_maps.get_opt(CA_NAME)).await?;
+        if found
+            .and_then(|map| map.data)
+            .is_some_and(|data| data.get(BUNDLE_KEY).is_some_and(|is| is == bundle))
+        {
+            return Ok(());
+        }
+        let map = ConfigMap {
+            metadata: metadata(ObjectMeta::default()),
+            data: Some(BTreeMap::from([(BUNDLE_KEY.to_owned(), bundle.to_owned())])),
+            ..ConfigMap::default()
+        };
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let patch = Patch::Apply(&map);
+        self.call("apply", "ConfigMap", self.config_maps.patch(CA_NAME, &params, &patch)).await?;
+        info!(config_map = CA_NAME, "published the CA bundle");
+        Ok(())
+    }
+
+    async fn call<T>(
+        &self,
+        verb: &str,
+        kind: &str,
+        call: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, Error> {
+        let what = || format!("{verb} {kind} {}", self.path());
+        match timeout(CALL, call).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(source)) => Err(Error::Api { what: what(), source: Box::new(source) }),
+            Err(_) => Err(Error::Timeout(what())),
+        }
+    }
+
+    fn path(&self) -> String {
+        format!("{}/{CA_NAME}", self.namespace)
+    }
+}
+
+/// An error with its causes, for the log.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
+}
+
+/// Every name by which clients in the cluster call the Service.
+fn names(service: &ServiceName) -> Vec<String> {
+    let ServiceName { namespace, name } = service;
+    vec![
+        format!("{name}.{namespace}.svc"),
+        format!("{name}.{namespace}.svc.cluster.local"),
+        format!("{name}.{namespace}"),
+        name.clone(),
+        "localhost".to_owned(),
+    ]
+}
+
+fn metadata(found: ObjectMeta) -> ObjectMeta {
+    let mut labels = found.labels.unwrap_or_default();
+    labels.insert("app.kubernetes.io/managed-by".to_owned(), FIELD_MANAGER.to_owned());
+    labels.insert("app.kubernetes.io/part-of".to_owned(), "hookwright".to_owned());
+    ObjectMeta { name: Some(CA_NAME.to_owned()), labels: Some(labels), ..found }
+}
+
+const FORMER_KEY: &str = "former.crt";
+const END: &str = "-----END CERTIFICATE-----";
+
+fn to_secret(authorities: &Authorities, found: Secret) -> Secret {
+    let Authorities { signing, next, former } = authorities;
+    let mut data = BTreeMap::from([
+        ("tls.crt", signing.certificate.clone()),
+        ("tls.key", signing.key.clone()),
+        (BUNDLE_KEY, authorities.bundle()),
+    ]);
+    if let Some(next) = next {
+        data.extend([("next.crt", next.certificate.clone()), ("next.key", next.key.clone())]);
+    }
+    if !former.is_empty() {
+        data.insert(FORMER_KEY, former.concat());
+    }
+    Secret {
+        metadata: metadata(found.metadata),
+        type_: found.type_.or_else(|| Some("kubernetes.io/tls".to_owned())),
+        data: Some(
+            data.into_iter().map(|(key, text)| (key.to_owned(), ByteString(text.into_bytes()))).collect(),
+        ),
+        ..Secret::default()
+    }
+}
+
+fn from_secret(secret: &Secret) -> Result<Authorities, Error> {
+    let entry =
+        |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
+    let pair = |certificate, key| Some((entry(certificate)?, entry(key)?));
+    let (certificate, key) = pair("tls.crt", "tls.key").ok_or(Error::NoCertificate)?;
+    let next = pair("next.crt", "next.key")
+        .map(|(certificate, key)| Authority::read(certificate, key))
+        .transpose()?;
+    let former = String::from_utf8_lossy(entry(FORMER_KEY).unwrap_or_default());
+    let former =
+        former.split_inclusive(END).filter(|pem| pem.contains(END)).map(|pem| format!("{}\n", pem.trim()));
+    Ok(Authorities { signing: Authority::read(certificate, key)?, next, former: former.collect() })
+}
+
+#[cfg(test)]
+mod tests;

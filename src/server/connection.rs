@@ -1,0 +1,195 @@
+//! When a connection is at work, when it is idle, and until when it may stay so.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How long a connection may wait for what.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// From being accepted to its first request, and from the first byte of a request's head to its end.
+    pub(super) head: Duration,
+    /// Between two requests. Longer than the 90 s after which common clients let a connection go, so that it
+    /// is them who close it and no request meets a closing server.
+    pub(super) idle: Duration,
+}
+
+/// What a connection is doing; shared by its socket, its requests and the listener.
+#[derive(Debug)]
+pub(super) struct Activity {
+    state: Mutex<State>,
+    /// Cancelled when the place is needed for another connection.
+    pub(super) give_way: CancellationToken,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct State {
+    requests: usize,
+    waits_for: Wait,
+    since: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    Head,
+    Anything,
+}
+
+impl Activity {
+    /// Of a connection that was accepted now.
+    pub(super) fn new() -> Self {
+        let state = State { requests: 0, waits_for: Wait::Head, since: Instant::now() };
+        Self { state: Mutex::new(state), give_way: CancellationToken::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A request began; it ends when the guard is dropped.
+    pub(super) fn request(self: &Arc<Self>) -> InRequest {
+        self.lock().requests += 1;
+        InRequest(Arc::clone(self))
+    }
+
+    /// Since when no request is under way, if none is.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let state = self.lock();
+        (state.requests == 0).then_some(state.since)
+    }
+
+    /// When the connection has been waited for long enough; none while a request is under way.
+    pub(super) fn deadline(&self, patience: &Patience) -> Option<Instant> {
+        let state = self.lock();
+        let limit = match state.waits_for {
+            Wait::Head => patience.head,
+            Wait::Anything => patience.idle,
+        };
+        (state.requests == 0).then(|| state.since + limit)
+    }
+
+    /// While nothing is under way, bytes are the head of a request.
+    fn bytes_came(&self) {
+        let mut state = self.lock();
+        if state.requests == 0 && state.waits_for == Wait::Anything {
+            state.waits_for = Wait::Head;
+            state.since = Instant::now();
+        }
+    }
+}
+
+/// A request under way.
+#[derive(Debug)]
+pub(super) struct InRequest(Arc<Activity>);
+
+impl Drop for InRequest {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.requests = state.requests.saturating_sub(1);
+        state.waits_for = Wait::Anything;
+        state.since = Instant::now();
+    }
+}
+
+/// A socket that tells when bytes come.
+#[derive(Debug)]
+pub(super) struct Watched<S> {
+    pub(super) socket: S,
+    /// Whom to tell; none for HTTP/2, where bytes also come as pings and windows, and mean nothing.
+    pub(super) activity: Option<Arc<Activity>>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.socket).poll_read(cx, buffer);
+        if buffer.filled().len() > before
+            && let Some(activity) = &self.activity
+        {
+            activity.bytes_came();
+        }
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::time::advance;
+
+    use super::*;
+
+    const PATIENCE: Patience = Patience { head: Duration::from_secs(10), idle: Duration::from_mins(2) };
+
+    fn left(activity: &Activity) -> Option<u64> {
+        activity.deadline(&PATIENCE).map(|at| at.duration_since(Instant::now()).as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_has_less_time_than_an_idle_connection_and_a_request_has_its_own() {
+        let activity = Arc::new(Activity::new());
+        let (mut client, server) = tokio::io::duplex(64);
+        let mut server = Watched { socket: server, activity: Some(Arc::clone(&activity)) };
+        let mut byte = [0];
+
+        advance(Duration::from_secs(3)).await;
+        assert_eq!(left(&activity), Some(7), "the first request, from the start");
+        client.write_all(b"G").await.unwrap();
+        server.read_exact(&mut byte).await.unwrap();
+        assert_eq!(left(&activity), Some(7), "a byte gives the first head no more time");
+
+        let request = activity.request();
+        assert_eq!((left(&activity), activity.idle_since()), (None, None));
+        advance(Duration::from_secs(1000)).await;
+        drop(request);
+        assert_eq!(left(&activity), Some(120));
+
+        advance(Duration::from_secs(50)).await;
+        client.write_all(b"P").await.unwrap();
+        server.read_exact(&mut byte).await.unwrap();
+        assert_eq!(left(&activity), Some(10), "a next head, from its first byte");
+        advance(Duration::from_secs(4)).await;
+        client.write_all(b"O").await.unwrap();
+        server.read_exact(&mut byte).await.unwrap();
+        assert_eq!(left(&activity), Some(6), "not from its last");
+    }
+}

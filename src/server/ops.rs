@@ -1,0 +1,185 @@
+//! Plain HTTP for the kubelet and Prometheus: `/livez`, `/readyz` (`?verbose` lists each check), `/metrics`.
+
+use std::fmt::Write as _;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+use super::listener::{Handler, Limits, Peer};
+use super::status::Answer;
+use crate::metrics::Metrics;
+
+type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// Named checks of liveness and readiness. Clones share them.
+#[derive(Clone, Default)]
+pub struct Health {
+    live: Arc<RwLock<Vec<(&'static str, Check)>>>,
+    ready: Arc<RwLock<Vec<(&'static str, Check)>>>,
+}
+
+impl std::fmt::Debug for Health {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Health")
+    }
+}
+
+impl Health {
+    /// Adds a check whose failure means that only a restart can help. It must answer from memory, and not depend
+    /// on the Kubernetes API.
+    pub fn live(&self, name: &'static str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
+        self.live.write().unwrap_or_else(PoisonError::into_inner).push((name, Arc::new(check)));
+    }
+
+    /// Adds a check whose failure means that no request should be sent here. It must answer from memory.
+    pub fn ready(&self, name: &'static str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
+        self.ready.write().unwrap_or_else(PoisonError::into_inner).push((name, Arc::new(check)));
+    }
+}
+
+/// What every check of a list says, in the words of Kubernetes' own components.
+fn report(endpoint: &str, checks: &RwLock<Vec<(&'static str, Check)>>) -> (bool, String) {
+    let checks = checks.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let mut text = "[+]ping ok\n".to_owned();
+    let mut all = true;
+    for (name, check) in checks {
+        let _ = match check() {
+            Ok(()) => writeln!(text, "[+]{name} ok"),
+            Err(reason) => {
+                all = false;
+                writeln!(text, "[-]{name} failed: {reason}")
+            }
+        };
+    }
+    text.push_str(endpoint);
+    text.push_str(if all { " check passed\n" } else { " check failed\n" });
+    (all, text)
+}
+
+/// Answers probes and scrapes.
+#[derive(Debug)]
+pub struct Ops {
+    health: Health,
+    metrics: Metrics,
+}
+
+impl Ops {
+    /// Shows these checks and metrics.
+    pub fn new(health: Health, metrics: Metrics) -> Self {
+        Self { health, metrics }
+    }
+
+    /// Answers one request.
+    pub fn answer<B>(&self, request: &Request<B>) -> Answer {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "the method must be GET\n".to_owned());
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return answer;
+        }
+        let verbose = request.uri().query().is_some_and(|query| {
+            url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "verbose")
+        });
+        match request.uri().path() {
+            "/livez" => probe(report("livez", &self.health.live), verbose),
+            "/readyz" => probe(report("readyz", &self.health.ready), verbose),
+            "/metrics" => {
+                let mut answer = plain(StatusCode::OK, self.metrics.encode());
+                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+                answer
+            }
+            _ => plain(StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics\n".to_owned()),
+        }
+    }
+}
+
+fn probe((passed, report): (bool, String), verbose: bool) -> Answer {
+    match (passed, verbose) {
+        (true, false) => plain(StatusCode::OK, "ok".to_owned()),
+        (true, true) => plain(StatusCode::OK, report),
+        (false, _) => plain(StatusCode::SERVICE_UNAVAILABLE, report),
+    }
+}
+
+fn plain(code: StatusCode, text: String) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(text)));
+    *answer.status_mut() = code;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    answer
+}
+
+/// What the plain listener allows: few come here.
+pub fn limits() -> Limits {
+    Limits { connections: 256, ..Limits::default() }
+}
+
+impl Handler for Ops {
+    async fn handle(&self, _: Peer, request: Request<Incoming>) -> Answer {
+        self.answer(&request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    async fn get(ops: &Ops, path: &str) -> (u16, String, String) {
+        let answer = ops.answer(&Request::get(path).body(()).unwrap());
+        let kind = answer.headers()[CONTENT_TYPE].to_str().unwrap().to_owned();
+        let code = answer.status().as_u16();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        (code, kind, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn readiness_names_each_check_and_says_why_one_fails() {
+        let (health, open) = (Health::default(), Arc::new(AtomicBool::new(false)));
+        let ops = Ops::new(health.clone(), Metrics::default());
+        let check = Arc::clone(&open);
+        health.ready("store", || Ok(()));
+        health.ready("routes", move || {
+            if check.load(Ordering::SeqCst) { Ok(()) } else { Err("the list is not complete".to_owned()) }
+        });
+        let failed =
+            "[+]ping ok\n[+]store ok\n[-]routes failed: the list is not complete\nreadyz check failed\n";
+        for path in ["/readyz", "/readyz?verbose", "/readyz?verbose=true"] {
+            let (code, kind, body) = get(&ops, path).await;
+            assert_eq!((code, &*kind, &*body), (503, "text/plain; charset=utf-8", failed), "{path}");
+        }
+        assert_eq!(get(&ops, "/livez").await.0, 200, "liveness is apart");
+        open.store(true, Ordering::SeqCst);
+        assert_eq!(get(&ops, "/readyz").await.2, "ok");
+        let passed = "[+]ping ok\n[+]store ok\n[+]routes ok\nreadyz check passed\n";
+        assert_eq!(get(&ops, "/readyz?verbose").await.2, passed);
+    }
+
+    #[tokio::test]
+    async fn liveness_fails_by_its_own_checks() {
+        let health = Health::default();
+        health.live("store", || Err("poisoned".to_owned()));
+        let (code, _, body) = get(&Ops::new(health, Metrics::default()), "/livez").await;
+        assert_eq!((code, &*body), (503, "[+]ping ok\n[-]store failed: poisoned\nlivez check failed\n"));
+    }
+
+    #[tokio::test]
+    async fn metrics_are_openmetrics_and_nothing_else_is_there() {
+        let ops = Ops::new(Health::default(), Metrics::default());
+        let (code, kind, body) = get(&ops, "/metrics").await;
+        assert_eq!((code, &*kind), (200, "application/openmetrics-text; version=1.0.0; charset=utf-8"));
+        assert!(body.ends_with("# EOF\n"));
+        assert_eq!(get(&ops, "/").await.0, 404);
+        let answer = ops.answer(&Request::post("/metrics").body(()).unwrap());
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()[ALLOW]),
+            (405, &HeaderValue::from_static("GET, HEAD"))
+        );
+    }
+}

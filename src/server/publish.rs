@@ -1,0 +1,213 @@
+//! Publishing as a library call: what the door does once it knows who asks and what the events are.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use tokio::time::timeout;
+
+use crate::clock::Clock;
+use crate::metrics::{Metrics, Received};
+use crate::model::cloudevents::Decoded;
+use crate::model::event::Attributes;
+use crate::model::ids::{EventUid, Minter, Namespace};
+use crate::model::time::UnixMillis;
+use crate::routes::hold::{Hold, hold};
+use crate::routes::{Route, Table};
+use crate::store::records::DedupKey;
+use crate::store::{self, Appended, NewDelivery, NewEvent, Store};
+
+/// For one append, the sync to disk included.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why nothing was published.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Who would receive is not known yet.
+    #[error("the list of Webhooks is not complete yet")]
+    RoutesNotReady,
+    /// The store does not take it.
+    #[error("the store takes no events")]
+    Store(#[from] store::Error),
+    /// The store did not answer. The events may have been stored: the same `source` and `id` again is safe.
+    #[error("the store did not answer within {} s", PATIENCE.as_secs())]
+    Timeout,
+}
+
+impl Error {
+    /// When to try again.
+    pub fn retry_after(&self) -> Duration {
+        match self {
+            Self::RoutesNotReady => Duration::from_secs(1),
+            Self::Store(store::Error::Full) => Duration::from_secs(30),
+            Self::Store(_) | Self::Timeout => Duration::from_secs(5),
+        }
+    }
+}
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Ours for the event; of a duplicate, the first one's.
+    pub id: EventUid,
+    /// Webhooks that it goes to by this publication: none by a duplicate.
+    pub matched: usize,
+    /// Whether the same `source` and `id` came before within the window.
+    pub duplicate: bool,
+}
+
+/// What would become of an event.
+#[derive(Clone, Debug)]
+pub struct Preview {
+    /// Whether it would be a duplicate, to which nothing is sent.
+    pub duplicate: bool,
+    /// Every Webhook of the namespace, by name.
+    pub webhooks: Vec<Match>,
+}
+
+/// How a Webhook and an event meet.
+#[derive(Clone, Debug)]
+pub struct Match {
+    /// The Webhook.
+    pub route: Arc<Route>,
+    /// Whether it wants the event.
+    pub wanted: bool,
+    /// Why deliveries to it wait, if they do.
+    pub hold: Option<Hold>,
+}
+
+/// Publishes events into namespaces.
+pub struct Publisher {
+    store: Arc<dyn Store>,
+    table: Arc<Table>,
+    minter: Arc<Minter>,
+    clock: Clock,
+    metrics: Metrics,
+}
+
+impl std::fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Publisher")
+    }
+}
+
+impl Publisher {
+    /// Into this store, by these routes.
+    pub fn new(
+        store: Arc<dyn Store>,
+        table: Arc<Table>,
+        minter: Arc<Minter>,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Self {
+        Self { store, table, minter, clock, metrics }
+    }
+
+    /// Whether publishing would be tried now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn ready(&self) -> Result<(), Error> {
+        if !self.table.is_synced() {
+            return Err(Error::RoutesNotReady);
+        }
+        Ok(self.store.accepting()?)
+    }
+
+    /// Stores the events, each with one delivery for each Webhook of the namespace that wants it now, all or
+    /// none. Returns after the sync to disk, with a receipt for each event in order.
+    ///
+    /// # Errors
+    /// Nothing was stored, but for [`Error::Timeout`].
+    pub async fn publish(&self, namespace: &Namespace, events: Vec<Decoded>) -> Result<Vec<Receipt>, Error> {
+        self.ready()?;
+        let now = self.clock.now();
+        let new: Vec<_> = events.into_iter().map(|event| self.prepare(namespace, event, now)).collect();
+        let prepared: Vec<_> = new.iter().map(|event| (event.uid, event.deliveries.len())).collect();
+        let appended = timeout(PATIENCE, self.store.append(new)).await.map_err(|_| Error::Timeout)??;
+        let receipts: Vec<_> = prepared.into_iter().zip(appended).map(receipt).collect();
+        self.count(&receipts);
+        Ok(receipts)
+    }
+
+    /// What would become of the events; stores nothing.
+    ///
+    /// # Errors
+    /// It can't be said now.
+    pub fn preview(&self, namespace: &Namespace, events: &[Decoded]) -> Result<Vec<Preview>, Error> {
+        self.ready()?;
+        let now = self.clock.now();
+        events.iter().map(|event| self.preview_one(namespace, &event.attributes, now)).collect()
+    }
+
+    fn preview_one(
+        &self,
+        namespace: &Namespace,
+        event: &Attributes,
+        now: UnixMillis,
+    ) -> Result<Preview, Error> {
+        let mut webhooks: Vec<_> =
+            self.table.namespace(namespace).into_iter().map(|r| self.meet(r, event)).collect();
+        webhooks.sort_unstable_by(|a, b| a.route.webhook.name.cmp(&b.route.webhook.name));
+        let duplicate = self.store.duplicate_of(dedup_key(namespace, event), now)?.is_some();
+        Ok(Preview { duplicate, webhooks })
+    }
+
+    fn meet(&self, route: Arc<Route>, event: &Attributes) -> Match {
+        let summary = self.store.summary(route.webhook.uid);
+        let (wanted, hold) = (route.filter.wants(&event.event_type), hold(&route, summary.as_deref()));
+        Match { route, wanted, hold }
+    }
+
+    fn prepare(&self, namespace: &Namespace, event: Decoded, now: UnixMillis) -> NewEvent {
+        let Decoded { attributes, data } = event;
+        let uid = self.minter.event(now);
+        let delivery = |route: Arc<Route>| NewDelivery {
+            name: self.minter.delivery(now),
+            webhook: route.webhook.clone(),
+            test: false,
+        };
+        NewEvent {
+            uid,
+            namespace: Arc::clone(namespace),
+            deliveries: self.table.matching(namespace, &attributes).into_iter().map(delivery).collect(),
+            dedup: Some(dedup_key(namespace, &attributes)),
+            attributes,
+            data,
+            accepted_at: now,
+        }
+    }
+
+    fn count(&self, receipts: &[Receipt]) {
+        let duplicates = receipts.iter().filter(|receipt| receipt.duplicate).count();
+        for (result, n) in [("accepted", receipts.len() - duplicates), ("duplicate", duplicates)] {
+            if n > 0 {
+                let counter = self.metrics.events_received.get_or_create(&Received { result });
+                counter.inc_by(u64::try_from(n).unwrap_or(u64::MAX));
+            }
+        }
+    }
+}
+
+fn receipt(((id, matched), appended): ((EventUid, usize), Appended)) -> Receipt {
+    match appended {
+        Appended::New => Receipt { id, matched, duplicate: false },
+        Appended::Duplicate(first) => Receipt { id: first, matched: 0, duplicate: true },
+    }
+}
+
+/// What makes two publications the same: namespace, `source` and `id`, each with its length, so that no two
+/// triples run into the same bytes.
+fn dedup_key(namespace: &str, event: &Attributes) -> DedupKey {
+    let mut hash = Context::new(&SHA256);
+    for part in [namespace, &event.source, &event.id] {
+        hash.update(&(part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    let mut key = [0; 16];
+    key.iter_mut().zip(hash.finish().as_ref()).for_each(|(to, from)| *to = *from);
+    DedupKey(key)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+//! Two doors, one meaning: through kube-apiserver and straight, each role may do the same, and nobody may claim
+//! to be kube-apiserver.
+
+use hookwright_harness::kubectl::Kubectl;
+use hookwright_harness::pki::Authority;
+use hookwright_harness::publisher::{AUDIENCE, Publisher};
+use hookwright_harness::receiver::Answer;
+use hookwright_harness::wait::eventually;
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::world::{SOON, Team, door, unique};
+
+const BASE: &str = "/apis/delivery.hookwright.dev/v1alpha1";
+
+/// The operations of a row of the matrix, in this order.
+const OPERATIONS: [&str; 5] = ["list", "list all", "get", "payload", "publish"];
+
+/// Binds a role to a new account of the team's, in another namespace if it is given.
+async fn account(team: &Team, name: &str, role: Option<&str>, namespace: &str) -> anyhow::Result<()> {
+    team.kubectl.ok(&["create", "serviceaccount", name, "-n", &team.namespace]).await?;
+    let Some(role) = role else { return Ok(()) };
+    let (role, subject) =
+        (format!("--clusterrole={role}"), format!("--serviceaccount={}:{name}", team.namespace));
+    let binding = unique(name);
+    team.kubectl.ok(&["create", "rolebinding", &binding, &role, &subject, "-n", namespace]).await.map(drop)
+}
+
+/// Waits until a binding is in force.
+async fn in_force(
+    kubectl: &Kubectl,
+    user: &str,
+    namespace: &str,
+    verb: &str,
+    resource: &str,
+) -> anyhow::Result<()> {
+    let (user, resource) = (format!("--as={user}"), format!("{resource}.delivery.hookwright.dev"));
+    eventually(SOON, "the role to be in force", async || {
+        let asked = kubectl.run(&["auth", "can-i", verb, &resource, "-n", namespace, &user]).await;
+        let answer = asked.map_err(|error| error.to_string())?;
+        if answer.stdout.trim() == "yes" {
+            Ok(())
+        } else {
+            Err(format!("{}{}", answer.stdout, answer.stderr))
+        }
+    })
+    .await
+}
+
+/// What each operation answers through a door.
+async fn operations(door_client: &Publisher, namespace: &str, delivery: &str) -> anyhow::Result<Vec<u16>> {
+    let in_namespace = format!("{BASE}/namespaces/{namespace}/deliveries");
+    let mut codes = Vec::new();
+    for path in [
+        in_namespace.clone(),
+        format!("{BASE}/deliveries"),
+        format!("{in_namespace}/{delivery}"),
+        format!("{in_namespace}/{delivery}/payload"),
+    ] {
+        codes.push(door_client.send(Method::GET, &path, &[], "").await?.status);
+    }
+    let event = json!({"specversion": "1.0", "id": unique("e"), "source": "/a", "type": "a"}).to_string();
+    let headers = [("content-type", "application/cloudevents+json")];
+    codes.push(door_client.send(Method::POST, &door(namespace), &headers, event).await?.status);
+    Ok(codes)
+}
+
+#[tokio::test]
+async fn each_role_may_do_the_same_through_both_doors() -> anyhow::Result<()> {
+    let (team, other) = (Team::new("roles").await?, Team::new("others").await?);
+    team.webhook("orders", json!({})).await?;
+    team.publish("a", &json!({})).await?;
+    let sent = team.receiver.await_requests("/orders", 1, SOON).await?.remove(0);
+    let delivery = sent.header("webhook-id").unwrap_or_default().to_owned();
+    let api_service = "apiservice/v1alpha1.delivery.hookwright.dev";
+    team.kubectl.ok(&["wait", api_service, "--for=condition=Available", "--timeout=60s"]).await?;
+
+    let plane = &team.world.plane;
+    let operator = team.world.operator.lock().await;
+    let straight =
+        Publisher::new(operator.address(), &operator.server_name(), &operator.ca_pem().await?, "")?;
+    drop(operator);
+    let server = plane.server_url().trim_start_matches("https://").parse()?;
+    let through = Publisher::new(server, "localhost", plane.ca_pem(), "")?;
+
+    let (here, there) = (&*team.namespace, &*other.namespace);
+    for (name, role, namespace, right, expected) in [
+        ("nobody", None, here, None, [403, 403, 403, 403, 403]),
+        ("viewer", Some("hookwright-viewer"), here, Some(("list", "deliveries")), [200, 403, 200, 403, 403]),
+        ("view", Some("view"), here, Some(("list", "deliveries")), [200, 403, 200, 403, 403]),
+        (
+            "publisher",
+            Some("hookwright-publisher"),
+            here,
+            Some(("create", "cloudevents")),
+            [403, 403, 403, 403, 202],
+        ),
+        ("admin", Some("hookwright-admin"), here, Some(("list", "deliveries")), [200, 403, 200, 200, 202]),
+        (
+            "elsewhere",
+            Some("hookwright-admin"),
+            there,
+            Some(("list", "deliveries")),
+            [403, 403, 403, 403, 403],
+        ),
+    ] {
+        account(&team, name, role, namespace).await?;
+        let user = format!("system:serviceaccount:{here}:{name}");
+        if let Some((verb, resource)) = right {
+            in_force(&team.kubectl, &user, namespace, verb, resource).await?;
+        }
+        let through = through.with_token(&plane.token(here, name, None).await?);
+        let straight = straight.with_token(&plane.token(here, name, Some(AUDIENCE)).await?);
+        for (what, client) in [("through kube-apiserver", through), ("straight", straight)] {
+            let codes = operations(&client, here, &delivery).await?;
+            assert_eq!(codes, expected, "{name} {what}: {OPERATIONS:?}");
+        }
+    }
+    Ok(())
+}
+
+/// Asks the door straight, with a client certificate.
+async fn with_certificate(
+    team: &Team,
+    identity: Option<&str>,
+    user: &str,
+    groups: &str,
+) -> anyhow::Result<(u16, Value)> {
+    let operator = team.world.operator.lock().await;
+    let (address, name, ca) = (operator.address(), operator.server_name(), operator.ca_pem().await?);
+    drop(operator);
+    let mut client = reqwest::Client::builder()
+        .no_proxy()
+        .tls_certs_only(reqwest::Certificate::from_pem_bundle(ca.as_bytes())?)
+        .resolve(&name, address);
+    if let Some(identity) = identity {
+        client = client.identity(reqwest::Identity::from_pem(identity.as_bytes())?);
+    }
+    let url = format!("https://{name}:{}{BASE}/namespaces/{}/deliveries", address.port(), team.namespace);
+    let request = client.build()?.get(url).header("x-remote-user", user).header("x-remote-group", groups);
+    let answer = request.send().await?;
+    Ok((answer.status().as_u16(), serde_json::from_slice(&answer.bytes().await?)?))
+}
+
+#[tokio::test]
+async fn nobody_but_the_front_proxy_may_say_for_whom_it_asks() -> anyhow::Result<()> {
+    let team = Team::new("forged").await?;
+    team.receiver.answer("/orders", Answer::status(200));
+    let foreign = Authority::new("front-proxy")?.client("front-proxy-client", None)?;
+    let foreign = format!("{}{}", foreign.certificate, foreign.key);
+    for (what, identity) in [("without a certificate", None), ("of another CA", Some(&*foreign))] {
+        let (code, status) = with_certificate(&team, identity, "admin", "system:masters").await?;
+        assert_eq!((code, &status["reason"]), (401, &json!("Unauthorized")), "{what}: {status}");
+    }
+    let file = |name: &str| std::fs::read_to_string(team.world.plane.folder().join(name));
+    let front_proxy = format!("{}{}", file("front-proxy.crt")?, file("front-proxy.key")?);
+    let (code, list) = with_certificate(&team, Some(&front_proxy), "somebody", "system:masters").await?;
+    assert_eq!((code, &list["kind"]), (200, &json!("DeliveryList")), "{list}");
+    let (code, status) = with_certificate(&team, Some(&front_proxy), "somebody", "nobodies").await?;
+    assert_eq!(code, 403, "the certificate alone gives no right: {status}");
+    Ok(())
+}
