@@ -3,7 +3,7 @@
 //! `cargo bench --bench store` prints one table for each question:
 //! - in and out: events of 1 KiB are appended in batches, claimed and recorded, beside the ceiling of the disk
 //!   (the same bytes appended to one file with the same number of syncs);
-//! - `-- row BATCH PUBLISHERS WEBHOOKS EVENTS`: one row of it;
+//! - `-- row BATCH PUBLISHERS WEBHOOKS EVENTS [TIMES]`: one row of it;
 //! - `-- large [MILLIONS]`: opening, memory and queries with so many pending deliveries and five times as many
 //!   done.
 //!
@@ -210,6 +210,7 @@ async fn drain(store: Arc<Embedded>, clock: Clock, batch: usize, total: usize, d
     }
 }
 
+#[derive(Clone, Copy)]
 struct Row {
     batch: usize,
     publishers: usize,
@@ -455,7 +456,8 @@ fn main() {
         Some("row") => {
             let mut count = || number().unwrap_or(1.0) as usize;
             let row = Row { batch: count(), publishers: count(), webhooks: count(), events: count() };
-            runtime.block_on(table(vec![row]));
+            let times = count();
+            runtime.block_on(table(vec![row; times]));
         }
         _ => runtime.block_on(table(ROWS.into())),
     }

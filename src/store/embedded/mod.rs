@@ -22,6 +22,7 @@ mod queue;
 mod queue_tests;
 mod redeliver;
 mod retain;
+mod room;
 mod seam;
 mod space;
 #[cfg(test)]
@@ -47,6 +48,7 @@ use crate::store::{ClaimRequest, Claims, Error, Result, Wakes};
 use disk::Disk;
 use hooks::{Hook, Hooks};
 use queue::Queue;
+use room::Room;
 use space::Space;
 use writer::{Command, Reply};
 
@@ -108,6 +110,7 @@ struct Shared {
     changes: Wakes,
     poisoned: AtomicBool,
     closed: AtomicBool,
+    room: Room,
     space: Space,
     lock: Mutex<Option<File>>,
 }

@@ -14,6 +14,7 @@ use super::group::Group;
 use super::hooks::Hooks;
 use super::keys::meta;
 use super::queue::Budgets;
+use super::room::Room;
 use super::space::Space;
 use super::usage::{self, Usages};
 use super::writer::Writer;
@@ -81,6 +82,7 @@ pub(super) fn open(options: Options) -> Result<Opened> {
         changes: Wakes::default(),
         poisoned: false.into(),
         closed: false.into(),
+        room: Room::new(),
         space: Space::new(dir, min_free_bytes),
         lock: std::sync::Mutex::new(Some(lock)),
     };

@@ -29,6 +29,9 @@ impl Embedded {
     async fn append_all(&self, events: Vec<NewEvent>) -> Result<Vec<Appended>> {
         self.accepting()?;
         events.iter().try_for_each(|event| self.within_quota(event))?;
+        let Some(first) = events.first() else { return Ok(vec![]) };
+        let bytes = events.iter().map(|event| event.data.len() + 512 * event.deliveries.len()).sum();
+        let _place = self.shared.room.enter(&Arc::clone(&first.namespace), bytes).await?;
         // Encoded by the caller's thread: the writer is one for all.
         let events = events.into_iter().map(Prepared::new).collect::<Result<Vec<_>>>()?;
         self.ask(|reply| Command::Append(events, reply)).await

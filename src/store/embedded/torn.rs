@@ -45,6 +45,9 @@ pub(super) struct Mended {
 
 /// Drops the last commit of the newest journal, if it is there in parts.
 pub(super) fn mend(store: &Path) -> io::Result<Option<Mended>> {
+    if !store.try_exists()? {
+        return Ok(None);
+    }
     let Some(path) = newest(store)? else { return Ok(None) };
     let file = File::options().read(true).write(true).open(&path)?;
     let Tail::Torn(end) = tail(&file, file.metadata()?.len())? else { return Ok(None) };
