@@ -189,8 +189,8 @@ mod tests {
             let expected = change.map(|change| Target::Change { change, namespace: "team-a", name: "0190" });
             assert_eq!(find(&Method::POST, &format!("{base}/{path}")).ok(), expected, "{path}");
         }
-        let refused = find(&Method::GET, &format!("{base}/0190/redeliver"));
-        assert_eq!(refused, Err(Failure::method_not_allowed("POST")));
+        let path = format!("{base}/0190/redeliver");
+        assert_eq!(find(&Method::GET, &path), Err(Failure::method_not_allowed("POST")));
     }
 
     #[test]
