@@ -75,6 +75,36 @@ pub struct DeliveryStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1024), extend("x-kubernetes-list-type" = "atomic"))]
     pub attempts: Vec<DeliveryAttempt>,
+    /// That somebody asked for one attempt more, while it waits for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redelivery: Option<DeliveryRedelivery>,
+    /// That somebody had the event's payload and the answers erased: it cannot be sent again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expunged: Option<DeliveryExpunged>,
+}
+
+/// Who asked for one attempt more, and when.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeliveryRedelivery {
+    /// A user, or WebhookReplay/ and a name.
+    #[schemars(length(max = 1024))]
+    pub requested_by: String,
+    /// When.
+    #[schemars(length(max = 40), extend("format" = "date-time"))]
+    pub requested_at: String,
+}
+
+/// Who had the payload erased, and when.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeliveryExpunged {
+    /// A user.
+    #[schemars(length(max = 1024))]
+    pub by: String,
+    /// When.
+    #[schemars(length(max = 40), extend("format" = "date-time"))]
+    pub at: String,
 }
 
 /// One attempt.
@@ -103,4 +133,8 @@ pub struct DeliveryAttempt {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub content_type: Option<String>,
+    /// Who asked for it, when it was made outside the retry budget: a user, or WebhookReplay/ and a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub requested_by: Option<String>,
 }

@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::apis::dry_run;
 use super::auth::{Action, User};
 use super::body::Bodies;
 use super::publish::{Error, Match, Preview, Publisher, Receipt};
@@ -45,7 +46,7 @@ pub(super) async fn create<B>(
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let dry_run = dry_run(parts.uri.query().unwrap_or_default())?;
+    let dry_run = dry_run(parts.uri.query().unwrap_or_default(), RESOURCE)?;
     // Before the body is read: who is to come again need not have sent it.
     publisher.ready().map_err(|error| later(&error))?;
     let body = bodies.read(&parts.headers, body).await?;
@@ -78,21 +79,6 @@ pub(super) fn options(headers: &HeaderMap, allow: &'static str) -> Answer {
         answer.headers_mut().insert("webhook-allowed-rate", HeaderValue::from_static("*"));
     }
     answer
-}
-
-/// Whether the query asks for a dry run. What else Kubernetes' clients put there means nothing here.
-fn dry_run(query: &str) -> Result<bool, Failure> {
-    let mut asked = false;
-    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
-        if name == "dryRun" {
-            if value != "All" {
-                let failure = Failure::new(Reason::BadRequest, "dryRun must be All");
-                return Err(failure.of(RESOURCE).cause("FieldValueNotSupported", "dryRun", "must be All"));
-            }
-            asked = true;
-        }
-    }
-    Ok(asked)
 }
 
 fn refusal(error: cloudevents::Error) -> Failure {
@@ -232,7 +218,9 @@ pub(super) fn result_of(reason: Reason) -> &'static str {
         | Reason::MethodNotAllowed
         | Reason::NotAcceptable
         | Reason::RequestTimeout
+        | Reason::Conflict
         | Reason::Expired
+        | Reason::Gone
         | Reason::UnsupportedMediaType => "invalid",
     }
 }

@@ -29,6 +29,8 @@ mod quiet;
 pub mod status;
 pub mod tls;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, Request};
@@ -36,9 +38,9 @@ use http_body::Body;
 use hyper::body::Incoming;
 
 use crate::metrics::{Metrics, Received};
-use apis::deliveries::{self, Log};
+use apis::deliveries::{self, Change, Log};
 use apis::discovery::Documents;
-use auth::{Action, Gate};
+use auth::{Action, Gate, User};
 use body::Bodies;
 use listener::{Handler, Peer};
 use paths::Target;
@@ -124,14 +126,41 @@ impl Door {
                 self.admit(action, peer, parts).await?;
                 self.log.payload(namespace, name, parts).await
             }
+            Target::Change { change, namespace, name } => {
+                let action = deliveries::action("create", Some(change.as_str()), Some(namespace), Some(name));
+                let user = self.admit(action, peer, parts).await?;
+                self.change(change, (namespace, name), &user, parts, body).await
+            }
         }
     }
 
-    /// Lets a request for the log through.
-    async fn admit(&self, action: Action, peer: &Peer, parts: &Parts) -> Result<(), Failure> {
+    /// Lets a request for the log through, and says whose it is.
+    async fn admit(&self, action: Action, peer: &Peer, parts: &Parts) -> Result<Arc<User>, Failure> {
         let user = self.gate.identify(peer, &parts.headers).await?;
         self.gate.authorize(&user, &action).await?;
-        action.namespace.as_deref().map_or(Ok(()), |namespace| self.in_scope(namespace, action.resource))
+        if let Some(namespace) = &action.namespace {
+            self.in_scope(namespace, action.resource)?;
+        }
+        Ok(user)
+    }
+
+    async fn change<B>(
+        &self,
+        change: Change,
+        line: (&str, &str),
+        user: &User,
+        parts: &Parts,
+        body: B,
+    ) -> Result<Answer, Failure>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        accept::json(&parts.headers)?;
+        let dry_run = apis::dry_run(parts.uri.query().unwrap_or_default(), deliveries::RESOURCE)?;
+        let read = self.bodies.read(&parts.headers, body).await?;
+        deliveries::nothing(&read.bytes)?;
+        drop(read);
+        self.log.change(change, line, &user.username, dry_run).await
     }
 
     async fn publish<B>(

@@ -2,6 +2,7 @@
 
 use http::Method;
 
+use super::apis::deliveries::Change;
 use super::apis::discovery::Document;
 use super::status::Failure;
 use crate::api::{DELIVERY_GROUP, DELIVERY_VERSION};
@@ -30,6 +31,15 @@ pub(super) enum Target<'p> {
         /// Not empty.
         name: &'p str,
     },
+    /// `…/deliveries/{name}/redeliver` and `…/expunge`: what can be done to a line of the log.
+    Change {
+        /// Which of them.
+        change: Change,
+        /// A name that a namespace can have.
+        namespace: &'p str,
+        /// Not empty.
+        name: &'p str,
+    },
     /// `…/namespaces/{namespace}/cloudevents`: where events are published.
     CloudEvents {
         /// A name that a namespace can have.
@@ -42,6 +52,7 @@ impl Target<'_> {
     pub(super) const fn allow(self) -> &'static str {
         match self {
             Self::CloudEvents { .. } => "POST, OPTIONS",
+            Self::Change { .. } => "POST",
             Self::Document(_) | Self::Deliveries { .. } | Self::Delivery { .. } | Self::Payload { .. } => {
                 "GET"
             }
@@ -81,10 +92,14 @@ fn target(path: &str) -> Option<Target<'_>> {
 
 /// What is at a delivery's name and below.
 fn delivery<'p>(namespace: &'p str, rest: &'p str) -> Option<Target<'p>> {
-    match rest.split_once('/') {
-        None if !rest.is_empty() => Some(Target::Delivery { namespace, name: rest }),
-        Some((name, "payload")) if !name.is_empty() => Some(Target::Payload { namespace, name }),
-        _ => None,
+    let (name, below) = rest.split_once('/').map_or((rest, None), |(name, below)| (name, Some(below)));
+    if name.is_empty() {
+        return None;
+    }
+    match below {
+        None => Some(Target::Delivery { namespace, name }),
+        Some("payload") => Some(Target::Payload { namespace, name }),
+        Some(below) => Change::called(below).map(|change| Target::Change { change, namespace, name }),
     }
 }
 
@@ -159,6 +174,23 @@ mod tests {
         ] {
             assert_eq!(find(&Method::GET, &path).ok(), expected, "{path}");
         }
+    }
+
+    #[test]
+    fn what_can_be_done_to_a_line_is_below_it_and_is_done_by_post() {
+        let base = format!("{BASE}/namespaces/team-a/deliveries");
+        for (path, change) in [
+            ("0190/redeliver", Some(Change::Redeliver)),
+            ("0190/expunge", Some(Change::Expunge)),
+            ("0190/forget", None),
+            ("0190/redeliver/", None),
+            ("/redeliver", None),
+        ] {
+            let expected = change.map(|change| Target::Change { change, namespace: "team-a", name: "0190" });
+            assert_eq!(find(&Method::POST, &format!("{base}/{path}")).ok(), expected, "{path}");
+        }
+        let path = format!("{base}/0190/redeliver");
+        assert_eq!(find(&Method::GET, &path), Err(Failure::method_not_allowed("POST")));
     }
 
     #[test]

@@ -31,8 +31,12 @@ pub enum Reason {
     NotAcceptable,
     /// 408: its body did not come in time.
     RequestTimeout,
+    /// 409: what it is about is not in a state for that.
+    Conflict,
     /// 410: what a list was to go on from is no more.
     Expired,
+    /// 410: it was there, and was erased.
+    Gone,
     /// 413: it is too large.
     RequestEntityTooLarge,
     /// 415: its content type is none that is read here.
@@ -56,7 +60,8 @@ impl Reason {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::Expired => StatusCode::GONE,
+            Self::Conflict => StatusCode::CONFLICT,
+            Self::Expired | Self::Gone => StatusCode::GONE,
             Self::RequestEntityTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
@@ -75,7 +80,9 @@ impl Reason {
             Self::MethodNotAllowed => "MethodNotAllowed",
             Self::NotAcceptable => "NotAcceptable",
             Self::RequestTimeout => "RequestTimeout",
+            Self::Conflict => "Conflict",
             Self::Expired => "Expired",
+            Self::Gone => "Gone",
             Self::RequestEntityTooLarge => "RequestEntityTooLarge",
             Self::UnsupportedMediaType => "UnsupportedMediaType",
             Self::TooManyRequests => "TooManyRequests",
@@ -153,6 +160,13 @@ impl Failure {
     #[must_use]
     pub fn of(mut self, resource: &'static str) -> Self {
         self.resource = Some(resource);
+        self
+    }
+
+    /// Names the object that it is about, which must be one that exists.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<Box<str>>) -> Self {
+        self.name = Some(name.into());
         self
     }
 
@@ -270,7 +284,9 @@ mod tests {
             (Reason::MethodNotAllowed, 405),
             (Reason::NotAcceptable, 406),
             (Reason::RequestTimeout, 408),
+            (Reason::Conflict, 409),
             (Reason::Expired, 410),
+            (Reason::Gone, 410),
             (Reason::RequestEntityTooLarge, 413),
             (Reason::UnsupportedMediaType, 415),
             (Reason::TooManyRequests, 429),

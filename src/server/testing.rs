@@ -183,6 +183,12 @@ pub(super) struct Recorder {
     pub(super) stored: Mutex<HashMap<EventUid, Arc<Event>>>,
     /// Queries that were asked.
     pub(super) queries: Mutex<Vec<Query>>,
+    /// What was to be redelivered.
+    pub(super) asked: Mutex<Vec<Redelivery>>,
+    /// What becomes of it; none: it is queued.
+    pub(super) redelivered: Mutex<Option<Redelivered>>,
+    /// What was to be erased.
+    pub(super) erased: Mutex<Vec<Expunge>>,
     seen: Mutex<HashMap<[u8; 16], EventUid>>,
     wakes: Wakes,
 }
@@ -245,12 +251,26 @@ impl Store for Recorder {
         unreachable!("the door records nothing")
     }
 
-    fn redeliver(&self, _: Vec<Redelivery>) -> BoxFuture<'_, Result<Vec<Redelivered>>> {
-        unreachable!("the door redelivers nothing")
+    fn redeliver(&self, asked: Vec<Redelivery>) -> BoxFuture<'_, Result<Vec<Redelivered>>> {
+        async move {
+            if self.hangs.load(Ordering::SeqCst) {
+                futures::future::pending::<()>().await;
+            }
+            self.accepting()?;
+            let answers = vec![self.redelivered.lock().unwrap().unwrap_or(Redelivered::Queued); asked.len()];
+            self.asked.lock().unwrap().extend(asked);
+            Ok(answers)
+        }
+        .boxed()
     }
 
-    fn expunge(&self, _: Expunge) -> BoxFuture<'_, Result<Expunged>> {
-        unreachable!("the door expunges nothing")
+    fn expunge(&self, asked: Expunge) -> BoxFuture<'_, Result<Expunged>> {
+        async move {
+            self.accepting()?;
+            self.erased.lock().unwrap().push(asked);
+            Ok(Expunged::Done { deliveries: 3, ended: 1 })
+        }
+        .boxed()
     }
 
     fn retain(&self, _: UnixMillis) -> BoxFuture<'_, Result<u64>> {

@@ -232,6 +232,96 @@ async fn kubectl_publishes_and_reads_a_payload() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// An account of the team with a role in its namespace, as kubectl's `--as` takes it.
+async fn account(team: &Team, name: &str, role: &str) -> anyhow::Result<String> {
+    let namespace = &*team.namespace;
+    team.kubectl.ok(&["create", "serviceaccount", name, "-n", namespace]).await?;
+    let (role, subject) = (format!("--clusterrole={role}"), format!("--serviceaccount={namespace}:{name}"));
+    team.kubectl.ok(&["create", "rolebinding", name, &role, &subject, "-n", namespace]).await?;
+    let account = format!("system:serviceaccount:{namespace}:{name}");
+    let user = format!("--as={account}");
+    eventually(SOON, "the role to be in force", async || {
+        let output = team.kubectl.run(&["get", "dlv", "-n", namespace, &user]).await;
+        let output = output.map_err(|error| error.to_string())?;
+        if output.status.success() { Ok(()) } else { Err(output.stderr) }
+    })
+    .await?;
+    Ok(account)
+}
+
+/// `kubectl create --raw …/deliveries/NAME/CHANGE` with an empty object, as this account: what it printed.
+async fn change(team: &Team, user: &str, name: &str, change: &str) -> anyhow::Result<Result<String, String>> {
+    let path = format!("{BASE}/namespaces/{}/deliveries/{name}/{change}", team.namespace);
+    let user = format!("--as={user}");
+    let output = team.kubectl.run_with_input(&["create", "--raw", &path, "-f", "-", &user], "{}").await?;
+    Ok(if output.status.success() { Ok(output.stdout) } else { Err(output.stderr) })
+}
+
+/// The delivery of an event type to a Webhook, once it is in this state.
+async fn in_state(team: &Team, selector: &str, state: &str) -> anyhow::Result<Value> {
+    eventually(SOON, "the delivery in its state", async || {
+        let list = get(team, &["dlv", "-o", "json", "--field-selector", selector]).await;
+        let list: Value = serde_json::from_str(&list.map_err(|error| error.to_string())?).unwrap_or_default();
+        let line = &list["items"][0];
+        if line["status"]["state"] == state { Ok(line.clone()) } else { Err(list.to_string()) }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_failed_is_redelivered_once_its_receiver_is_mended_until_it_is_erased() -> anyhow::Result<()> {
+    let team = with_log("redeliver").await?;
+    let mender = account(&team, "mender", "hookwright-admin").await?;
+    let viewer = account(&team, "viewer", "hookwright-viewer").await?;
+    let selector = "spec.webhook=broken,spec.eventType=order.created";
+    let failed = in_state(&team, selector, "Failed").await?;
+    let name = failed["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    team.await_webhook("broken", "both counted", |webhook| webhook["status"]["failureCount"] == 2).await?;
+    for what in ["redeliver", "expunge"] {
+        let refusal = change(&team, &viewer, &name, what).await?.unwrap_err();
+        assert!(refusal.contains("Forbidden"), "{refusal}");
+    }
+
+    team.receiver.answer("/broken", Answer::ok());
+    let queued: Value = serde_json::from_str(&change(&team, &mender, &name, "redeliver").await?.unwrap())?;
+    assert_eq!((&queued["kind"], &queued["requestedBy"]), (&json!("DeliveryRedelivery"), &json!(mender)));
+    let sent = team.receiver.await_requests("/broken", 3, SOON).await?.remove(2);
+    assert_eq!(sent.header("webhook-id"), Some(&*name));
+    assert_eq!(sent.json()?, json!({"canary": "payload"}));
+    let done = in_state(&team, selector, "Success").await?;
+    assert_eq!(done["metadata"]["name"], json!(name));
+    let attempts = &done["status"]["attempts"];
+    assert_eq!((&attempts[0]["requestedBy"], &attempts[1]["requestedBy"]), (&Value::Null, &json!(mender)));
+    assert_eq!(done["status"].get("redelivery"), None, "it waits no more");
+    let webhook = team
+        .await_webhook("broken", "the success", |webhook| {
+            webhook["status"]["deliveries"].as_array().is_some_and(|all| {
+                all.iter().any(|one| one["id"] == json!(name) && one["state"] == "Success")
+            })
+        })
+        .await?;
+    assert_eq!(webhook["status"]["failureCount"], 2, "it has failed, and was mended");
+
+    let held = in_state(&team, "spec.webhook=paused,spec.eventType=order.created", "Held").await?;
+    let held = held["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let refusal = change(&team, &mender, &held, "redeliver").await?.unwrap_err();
+    assert!(refusal.contains("(Conflict)") && refusal.contains("it is Held (Paused)"), "{refusal}");
+
+    let erased: Value = serde_json::from_str(&change(&team, &mender, &name, "expunge").await?.unwrap())?;
+    assert_eq!((&erased["deliveries"], &erased["ended"]), (&json!(3), &json!(1)), "of all three Webhooks");
+    let path = format!("{BASE}/namespaces/{}/deliveries/{name}/payload", team.namespace);
+    let gone = refused(&team, &["get", "--raw", &path]).await?;
+    assert!(gone.contains(&format!("erased by {mender}")), "{gone}");
+    let refusal = change(&team, &mender, &name, "redeliver").await?.unwrap_err();
+    assert!(refusal.contains("(Conflict)") && refusal.contains("erased by"), "{refusal}");
+    let ended = get(&team, &["dlv", &held, "-o", "json"]).await?;
+    let ended: Value = serde_json::from_str(&ended)?;
+    let status = &ended["status"];
+    assert_eq!((&status["state"], &status["reason"]), (&json!("Failed"), &json!("Expunged")));
+    assert_eq!(status["expunged"]["by"], json!(mender));
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_typed_client_lists_pages_and_gets() -> anyhow::Result<()> {
     let team = with_log("typed").await?;

@@ -1,4 +1,6 @@
-//! The resource `deliveries`: the log, by get and list.
+//! The resource `deliveries`: the log, by get and list; what can be done to a line is in `change`.
+
+mod change;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,6 +30,8 @@ use crate::server::quiet::Quiet;
 use crate::server::status::{Answer, Failure, Reason, json as answer};
 use crate::store::records::Delivery;
 use crate::store::{Error, Query, Store};
+
+pub(in crate::server) use change::{Change, nothing};
 
 /// Its name in paths and in RBAC.
 pub(in crate::server) const RESOURCE: &str = "deliveries";
@@ -152,6 +156,10 @@ impl Log {
         crate::server::accept::json(&parts.headers)?;
         self.ready()?;
         let line = self.line(namespace, name).await?;
+        if let Some(by) = &line.delivery.expunged {
+            let failure = Failure::new(Reason::Gone, change::erased(by));
+            return Err(failure.of(RESOURCE).named(name));
+        }
         let event = asked(self.store.event(line.delivery.event)).await?;
         Ok(answer(StatusCode::OK, &Payload::new(&line, event.as_deref())))
     }
@@ -283,17 +291,25 @@ impl Lines<'_> {
 
 /// The store's answer, within a bounded time.
 async fn asked<T>(question: impl Future<Output = crate::store::Result<T>>) -> Result<T, Failure> {
+    let late = "the store takes too long: try again, with a namespace or spec.webhook if without";
+    answered(question, late).await
+}
+
+/// The store's answer, within a bounded time; after it, what is said.
+async fn answered<T>(
+    question: impl Future<Output = crate::store::Result<T>>,
+    late: &str,
+) -> Result<T, Failure> {
     static FAILED: Quiet = Quiet::new(Duration::from_mins(1));
     let error = match timeout(PATIENCE, question).await {
         Ok(Ok(answer)) => return Ok(answer),
         Ok(Err(error)) => error,
         Err(_) => {
-            let message = "the store takes too long: try again, with a namespace or spec.webhook if without";
-            return Err(Failure::later(Reason::ServiceUnavailable, message, RETRY_AFTER));
+            return Err(Failure::later(Reason::ServiceUnavailable, late, RETRY_AFTER));
         }
     };
     if let Some(silent) = FAILED.speak() {
-        warn!(error = crate::cli::chain(&error), silent, "the delivery log cannot be read");
+        warn!(error = crate::cli::chain(&error), silent, "the delivery log cannot be read or changed");
     }
     match &error {
         Error::Closed | Error::Poisoned | Error::Full | Error::OverQuota { .. } => {

@@ -6,7 +6,7 @@
 //! | [`discovery`], `openapi` | what is there, and what do its fields mean; from memory, made once |
 //! | [`options`], `selector`, `token` | which objects, how many, from where on |
 //! | `negotiate`, [`table`] | in which form |
-//! | [`object`], [`deliveries`] | a line of the log as an object; get and list |
+//! | [`object`], [`deliveries`] | a line of the log as an object; get, list, and the two things that can be done to one |
 //! | [`registration`] | kube-apiserver trusts our certificate |
 
 pub mod deliveries;
@@ -22,6 +22,8 @@ mod table;
 mod token;
 
 use serde_json::Value;
+
+pub(super) use options::dry_run;
 
 use crate::api::{DELIVERY_GROUP as GROUP, DELIVERY_VERSION as VERSION};
 
@@ -53,7 +55,7 @@ struct Subresource {
 }
 
 /// Everything that is announced, sorted by name. There is no `watch` and no `delete`: what has them is pulled whole
-/// into every Argo CD, garbage collector and quota controller. A new subresource (redeliver, expunge) begins here.
+/// into every Argo CD, garbage collector and quota controller. A new subresource begins here.
 const RESOURCES: &[Resource] = &[
     Resource {
         name: "cloudevents",
@@ -69,6 +71,10 @@ const RESOURCES: &[Resource] = &[
         kind: "Delivery",
         short: &["dlv"],
         verbs: &["get", "list"],
-        subresources: &[Subresource { name: "payload", kind: "DeliveryPayload", verbs: &["get"] }],
+        subresources: &[
+            Subresource { name: "expunge", kind: "DeliveryExpunge", verbs: &["create"] },
+            Subresource { name: "payload", kind: "DeliveryPayload", verbs: &["get"] },
+            Subresource { name: "redeliver", kind: "DeliveryRedelivery", verbs: &["create"] },
+        ],
     },
 ];

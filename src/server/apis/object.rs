@@ -9,7 +9,8 @@ use serde_json::{Map, Value, json};
 use super::labels::Labels;
 use super::{API_VERSION, set};
 use crate::api::delivery::{
-    Delivery as Object, DeliveryAttempt, DeliverySpec, DeliveryStatus, DeliveryWebhook,
+    Delivery as Object, DeliveryAttempt, DeliveryExpunged, DeliveryRedelivery, DeliverySpec, DeliveryStatus,
+    DeliveryWebhook,
 };
 use crate::api::webhook::DeliveryState;
 use crate::model::time::UnixMillis;
@@ -52,12 +53,11 @@ impl Line {
 
     pub(super) fn metadata(&self) -> ObjectMeta {
         let delivery = &self.delivery;
-        let changed = delivery.attempts.last().map(|last| last.at + last.duration);
         ObjectMeta {
             name: Some(delivery.name.to_string()),
             namespace: Some(delivery.webhook.namespace.to_string()),
             uid: Some(delivery.name.to_string()),
-            resource_version: Some(changed.unwrap_or(delivery.accepted_at).as_millis().to_string()),
+            resource_version: Some(changed_at(delivery).as_millis().to_string()),
             creation_timestamp: Some(Time(delivery.accepted_at.to_jiff())),
             labels: (!self.labels.is_empty()).then(|| self.labels.clone()),
             ..ObjectMeta::default()
@@ -82,9 +82,24 @@ impl Line {
             next_retry_at: self.due().map(|due| due.to_string()),
             last_response_status: delivery.attempts.last().and_then(|last| last.status).map(i32::from),
             attempts: delivery.attempts.iter().map(attempt).collect(),
+            redelivery: delivery.redelivery.as_ref().map(|waiting| DeliveryRedelivery {
+                requested_by: waiting.asked.by.to_string(),
+                requested_at: waiting.asked.at.to_string(),
+            }),
+            expunged: delivery
+                .expunged
+                .as_ref()
+                .map(|asked| DeliveryExpunged { by: asked.by.to_string(), at: asked.at.to_string() }),
         };
         Object { metadata: self.metadata(), spec, status: Some(status) }
     }
+}
+
+/// When a line last became another.
+fn changed_at(delivery: &Delivery) -> UnixMillis {
+    let waiting = delivery.redelivery.as_ref().map(|waiting| waiting.asked.at);
+    let erased = delivery.expunged.as_ref().map(|asked| asked.at);
+    delivery.quiet_since().max(waiting.max(erased).unwrap_or(delivery.accepted_at))
 }
 
 fn attempt(attempt: &Attempt) -> DeliveryAttempt {
@@ -95,6 +110,7 @@ fn attempt(attempt: &Attempt) -> DeliveryAttempt {
         error_message: attempt.error.clone(),
         response_length: attempt.status.map(|_| i64::try_from(attempt.body_length).unwrap_or(i64::MAX)),
         content_type: attempt.content_type.clone(),
+        requested_by: attempt.asked_by.as_deref().map(ToOwned::to_owned),
     }
 }
 
@@ -196,7 +212,7 @@ pub(super) mod tests {
     use super::*;
     use crate::model::event::Attributes;
     use crate::model::ids::{DeliveryName, EventUid, WebhookRef, WebhookUid};
-    use crate::store::records::State;
+    use crate::store::records::{Asked, State, Waiting};
 
     pub(in crate::server) const START: UnixMillis = UnixMillis::from_millis(1_800_000_000_000);
 
@@ -286,6 +302,38 @@ pub(super) mod tests {
                 },
             })
         );
+    }
+
+    #[test]
+    fn what_somebody_asked_for_is_shown_with_who_and_when_and_is_another_version() {
+        let at = |secs| START + Duration::from_secs(secs);
+        let asked = |secs| Asked { by: "jane".into(), at: at(secs) };
+        let mut delivery = failed(delivery("team-a", "orders", 7));
+        let shown =
+            |delivery: &Delivery| serde_json::to_value(line(delivery.clone(), None).object()).unwrap();
+        let version = |shown: &Value| shown["metadata"]["resourceVersion"].as_str().map(ToOwned::to_owned);
+        let before = shown(&delivery);
+        assert_eq!((before["status"].get("redelivery"), before["status"].get("expunged")), (None, None));
+
+        delivery.state = State::Pending;
+        delivery.redelivery = Some(Waiting { asked: asked(60), had_arrived: false });
+        let waiting = shown(&delivery);
+        let expected = json!({"requestedBy": "jane", "requestedAt": "2027-01-15T08:01:00.000Z"});
+        assert_eq!(waiting["status"]["redelivery"], expected);
+
+        delivery.state = State::Success;
+        delivery.redelivery = None;
+        let last = delivery.attempts[1].clone();
+        delivery.attempts.push(Attempt { at: at(61), asked_by: Some("jane".into()), ..last });
+        let done = shown(&delivery);
+        assert_eq!(done["status"]["attempts"][2]["requestedBy"], "jane");
+        assert_eq!(done["status"]["attempts"][1].get("requestedBy"), None);
+
+        delivery.expunged = Some(asked(90));
+        let erased = shown(&delivery);
+        assert_eq!(erased["status"]["expunged"], json!({"by": "jane", "at": "2027-01-15T08:01:30.000Z"}));
+        let versions: Vec<_> = [before, waiting, done, erased].iter().filter_map(version).collect();
+        assert_eq!(versions, ["1800000010012", "1800000060000", "1800000061012", "1800000090000"]);
     }
 
     #[test]

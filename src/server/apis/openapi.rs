@@ -38,6 +38,14 @@ pub(super) fn v3() -> Value {
                 "get": operation("DeliveryPayload", "DeliveryPayload", "get", "What was sent, and what came back."),
                 "parameters": one(),
             },
+            (format!("{in_namespace}/deliveries/{{name}}/redeliver")): {
+                "post": change("DeliveryRedelivery", "Attempt it once more."),
+                "parameters": one(),
+            },
+            (format!("{in_namespace}/deliveries/{{name}}/expunge")): {
+                "post": change("DeliveryExpunge", "Erase its event's payload and answers for good."),
+                "parameters": one(),
+            },
             (format!("{in_namespace}/cloudevents")): {
                 "post": operation("CloudEvent", "CloudEvent", "post", "Publish an event."),
                 "parameters": [namespace()],
@@ -47,6 +55,8 @@ pub(super) fn v3() -> Value {
             (name("Delivery")): of_kind("Delivery", with_metadata(explained::<Delivery>())),
             (name("DeliveryList")): of_kind("DeliveryList", list()),
             (name("DeliveryPayload")): of_kind("DeliveryPayload", with_metadata(payload())),
+            (name("DeliveryRedelivery")): of_kind("DeliveryRedelivery", with_metadata(redelivery())),
+            (name("DeliveryExpunge")): of_kind("DeliveryExpunge", with_metadata(expunge())),
             (name("CloudEvent")): of_kind("CloudEvent", cloud_event()),
         }},
     })
@@ -80,6 +90,22 @@ fn operation(kind: &str, answers: &str, action: &str, description: &str) -> Valu
     })
 }
 
+/// A `POST` without a body.
+fn change(kind: &str, description: &str) -> Value {
+    let mut change = operation(kind, kind, "post", description);
+    let dry_run = json!([{
+        "name": "dryRun", "in": "query", "description": "All: say what would be done, and do nothing.",
+        "schema": {"type": "string", "uniqueItems": true},
+    }]);
+    set(&mut change, "parameters", dry_run);
+    if let Some(Value::Object(answers)) = change.get_mut("responses")
+        && let Some(done) = answers.get("200").cloned()
+    {
+        answers.insert("201".to_owned(), done);
+    }
+    change
+}
+
 fn of_kind(kind: &str, mut schema: Value) -> Value {
     let kinds = json!([{"group": GROUP, "version": VERSION, "kind": kind}]);
     set(&mut schema, "x-kubernetes-group-version-kind", kinds);
@@ -95,7 +121,7 @@ fn with_metadata(mut schema: Value) -> Value {
             "name": text("The delivery's name: the webhook-id header of every attempt."),
             "namespace": text("The namespace of its Webhook."),
             "uid": text("The same as the name."),
-            "resourceVersion": text("Grows with every attempt."),
+            "resourceVersion": text("Grows with every attempt, and with what somebody asks for."),
             "creationTimestamp": {
                 "type": "string", "format": "date-time", "description": "When the event was accepted.",
             },
@@ -153,6 +179,39 @@ fn payload() -> Value {
             "data": text("The data as it was sent, when it is UTF-8."),
             "dataBase64": text("The data as it was sent, otherwise."),
             "answers": answers,
+        },
+    })
+}
+
+fn redelivery() -> Value {
+    let text = |description: &str| json!({"type": "string", "description": description});
+    json!({
+        "type": "object",
+        "description": "That a delivery which is Success or Failed waits for one attempt more, outside its retries and \
+                        with the same webhook-id. It is asked for by create, with no body.",
+        "properties": {
+            "requestedBy": text("Who asked."),
+            "requestedAt": {"type": "string", "format": "date-time", "description": "When."},
+            "held": text("Why its Webhook keeps it waiting, if it does: Paused, Disabled, NotReady, EndpointUnhealthy."),
+            "dryRun": {"type": "boolean", "description": "Nothing was done."},
+        },
+    })
+}
+
+fn expunge() -> Value {
+    let text = |description: &str| json!({"type": "string", "description": description});
+    let number = |description: &str| json!({"type": "integer", "description": description});
+    json!({
+        "type": "object",
+        "description": "That the payload of a delivery's event is erased, for all Webhooks that it went to, with all \
+                        answers. What was not finished ends as Failed, Expunged. It is asked for by create, with no \
+                        body; again does nothing.",
+        "properties": {
+            "requestedBy": text("Who asked first."),
+            "requestedAt": {"type": "string", "format": "date-time", "description": "When."},
+            "deliveries": number("Deliveries of the event that were not erased before."),
+            "ended": number("Those of them that were not finished."),
+            "dryRun": {"type": "boolean", "description": "Nothing was done, and nothing was counted."},
         },
     })
 }

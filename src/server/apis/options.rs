@@ -1,4 +1,4 @@
-//! The options of a list, as Kubernetes' clients put them into the query.
+//! The options of a list, and of what changes something, as Kubernetes' clients put them into the query.
 
 use crate::server::status::{Failure, Reason};
 
@@ -49,6 +49,21 @@ impl ListOptions {
         }
         Ok(options)
     }
+}
+
+/// Whether the query asks for a dry run. What else Kubernetes' clients put there means nothing here.
+pub(in crate::server) fn dry_run(query: &str, resource: &'static str) -> Result<bool, Failure> {
+    let mut asked = false;
+    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        if name == "dryRun" {
+            if value != "All" {
+                let failure = Failure::new(Reason::BadRequest, "dryRun must be All");
+                return Err(failure.of(resource).cause("FieldValueNotSupported", "dryRun", "must be All"));
+            }
+            asked = true;
+        }
+    }
+    Ok(asked)
 }
 
 fn limit(value: &str) -> Result<usize, Failure> {

@@ -28,8 +28,16 @@ async fn the_resources_are_what_kubectl_needs_and_no_more() {
                     "verbs": ["get", "list"], "shortNames": ["dlv"],
                 },
                 {
+                    "name": "deliveries/expunge", "singularName": "", "namespaced": true,
+                    "kind": "DeliveryExpunge", "verbs": ["create"],
+                },
+                {
                     "name": "deliveries/payload", "singularName": "", "namespaced": true,
                     "kind": "DeliveryPayload", "verbs": ["get"],
+                },
+                {
+                    "name": "deliveries/redeliver", "singularName": "", "namespaced": true,
+                    "kind": "DeliveryRedelivery", "verbs": ["create"],
                 },
             ],
         })
@@ -46,7 +54,7 @@ async fn groups_are_aggregated_for_those_who_take_that() {
     assert_eq!((&version["version"], &version["freshness"]), (&json!("v1alpha1"), &json!("Current")));
     let resource = &version["resources"][1];
     assert_eq!((&resource["resource"], &resource["verbs"]), (&json!("deliveries"), &json!(["get", "list"])));
-    assert_eq!(resource["subresources"][0]["subresource"], "payload");
+    assert_eq!(resource["subresources"][1]["subresource"], "payload");
     assert_eq!(version.pointer("/resources/0/subresources"), None);
 
     for accept in
