@@ -152,7 +152,12 @@ impl World {
         for effect in std::mem::take(&mut self.effects) {
             match effect {
                 Effect::Waits(lane, slot) => self.queue.add(lane, slot, loaded(slot.name)),
-                Effect::Left(lane, slot) => self.queue.remove(lane, slot),
+                Effect::Left(lane, slot) => {
+                    self.queue.remove(lane, slot);
+                    // A claim that ran out just when its outcome was committed may have been made anew before the
+                    // queue was told: it goes with the slot, and a retry is handed out again (at least once).
+                    self.claimed.remove(&slot.name);
+                }
             }
         }
     }
