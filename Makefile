@@ -5,6 +5,9 @@ CARGO ?= cargo
 # Everything is built as one workspace, so that each dependency is compiled once.
 TARGET = $(shell $(CARGO) metadata --locked --no-deps --format-version 1 | sed -E 's/.*"target_directory":"([^"]*)".*/\1/')
 
+# Of the generated cases in tests: the same in every run, so that a failure can be repeated. SEED=n explores others.
+SEED ?= 20261125
+
 .PHONY: help
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -17,7 +20,7 @@ demo: ## from kubectl apply to a signed delivery, on a real control plane (KEEP=
 
 .PHONY: test
 test: fmt lint generated control-plane ## all tests, formatting, lints, and that generated files are current
-	$(CARGO) test --locked --workspace
+	PROPTEST_RNG_SEED=$(SEED) $(CARGO) test --locked --workspace
 
 .PHONY: fmt
 fmt: ## formatting is as rustfmt wants it

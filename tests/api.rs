@@ -223,7 +223,15 @@ async fn kubectl_explains_every_field() {
         }
         assert!(missing.is_empty(), "{missing:#?}");
     }
-    let url = kubectl.ok(&["explain", "webhooks.hookwright.dev.spec.url"]).await.unwrap();
+    // The schemas of several CRDs are merged one after the other, and kubectl keeps what it saw for a while.
+    let explained = eventually(Duration::from_mins(1), "kubectl to know the schemas", async || {
+        for kind in ["hooktest", "webhooks.hookwright.dev"] {
+            kubectl.ok(&["explain", kind]).await.map_err(|error| error.to_string())?;
+        }
+        let url = ["explain", "webhooks.hookwright.dev.spec.url"];
+        kubectl.ok(&url).await.map_err(|error| error.to_string())
+    });
+    let url = explained.await.unwrap();
     assert!(url.contains("https") && url.contains("2048"), "{url}");
     for path in [
         "hook.spec.signing.secretRefs.key",
