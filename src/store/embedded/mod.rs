@@ -21,6 +21,8 @@ mod queue;
 #[cfg(test)]
 mod queue_tests;
 mod redeliver;
+mod replaying;
+mod replays;
 mod retain;
 mod room;
 mod seam;
