@@ -236,15 +236,15 @@ pub trait Replays {
     fn begin_replay(&self, new: NewReplay) -> BoxFuture<'_, Result<()>>;
 
     /// Goes on at one Webhook: the next that are taken wait for one attempt, each due at one of these times, and
-    /// the replay stands behind them. It may be fewer, also none when it has far to look, since one call looks at
-    /// a bounded part of the log. Nothing happens when the replay does not run. One call holds the events of all
+    /// the replay stands behind them; answers how many. It may be fewer, also none when it has far to look, since
+    /// one call looks at a bounded part of the log. Nothing happens when the replay does not run. One call holds the events of all
     /// it puts in memory: a hundred at most.
     fn advance_replay(
         &self,
         id: ReplayId,
         webhook: WebhookUid,
         due: Vec<UnixMillis>,
-    ) -> BoxFuture<'_, Result<()>>;
+    ) -> BoxFuture<'_, Result<usize>>;
 
     /// Finishes a replay that is over: its numbers are remembered, up to [`REMEMBERED`] of a namespace.
     fn finish_replay(&self, id: ReplayId, at: UnixMillis) -> BoxFuture<'_, Result<()>>;
@@ -289,7 +289,7 @@ macro_rules! without_replays {
                 _: $crate::model::ids::ReplayId,
                 _: $crate::model::ids::WebhookUid,
                 _: Vec<$crate::model::time::UnixMillis>,
-            ) -> futures::future::BoxFuture<'_, $crate::store::Result<()>> {
+            ) -> futures::future::BoxFuture<'_, $crate::store::Result<usize>> {
                 unreachable!("nobody replays")
             }
 

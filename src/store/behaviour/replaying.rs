@@ -59,9 +59,9 @@ impl World<'_> {
         let mut names = Vec::new();
         for _ in 0..count {
             let name = self.accept(&[hook]).await[0];
-            self.pass(SECOND);
             self.claim(hook, 1).await;
             self.fail(hook, name).await;
+            self.pass(SECOND);
             names.push(name);
         }
         names
@@ -129,6 +129,7 @@ pub(in crate::store) async fn a_replay_takes_by_time_state_type_and_webhook(mut 
     world.succeed(&a, arrived[0]).await;
     let test = world.accept_test(&a).await;
     world.fail(&a, test).await;
+    world.pass(SECOND);
     world.accept(&[&a]).await;
     let all = world.selection();
     let both = vec![State::Failed, State::Success];

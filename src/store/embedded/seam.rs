@@ -115,12 +115,12 @@ impl Embedded {
         self.ask(|reply| Command::Replay(step, reply)).await.map(drop)
     }
 
-    async fn advance(&self, id: ReplayId, webhook: WebhookUid, due: Vec<UnixMillis>) -> Result<()> {
+    async fn advance(&self, id: ReplayId, webhook: WebhookUid, due: Vec<UnixMillis>) -> Result<usize> {
         let replay = self.shared.hooks.replays().get(id).filter(|replay| replay.runs());
-        let Some(replay) = replay.filter(|_| !due.is_empty()) else { return Ok(()) };
+        let Some(replay) = replay.filter(|_| !due.is_empty()) else { return Ok(0) };
         match self.read(move |_, disk| replaying::find(disk, &replay, webhook, due)).await? {
-            Some(step) => self.ask(|reply| Command::Replay(step, reply)).await.map(drop),
-            None => Ok(()),
+            Some(step) => self.ask(|reply| Command::Replay(step, reply)).await,
+            None => Ok(0),
         }
     }
 
@@ -235,7 +235,7 @@ impl Replays for Embedded {
         id: ReplayId,
         webhook: WebhookUid,
         due: Vec<UnixMillis>,
-    ) -> BoxFuture<'_, Result<()>> {
+    ) -> BoxFuture<'_, Result<usize>> {
         self.advance(id, webhook, due).boxed()
     }
 
