@@ -88,7 +88,8 @@ async fn reconcile(replay: Arc<WebhookReplay>, context: Arc<Context>) -> Result<
         Step::Later(wait) => Action::requeue(wait),
         Step::Delete => {
             once::delete(&context.deps.client, &*replay).await?;
-            Action::await_change()
+            context.memory.forget(&uid);
+            return Ok(Action::await_change());
         }
         Step::Cancel => {
             context.deps.store.cancel_replay(id, now).await?;

@@ -56,6 +56,7 @@ async fn look(context: &Context, replay: &Replay) -> Result<(), Error> {
         info!(namespace, replay = name, "stopped, since it was deleted");
     }
     context.forget(replay.id);
+    context.memory.forget(&replay.id.to_string());
     Ok(context.deps.store.cancel_replay(replay.id, context.deps.clock.now()).await?)
 }
 

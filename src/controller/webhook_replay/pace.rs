@@ -36,6 +36,8 @@ pub(super) struct Lane {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pace {
     meter: Meter,
+    /// How far it is planned.
+    until: UnixMillis,
     turn: usize,
 }
 
@@ -71,15 +73,19 @@ impl Pace {
 
     fn dues(&mut self, rate: Option<&RateLimit>, now: UnixMillis, wanted: usize) -> Vec<UnixMillis> {
         let Some(rate) = rate else { return vec![now; wanted] };
-        let (mut dues, mut at) = (Vec::new(), now);
+        let end = now + AHEAD;
+        // A clock that was set back holds nothing up.
+        let mut at = if self.until <= end { self.until.max(now) } else { now };
+        let mut dues = Vec::new();
         while dues.len() < wanted {
             let (taken, next) = self.meter.take(rate, at, wanted - dues.len());
             dues.extend(std::iter::repeat_n(at, taken));
-            match next.filter(|next| *next <= now + AHEAD) {
+            match next.filter(|next| *next <= end) {
                 Some(next) => at = next.max(at),
                 None => break,
             }
         }
+        self.until = at;
         dues
     }
 
@@ -155,24 +161,23 @@ mod tests {
     fn a_rate_spreads_what_is_due() {
         let rate = RateLimit { requests: 10, per: Duration::from_secs(1), burst: 2 };
         let mut pace = Pace::default();
-        let millis = |now: i64, dues: &[UnixMillis]| {
-            dues.iter().map(|due| due.as_millis() - at(0).as_millis() - now).collect::<Vec<_>>()
+        let mut dues = |now, back| {
+            pace.give_back(Some(&rate), back);
+            let plan = pace.plan(&[lane(1, 0, false)], Some(&rate), now);
+            let dues = plan.into_iter().flat_map(|(_, dues)| dues);
+            dues.map(|due| due.as_millis() - now.as_millis()).collect::<Vec<_>>()
         };
-        let plan = pace.plan(&[lane(1, 0, false)], Some(&rate), at(0));
-        assert_eq!(millis(0, &plan[0].1), [0, 0, 100, 200, 300, 400, 500]);
-        assert_eq!(pace.plan(&[lane(1, 0, false)], Some(&rate), at(0)), []);
-        pace.give_back(Some(&rate), 1);
-        let plan = pace.plan(&[lane(1, 0, false)], Some(&rate), at(0));
-        assert_eq!(millis(0, &plan[0].1), [500]);
-        let plan = pace.plan(&[lane(1, 0, false)], Some(&rate), at(1));
+        let spread = [0, 0, 100, 200, 300, 400, 500];
+        assert_eq!(dues(at(0), 0), spread);
+        assert_eq!(dues(at(0), 0), [0_i64; 0]);
+        assert_eq!(dues(at(0) + Duration::from_millis(250), 0), [350, 450]);
         assert_eq!(
-            millis(1000, &plan[0].1),
-            [0, 0, 0, 0, 0, 0, 0]
-                .iter()
-                .zip(&[0, 0, 100, 200, 300, 400, 500])
-                .map(|(a, b)| a + b)
-                .collect::<Vec<i64>>()
+            dues(at(0) + Duration::from_millis(250), 1),
+            [450],
+            "what was not put can be planned again"
         );
+        assert_eq!(dues(at(9), 0), spread, "after a pause");
+        assert_eq!(dues(at(1), 0), [100, 200, 300, 400, 500], "a clock that is set back holds nothing up");
     }
 
     #[test]

@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use super::{World, webhook};
 use crate::model::ids::{DeliveryName, ReplayId, WebhookRef};
-use crate::store::records::{EndReason, Expunge, Next, Redelivered, State};
+use crate::store::records::{Expunge, Redelivered, State};
 use crate::store::replays::{Counts, REMEMBERED};
 use crate::store::{NewReplay, Replay, Selection, Summary};
 
 const SECOND: Duration = Duration::from_secs(1);
-const FAILED: Next = Next::Failed(EndReason::RetriesExhausted);
 
 fn id(number: u8) -> ReplayId {
     ReplayId::from_bytes([number; 16])
