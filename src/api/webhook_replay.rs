@@ -1,7 +1,6 @@
 //! `WebhookReplay`: what was delivered or failed, sent once more, in bulk.
 
 #![expect(clippy::duplicated_attributes, reason = "clippy takes the columns of a kind for one attribute")]
-#![expect(clippy::doc_markdown, reason = "these comments are what kubectl explain shows")]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use hookwright::clock::Clock;
 use hookwright::model::event::Attributes;
@@ -23,16 +24,16 @@ const COUNT: usize = 10_000;
 const PATIENCE: Duration = Duration::from_mins(3);
 
 /// A store that is read while no process has it open.
-async fn opened<T>(team: &Team, with: impl AsyncFnOnce(&Embedded) -> T) -> anyhow::Result<T> {
+async fn opened<T>(team: &Team, with: impl AsyncFnOnce(&Embedded) -> anyhow::Result<T>) -> anyhow::Result<T> {
     let store = Embedded::open(Options::new(team.world.operator.lock().await.data_dir()))?;
-    let result = with(&store).await;
+    let result = with(&store).await?;
     store.close().await?;
     Ok(result)
 }
 
 /// What a night with a dead receiver leaves behind: deliveries that were given up. The last one arrived: the
 /// receiver is mended.
-async fn night(store: &Embedded, webhook: &WebhookRef) -> Vec<DeliveryName> {
+async fn night(store: &Embedded, webhook: &WebhookRef) -> anyhow::Result<Vec<DeliveryName>> {
     let (minter, now) = (Minter::default(), Clock::system().now());
     let names: Vec<_> = (0..=COUNT).map(|_| minter.delivery(now)).collect();
     let event = |name: &DeliveryName| NewEvent {
@@ -69,10 +70,10 @@ async fn night(store: &Embedded, webhook: &WebhookRef) -> Vec<DeliveryName> {
         Outcome { name: *name, webhook: webhook.uid, attempt: Some(attempt), next, disable: None, at: now }
     };
     for some in names.chunks(1000) {
-        store.append(some.iter().map(event).collect()).await.unwrap();
-        store.record(some.iter().map(outcome).collect()).await.unwrap();
+        store.append(some.iter().map(event).collect()).await?;
+        store.record(some.iter().map(outcome).collect()).await?;
     }
-    names[..COUNT].to_vec()
+    Ok(names[..COUNT].to_vec())
 }
 
 async fn create(team: &Team, name: &str, states: &[&str]) -> anyhow::Result<()> {
@@ -83,15 +84,15 @@ async fn create(team: &Team, name: &str, states: &[&str]) -> anyhow::Result<()> 
 }
 
 /// Every delivery of the log.
-async fn log(store: &Embedded) -> Vec<Delivery> {
+async fn log(store: &Embedded) -> anyhow::Result<Vec<Delivery>> {
     let mut query = Query { limit: 1000, ..Query::default() };
     let mut all = Vec::new();
     loop {
-        let page = store.query(query.clone()).await.unwrap();
+        let page = store.query(query.clone()).await?;
         all.extend(page.deliveries);
         match page.next {
             Some(next) => query.before = Some(next),
-            None => return all,
+            None => return Ok(all),
         }
     }
 }
@@ -107,7 +108,9 @@ async fn prepared() -> anyhow::Result<(Arc<World>, Team, Vec<DeliveryName>)> {
     assert!(world.operator.lock().await.sigterm().await?.success());
     let names = opened(&team, async |store| {
         let known = store.known();
-        night(store, known.iter().find(|webhook| &*webhook.name == "orders").unwrap()).await
+        let orders =
+            known.iter().find(|webhook| &*webhook.name == "orders").context("orders is not known")?;
+        night(store, orders).await
     })
     .await?;
     world.operator.lock().await.start_process().await?;
@@ -153,12 +156,12 @@ async fn ten_thousand_are_sent_once_more_with_a_kill_in_the_middle() -> anyhow::
         .collect();
     let again = |state| {
         let in_state = |name: &&DeliveryName| lines[*name].state == state;
-        i64::try_from(names.iter().filter(in_state).count()).unwrap()
+        names.iter().filter(in_state).count()
     };
     let status = &replay["status"];
     for (field, expected) in [
-        ("selected", COUNT.try_into()?),
-        ("sent", COUNT.try_into()?),
+        ("selected", COUNT),
+        ("sent", COUNT),
         ("succeeded", again(State::Success)),
         ("failed", again(State::Failed)),
         ("skipped", 0),
@@ -207,7 +210,7 @@ async fn a_replay_that_is_deleted_half_way_stops_within_a_second() -> anyhow::Re
     team.receiver.expect_silence("/orders", Duration::from_secs(2)).await?;
 
     assert!(world.operator.lock().await.sigterm().await?.success());
-    let (lines, replays) = opened(&team, async |store| (log(store).await, store.replays())).await?;
+    let (lines, replays) = opened(&team, async |store| Ok((log(store).await?, store.replays()))).await?;
     assert_eq!(replays, [], "nothing is left of them");
     let unfinished = lines.iter().filter(|line| !line.state.is_final() || line.redelivery.is_some());
     assert_eq!(unfinished.count(), 0, "what was not sent is what it was");

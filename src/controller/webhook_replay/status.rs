@@ -1,5 +1,7 @@
 //! The status of a WebhookReplay. Pure.
 
+use std::fmt::Write as _;
+
 use kube::Resource as _;
 
 use super::step::status_of;
@@ -111,11 +113,13 @@ fn outcome(record: &Replay) -> (&'static str, String) {
     }
     let mut message = format!("{} of {} arrived", counts.succeeded, deliveries(counts.selected));
     if counts.failed > 0 {
-        message += &format!(", {} failed again", counts.failed);
+        let _ = write!(message, ", {} failed again", counts.failed);
     }
     if skipped > 0 {
-        message +=
-            &format!(", {skipped} could not be sent again (gone, erased, or sent again by somebody else)");
+        let _ = write!(
+            message,
+            ", {skipped} could not be sent again (gone, erased, or sent again by somebody else)"
+        );
     }
     (if counts.failed == 0 { "Completed" } else { "DeliveriesFailed" }, message)
 }

@@ -5,11 +5,12 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::disk::{Disk, chain, engine};
+use super::disk::{Disk, chain};
 use super::expunge::nothing_of;
 use super::group::Group;
 use super::keys::meta;
 use super::lane::Loaded;
+use super::replays::waiting_for;
 use super::retain::Oldest;
 use crate::model::ids::{DeliveryName, ReplayId, WebhookUid};
 use crate::model::time::UnixMillis;
@@ -223,13 +224,7 @@ impl Group<'_> {
             return Ok(0);
         };
         let mut recalled = 0;
-        let mut names = Vec::new();
-        for entry in self.disk.meta.prefix(meta::replayed_by(id)) {
-            let key = entry.key().map_err(engine("read from the store"))?;
-            let name = key.get(meta::replayed_by(id).len()..).and_then(|name| name.try_into().ok());
-            names.extend(name.map(DeliveryName::from_bytes));
-        }
-        for name in names {
+        for name in waiting_for(self.disk, id)? {
             if recalled == RECALL {
                 break;
             }

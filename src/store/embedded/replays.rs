@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::disk::{Disk, engine};
 use super::format;
 use super::keys::meta;
-use crate::model::ids::{ReplayId, WebhookUid};
+use crate::model::ids::{DeliveryName, ReplayId, WebhookUid};
 use crate::store::Result;
 use crate::store::replays::{Part, REMEMBERED, Replay};
 
@@ -31,6 +31,9 @@ impl Replays {
             if let Some(replay) = all.get_mut(&id) {
                 replay.parts.insert(webhook, format::decode("where a replay stands", &value)?);
             }
+        }
+        for replay in all.values_mut() {
+            mend(disk, replay)?;
         }
         let all = all.into_iter().map(|(id, replay)| (id, Arc::new(replay)));
         Ok(Self(RwLock::new(all.collect())))
@@ -60,6 +63,41 @@ impl Replays {
         let beyond = (finished.len() + 1).saturating_sub(REMEMBERED);
         finished.into_iter().take(beyond).map(|(_, id)| id).collect()
     }
+}
+
+/// Lets a replay wait only for what does wait. It differs where a log line cannot be read any more, or was written by
+/// a program that knows nothing of replays: nobody would ever tell how that ended.
+fn mend(disk: &Disk, replay: &mut Replay) -> Result<()> {
+    if replay.parts.values().all(|part| part.counts.waiting() == 0) {
+        return Ok(());
+    }
+    let mut waiting: HashMap<WebhookUid, u64> = HashMap::new();
+    for name in waiting_for(disk, replay.id)? {
+        let line = disk.delivery(name).ok().flatten();
+        if let Some(line) = line.filter(|line| line.put_by().is_some_and(|put| put.id == replay.id)) {
+            *waiting.entry(line.webhook.uid).or_default() += 1;
+        }
+    }
+    for (webhook, part) in &mut replay.parts {
+        let missing = part.counts.waiting().saturating_sub(waiting.get(webhook).copied().unwrap_or(0));
+        if missing > 0 {
+            tracing::warn!(replay = %replay.name, %webhook, missing, "a replay does not wait for what is not there");
+            part.counts.put -= missing;
+        }
+    }
+    Ok(())
+}
+
+/// The names of all that a replay has put among those that wait.
+pub(super) fn waiting_for(disk: &Disk, id: ReplayId) -> Result<Vec<DeliveryName>> {
+    let prefix = meta::replayed_by(id);
+    let mut names = Vec::new();
+    for entry in disk.meta.prefix(&prefix) {
+        let key = entry.key().map_err(engine(READ))?;
+        let name = key.get(prefix.len()..).and_then(|name| name.try_into().ok());
+        names.extend(name.map(DeliveryName::from_bytes));
+    }
+    Ok(names)
 }
 
 /// The two ids of the key of a part.
