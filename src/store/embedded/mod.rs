@@ -22,6 +22,8 @@ mod queue;
 mod queue_tests;
 mod redeliver;
 mod replaying;
+#[cfg(test)]
+mod replaying_tests;
 mod replays;
 mod retain;
 mod room;
