@@ -501,7 +501,10 @@ async fn run(engine: &dyn Engine, ops: Vec<Op>) {
 pub(in crate::store) fn a_plain_model_agrees<E: Engine>(engine: impl Fn() -> E) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let config = Config { cases: 48, failure_persistence: None, ..Config::default() };
-    let ops = prop::collection::vec(op(), 1..60);
+    let ops = prop_oneof![
+        2 => prop::collection::vec(op(), 1..60),
+        1 => prop::collection::vec(replays::busy(), 1..80),
+    ];
     let outcome = TestRunner::new(config).run(&ops, |ops| {
         runtime.block_on(run(&engine(), ops));
         Ok(())

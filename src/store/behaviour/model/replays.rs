@@ -22,18 +22,45 @@ pub(super) enum Op {
     Cancel { number: u8 },
 }
 
+/// Steps of replays of both namespaces.
 pub(super) fn op() -> impl Strategy<Value = Op> {
+    steps(any::<bool>().boxed(), (0..HOOKS).boxed())
+}
+
+fn steps(second: BoxedStrategy<bool>, hook: BoxedStrategy<usize>) -> impl Strategy<Value = Op> {
     let number = || 0..REPLAYS;
     let states = prop_oneof![
         Just(vec![State::Failed]),
         Just(vec![State::Success]),
         Just(vec![State::Failed, State::Success]),
     ];
+    let begin = (number(), second, states);
+    let advance = (number(), hook, 0..5_usize);
     prop_oneof![
-        3 => (number(), any::<bool>(), states).prop_map(|(number, second, states)| Op::Begin { number, second, states }),
-        6 => (number(), 0..HOOKS, 0..5_usize).prop_map(|(number, hook, count)| Op::Advance { number, hook, count }),
+        3 => begin.prop_map(|(number, second, states)| Op::Begin { number, second, states }),
+        6 => advance.prop_map(|(number, hook, count)| Op::Advance { number, hook, count }),
         2 => number().prop_map(|number| Op::Finish { number }),
         2 => number().prop_map(|number| Op::Cancel { number }),
+    ]
+}
+
+/// Calls among which those of replays are many, with much to send again.
+pub(super) fn busy() -> impl Strategy<Value = super::Op> {
+    use super::{New, Op as Any, Verdict};
+    let new = Just(New { hooks: [true, false, true, false], key: None, test: false });
+    let verdict = prop_oneof![Just(Verdict::Success), Just(Verdict::Failed), Just(Verdict::Expired)];
+    let hook = || prop_oneof![Just(0_usize), Just(2)];
+    prop_oneof![
+        3 => prop::collection::vec(new, 1..4).prop_map(Any::Append),
+        6 => prop::collection::vec((any::<usize>(), verdict), 1..12).prop_map(Any::Record),
+        5 => (hook(), 1..4_usize).prop_map(|(hook, limit)| Any::Claim { hook, limit }),
+        12 => steps(Just(false).boxed(), hook().boxed()).prop_map(Any::Replay),
+        1 => any::<usize>().prop_map(|which| Any::Release { which }),
+        2 => prop::collection::vec((any::<usize>(), 0..2_u64), 1..4).prop_map(Any::Redeliver),
+        2 => any::<usize>().prop_map(|which| Any::Expunge { which }),
+        3 => (1..40_u64).prop_map(Any::Pass),
+        1 => hook().prop_map(|hook| Any::Purge { hook }),
+        1 => Just(Any::Reopen),
     ]
 }
 
