@@ -163,7 +163,7 @@ pub struct WebhookReplayStatus {
     pub observed_generation: i64,
 
     /// Succeeded: Unknown while the replay waits (reason Held while its Webhooks hold all deliveries back) or is under
-    /// way, then True (none failed again) or False, for good; its reason and message say why. Ready: the same as
+    /// way, then True (none failed again) or False (some did, or none could be sent again), for good; its reason and message say why. Ready: the same as
     /// Succeeded. Present only while True: Reconciling, Stalled (the replay failed).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]

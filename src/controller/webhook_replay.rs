@@ -211,7 +211,9 @@ impl Context {
                 webhook: *webhook,
                 waiting: usize::try_from(part.counts.waiting()).unwrap_or(usize::MAX),
                 is_held: waits.is_some(),
-                has_more: !part.walked && waits != Some(Waits::Gone),
+                // Of one that the store has forgotten, too, there is nothing more: it is told so by trying.
+                has_more: !part.walked
+                    && (waits != Some(Waits::Gone) || self.deps.store.summary(*webhook).is_none()),
             }
         };
         record.parts.iter().filter(|(_, part)| !part.is_over()).map(lane).collect()

@@ -227,3 +227,16 @@ async fn a_replay_goes_on_after_a_restart_and_under_its_rate() {
     let replay = world.until("hookreplay", "night", "Succeeded=True/Completed").await;
     assert_eq!(counts(&replay), [3, 3, 3, 0, 0]);
 }
+
+#[tokio::test]
+async fn a_webhook_that_is_deleted_takes_its_part_of_a_replay_along() {
+    let world = World::new("taken").await;
+    let webhook = world.orders(json!({ "active": false })).await;
+    world.night(&webhook, 20).await;
+    world.replay("night", json!({})).await;
+    world.until("hookreplay", "night", "Succeeded=Unknown/Held").await;
+    world.kubectl.delete("hook", &world.namespace, "orders").await.unwrap();
+    let replay = world.until("hookreplay", "night", "Succeeded=False/NothingSent").await;
+    assert_eq!(counts(&replay), [20, 0, 0, 0, 20]);
+    assert!(message(&replay, "Succeeded").contains("20 could not be sent again"), "{replay}");
+}

@@ -128,12 +128,22 @@ async fn ten_thousand_are_sent_once_more_with_a_kill_in_the_middle() -> anyhow::
     let mut operator = world.operator.lock().await;
     operator.kill9();
     let killed_at = team.receiver.count("/orders");
+    let running = Instant::now();
     operator.start_process().await?;
     drop(operator);
 
     let object = ("webhookreplays.hookwright.dev", &*team.namespace, "night");
     let done = |replay: &Value| replay["status"]["completedAt"].is_string();
     let replay = team.kubectl.wait_for(object, PATIENCE, "finished", done).await?;
+    // Calm: at its start, then at most every five seconds, and at its end.
+    let most = 3.0 + running.elapsed().as_secs_f64() / 5.0;
+    let operator = world.operator.lock().await;
+    let writes = operator.metric("hookwright_status_writes_total", &["kind=\"WebhookReplay\""]).await?;
+    drop(operator);
+    assert!(
+        (1.0..=most).contains(&writes),
+        "{writes} writes of its status since the restart, at most {most}"
+    );
     let arrived: HashSet<_> = team
         .receiver
         .requests("/orders")

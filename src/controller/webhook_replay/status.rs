@@ -92,8 +92,7 @@ pub(super) fn ended(
         count(status, record);
         let ended = record.finished_at.unwrap_or(now);
         status.completed_at = Some(ended.to_string());
-        let succeeded = record.counts().failed == 0;
-        let (reason, message) = outcome(record);
+        let (succeeded, reason, message) = outcome(record);
         status.conditions = if is_former {
             let message = format!(
                 "a WebhookReplay of this name and spec was completed at {ended}, so nothing is sent again (another \
@@ -106,10 +105,11 @@ pub(super) fn ended(
     })
 }
 
-fn outcome(record: &Replay) -> (&'static str, String) {
+/// Whether it succeeded, and how it is said.
+fn outcome(record: &Replay) -> (bool, &'static str, String) {
     let (counts, skipped) = (record.counts(), record.skipped());
     if counts.selected == 0 {
-        return ("NothingSelected", "no delivery is selected: nothing was sent".to_owned());
+        return (true, "NothingSelected", "no delivery is selected: nothing was sent".to_owned());
     }
     let mut message = format!("{} of {} arrived", counts.succeeded, deliveries(counts.selected));
     if counts.failed > 0 {
@@ -121,7 +121,12 @@ fn outcome(record: &Replay) -> (&'static str, String) {
             ", {skipped} could not be sent again (gone, erased, or sent again by somebody else)"
         );
     }
-    (if counts.failed == 0 { "Completed" } else { "DeliveriesFailed" }, message)
+    let reason = match (counts.failed, counts.succeeded) {
+        (0, 0) => "NothingSent",
+        (0, _) => "Completed",
+        _ => "DeliveriesFailed",
+    };
+    (reason == "Completed", reason, message)
 }
 
 fn deliveries(count: u64) -> String {
@@ -215,6 +220,16 @@ mod tests {
                 "no delivery is selected: nothing was sent",
             ),
             (record(1, 1, 0, true), "Succeeded=True/Completed", "1 of 1 delivery arrived"),
+            (
+                record(3, 0, 0, true),
+                "Succeeded=False/NothingSent",
+                "0 of 3 deliveries arrived, 3 could not be sent again (gone, erased, or sent again by somebody else)",
+            ),
+            (
+                record(3, 2, 0, true),
+                "Succeeded=True/Completed",
+                "2 of 3 deliveries arrived, 1 could not be sent again (gone, erased, or sent again by somebody else)",
+            ),
             (
                 record(10, 7, 2, true),
                 "Succeeded=False/DeliveriesFailed",
