@@ -1,7 +1,8 @@
 //! Nothing leaks: what is secret is in no status, Event, log line or metric, also when a receiver echoes it.
 
 use hookwright_harness::receiver::Answer;
-use serde_json::json;
+use hookwright_harness::wait::eventually;
+use serde_json::{Value, json};
 
 use crate::world::{SOON, Team, newest};
 
@@ -48,6 +49,7 @@ async fn a_canary_is_nowhere_but_at_the_receiver() -> anyhow::Result<()> {
         .await?;
     team.kubectl.wait("hookreplay/again", &team.namespace, "condition=Succeeded").await?;
 
+    let mut answers = answers_of_both_doors(&team).await?;
     let operator = team.world.operator.lock().await;
     let mut places = vec![("log", operator.log()), ("metrics", operator.metrics().await?)];
     drop(operator);
@@ -68,8 +70,6 @@ async fn a_canary_is_nowhere_but_at_the_receiver() -> anyhow::Result<()> {
         key.trim_start_matches("whsec_").to_owned(),
         "canary-key".to_owned(),
         "canary-header-value".to_owned(),
-        "canary-plain-value".to_owned(),
-        "canary-payload".to_owned(),
     ];
     canaries.extend(
         signatures
@@ -78,12 +78,57 @@ async fn a_canary_is_nowhere_but_at_the_receiver() -> anyhow::Result<()> {
             .filter(|part| part.len() > 10)
             .map(str::to_owned),
     );
-    assert!(canaries.len() > 8, "{canaries:?}");
-    for (place, text) in &places {
+    assert!(canaries.len() > 6, "{canaries:?}");
+    answers.extend(places.iter().map(|(place, text)| ((*place).to_owned(), text.clone())));
+    for (place, text) in &answers {
         assert!(!text.trim().is_empty(), "{place} is empty");
         for canary in &canaries {
             assert!(!text.contains(canary.as_str()), "{canary} is in {place}:\n{text}");
         }
     }
+    // Who may read payloads sees these in them; nobody sees them elsewhere.
+    for (place, text) in answers.iter().filter(|(place, _)| !place.ends_with("/payload")) {
+        for canary in ["canary-plain-value", "canary-payload"] {
+            assert!(!text.contains(canary), "{canary} is in {place}:\n{text}");
+        }
+    }
     Ok(())
+}
+
+/// Whatever an administrator of the team can read of the log, in each form and at each door.
+async fn answers_of_both_doors(team: &Team) -> anyhow::Result<Vec<(String, String)>> {
+    let namespace = &*team.namespace;
+    let (role, subject) = ("--clusterrole=hookwright-admin", format!("--serviceaccount={namespace}:reader"));
+    team.kubectl.ok(&["create", "serviceaccount", "reader", "-n", namespace]).await?;
+    team.kubectl.ok(&["create", "rolebinding", "reader", role, &subject, "-n", namespace]).await?;
+    team.through_kube_apiserver().await?;
+    let base = format!("/apis/delivery.hookwright.dev/v1alpha1/namespaces/{namespace}/deliveries");
+    let mut answers = Vec::new();
+    for (what, door) in team.both_doors("reader").await? {
+        let read = async |path: &str, accept: &str| {
+            let answer = door.send(http::Method::GET, path, &[("accept", accept)], "").await;
+            let answer = answer.map_err(|error| error.to_string())?;
+            let text = String::from_utf8_lossy(&answer.body).into_owned();
+            if answer.status == 200 { Ok(text) } else { Err(text) }
+        };
+        // The role takes a moment, also at a door that has said no before.
+        let list = eventually(SOON, "the role to be in force", || read(&base, "application/json")).await?;
+        let lines: Value = serde_json::from_str(&list)?;
+        answers.push((format!("{what} {base}"), list));
+        let mut paths = vec![(base.clone(), "application/json;as=Table;g=meta.k8s.io;v=v1")];
+        let lines = lines["items"].as_array().cloned().unwrap_or_default();
+        assert_eq!(lines.len(), 2, "the event and the test");
+        for name in lines.iter().filter_map(|line| line["metadata"]["name"].as_str()) {
+            paths.push((format!("{base}/{name}"), "application/json"));
+            paths.push((format!("{base}/{name}/payload"), "application/json"));
+        }
+        for (path, accept) in paths {
+            let text = read(&path, accept).await.map_err(anyhow::Error::msg)?;
+            if path.ends_with("/payload") {
+                assert!(text.contains("***") && text.contains("webhook-id"), "the masked echo is in {text}");
+            }
+            answers.push((format!("{what} {path}"), text));
+        }
+    }
+    Ok(answers)
 }

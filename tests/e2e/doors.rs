@@ -1,20 +1,27 @@
 //! Two doors, one meaning: through kube-apiserver and straight, each role may do the same, and nobody may claim
 //! to be kube-apiserver.
 
+use std::collections::BTreeSet;
+
 use hookwright_harness::kubectl::Kubectl;
 use hookwright_harness::pki::Authority;
-use hookwright_harness::publisher::{AUDIENCE, Publisher};
+use hookwright_harness::publisher::Publisher;
 use hookwright_harness::receiver::Answer;
 use hookwright_harness::wait::eventually;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::world::{SOON, Team, door, unique};
+use crate::world::{SOON, Team, door, newest, unique};
 
 const BASE: &str = "/apis/delivery.hookwright.dev/v1alpha1";
 
 /// The operations of a row of the matrix, in this order.
-const OPERATIONS: [&str; 5] = ["list", "list all", "get", "payload", "publish"];
+const OPERATIONS: [&str; 7] = ["list", "list all", "get", "payload", "redeliver", "expunge", "publish"];
+
+/// What the kinds allow: nothing, looking, or everything.
+const NONE: &[&str] = &[];
+const LOOK: &[&str] = &["get", "list", "watch"];
+const ALL: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
 /// Binds a role to a new account of the team's, in another namespace if it is given.
 async fn account(team: &Team, name: &str, role: Option<&str>, namespace: &str) -> anyhow::Result<()> {
@@ -59,10 +66,27 @@ async fn operations(door_client: &Publisher, namespace: &str, delivery: &str) ->
     ] {
         codes.push(door_client.send(Method::GET, &path, &[], "").await?.status);
     }
+    // Dry, since each of the others is to find the line as it is; the rights are the same.
+    for change in ["redeliver", "expunge"] {
+        let path = format!("{in_namespace}/{delivery}/{change}?dryRun=All");
+        codes.push(door_client.send(Method::POST, &path, &[], "").await?.status);
+    }
     let event = json!({"specversion": "1.0", "id": unique("e"), "source": "/a", "type": "a"}).to_string();
     let headers = [("content-type", "application/cloudevents+json")];
     codes.push(door_client.send(Method::POST, &door(namespace), &headers, event).await?.status);
     Ok(codes)
+}
+
+/// The verbs that an account has in a namespace for each of the kinds that people declare, as `kubectl auth can-i` says.
+async fn verbs(kubectl: &Kubectl, user: &str, namespace: &str) -> anyhow::Result<[BTreeSet<String>; 3]> {
+    let user = format!("--as={user}");
+    let text = kubectl.ok(&["auth", "can-i", "--list", "-n", namespace, &user]).await?;
+    Ok(["webhooks", "webhooktests", "webhookreplays"].map(|kind| {
+        let rows =
+            text.lines().filter(|row| row.split(' ').next() == Some(&format!("{kind}.hookwright.dev")));
+        let verbs = rows.filter_map(|row| row.rsplit_once('[')).map(|(_, verbs)| verbs.trim_end_matches(']'));
+        verbs.flat_map(str::split_whitespace).map(ToOwned::to_owned).collect()
+    }))
 }
 
 #[tokio::test]
@@ -70,50 +94,35 @@ async fn each_role_may_do_the_same_through_both_doors() -> anyhow::Result<()> {
     let (team, other) = (Team::new("roles").await?, Team::new("others").await?);
     team.webhook("orders", json!({})).await?;
     team.publish("a", &json!({})).await?;
-    let sent = team.receiver.await_requests("/orders", 1, SOON).await?.remove(0);
-    let delivery = sent.header("webhook-id").unwrap_or_default().to_owned();
-    let api_service = "apiservice/v1alpha1.delivery.hookwright.dev";
-    team.kubectl.ok(&["wait", api_service, "--for=condition=Available", "--timeout=60s"]).await?;
-
-    let plane = &team.world.plane;
-    let operator = team.world.operator.lock().await;
-    let straight =
-        Publisher::new(operator.address(), &operator.server_name(), &operator.ca_pem().await?, "")?;
-    drop(operator);
-    let server = plane.server_url().trim_start_matches("https://").parse()?;
-    let through = Publisher::new(server, "localhost", plane.ca_pem(), "")?;
+    let success = |webhook: &Value| newest(webhook)["state"] == "Success";
+    let webhook = team.await_webhook("orders", "Success", success).await?;
+    let delivery = newest(&webhook)["id"].as_str().unwrap_or_default().to_owned();
+    team.through_kube_apiserver().await?;
 
     let (here, there) = (&*team.namespace, &*other.namespace);
-    for (name, role, namespace, right, expected) in [
-        ("nobody", None, here, None, [403, 403, 403, 403, 403]),
-        ("viewer", Some("hookwright-viewer"), here, Some(("list", "deliveries")), [200, 403, 200, 403, 403]),
-        ("view", Some("view"), here, Some(("list", "deliveries")), [200, 403, 200, 403, 403]),
-        (
-            "publisher",
-            Some("hookwright-publisher"),
-            here,
-            Some(("create", "cloudevents")),
-            [403, 403, 403, 403, 202],
-        ),
-        ("admin", Some("hookwright-admin"), here, Some(("list", "deliveries")), [200, 403, 200, 200, 202]),
-        (
-            "elsewhere",
-            Some("hookwright-admin"),
-            there,
-            Some(("list", "deliveries")),
-            [403, 403, 403, 403, 403],
-        ),
+    let see = Some(("list", "deliveries"));
+    let publish = Some(("create", "cloudevents"));
+    for (name, role, namespace, right, expected, kinds) in [
+        ("nobody", None, here, None, [403; 7], NONE),
+        ("viewer", Some("hookwright-viewer"), here, see, [200, 403, 200, 403, 403, 403, 403], LOOK),
+        ("view", Some("view"), here, see, [200, 403, 200, 403, 403, 403, 403], LOOK),
+        ("edit", Some("edit"), here, see, [200, 403, 200, 403, 403, 403, 403], LOOK),
+        ("publisher", Some("hookwright-publisher"), here, publish, [403, 403, 403, 403, 403, 403, 202], NONE),
+        ("admin", Some("hookwright-admin"), here, see, [200, 403, 200, 200, 200, 200, 202], ALL),
+        ("owner", Some("admin"), here, see, [200, 403, 200, 200, 200, 200, 202], ALL),
+        ("elsewhere", Some("hookwright-admin"), there, see, [403; 7], NONE),
     ] {
         account(&team, name, role, namespace).await?;
         let user = format!("system:serviceaccount:{here}:{name}");
         if let Some((verb, resource)) = right {
             in_force(&team.kubectl, &user, namespace, verb, resource).await?;
         }
-        let through = through.with_token(&plane.token(here, name, None).await?);
-        let straight = straight.with_token(&plane.token(here, name, Some(AUDIENCE)).await?);
-        for (what, client) in [("through kube-apiserver", through), ("straight", straight)] {
+        for (what, client) in team.both_doors(name).await? {
             let codes = operations(&client, here, &delivery).await?;
             assert_eq!(codes, expected, "{name} {what}: {OPERATIONS:?}");
+        }
+        for verbs in verbs(&team.kubectl, &user, here).await? {
+            assert_eq!(verbs, kinds.iter().map(ToString::to_string).collect(), "{name}");
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use hookwright_harness::control_plane::{self, ControlPlane};
 use hookwright_harness::kubectl::Kubectl;
 use hookwright_harness::operator::{Operator, OperatorOptions};
-use hookwright_harness::publisher::{Event, Publisher, create_account};
+use hookwright_harness::publisher::{AUDIENCE, Event, Publisher, create_account};
 use hookwright_harness::receiver::Receiver;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, OnceCell};
@@ -93,6 +93,23 @@ impl Team {
         let publisher = Publisher::with_account(&world.plane, &operator, &namespace, "producer").await?;
         drop(operator);
         Ok(Self { world: Arc::clone(world), namespace, kubectl, receiver, publisher })
+    }
+
+    /// Waits until kube-apiserver passes on what is asked of the delivery API.
+    pub(crate) async fn through_kube_apiserver(&self) -> anyhow::Result<()> {
+        let api_service = "apiservice/v1alpha1.delivery.hookwright.dev";
+        self.kubectl.ok(&["wait", api_service, "--for=condition=Available", "--timeout=60s"]).await.map(drop)
+    }
+
+    /// Clients of both doors with the rights of an account of the team, each with what it is called.
+    pub(crate) async fn both_doors(&self, account: &str) -> anyhow::Result<[(&'static str, Publisher); 2]> {
+        let plane = &self.world.plane;
+        let token = plane.token(&self.namespace, account, Some(AUDIENCE)).await?;
+        let straight = self.publisher.with_token(&token);
+        let server = plane.server_url().trim_start_matches("https://").parse()?;
+        let token = plane.token(&self.namespace, account, None).await?;
+        let through = Publisher::new(server, "localhost", plane.ca_pem(), &token)?;
+        Ok([("straight", straight), ("through kube-apiserver", through)])
     }
 
     /// The manifest of a Webhook to the receiver's `/name`, with `changes` laid over its spec.
