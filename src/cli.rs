@@ -115,6 +115,27 @@ mod tests {
     }
 
     #[test]
+    fn sizes_are_quantities_and_defaults_are_shown_as_such() {
+        let parse = |arguments: &[&str]| {
+            Cli::try_parse_from([&["hookwright", "run"], arguments].concat()).map(|cli| {
+                let Command::Run(config) = cli.command else { panic!("{cli:?}") };
+                config
+            })
+        };
+        let config = parse(&[]).unwrap();
+        assert_eq!((config.retention_bytes, config.quota_pending_bytes), (1 << 30, 1 << 30));
+        assert_eq!((config.max_body_bytes, config.min_free_bytes), (1 << 20, 256 << 20));
+        let config = parse(&["--retention-bytes=1.5Gi", "--max-body-bytes=2097152"]).unwrap();
+        assert_eq!((config.retention_bytes, config.max_body_bytes), (3 << 29, 2 << 20));
+        let error = parse(&["--retention-bytes=1GiB"]).unwrap_err().to_string();
+        assert!(error.contains("write 1Gi, as Kubernetes does"), "{error}");
+        let help = Cli::command().find_subcommand_mut("run").unwrap().render_long_help().to_string();
+        for default in ["[default: 1Gi]", "[default: 1Mi]", "[default: 256Mi]", "[default: 1000]"] {
+            assert!(help.contains(default), "{default} in {help}");
+        }
+    }
+
+    #[test]
     fn every_flag_has_an_environment_variable_of_its_name() {
         let command = Cli::command();
         let run = command.find_subcommand("run").unwrap();

@@ -1,4 +1,5 @@
-//! Settings of `hookwright run`. Each flag is also an environment variable; the chart names them once.
+//! Settings of `hookwright run`. Each flag is also an environment variable; the chart names them once. Sizes are
+//! quantities as Kubernetes writes them.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -6,6 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
+
+use crate::model::size;
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -42,6 +45,12 @@ fn duration(text: &str) -> Result<Duration, String> {
     text.parse::<jiff::SignedDuration>()
         .map_err(|error| error.to_string())
         .and_then(|duration| Duration::try_from(duration).map_err(|_| "must not be negative".to_owned()))
+}
+
+/// A size of what is held in memory.
+fn size_in_memory(text: &str) -> Result<usize, String> {
+    let bytes = size::parse(text).map_err(|error| error.to_string())?;
+    usize::try_from(bytes).map_err(|_| "is more than the memory of this machine".to_owned())
 }
 
 /// Settings of `hookwright run`.
@@ -103,8 +112,8 @@ pub struct Config {
     #[arg(long, env = "HOOKWRIGHT_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
 
-    /// Largest body of one publishing request, in bytes.
-    #[arg(long, env = "HOOKWRIGHT_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = 1 << 20)]
+    /// Largest body of one publishing request.
+    #[arg(long, env = "HOOKWRIGHT_MAX_BODY_BYTES", value_name = "SIZE", default_value = "1Mi", value_parser = size_in_memory)]
     pub max_body_bytes: usize,
 
     /// How long data of a deleted Webhook is kept after its deletion was seen.
@@ -131,13 +140,13 @@ pub struct Config {
     #[arg(long, env = "HOOKWRIGHT_RETENTION_AGE", value_name = "DURATION", default_value = "168h", value_parser = duration)]
     pub retention_age: Duration,
 
-    /// While a namespace's events and log use more, its oldest finished deliveries go, in bytes. What waits never goes.
-    #[arg(long, env = "HOOKWRIGHT_RETENTION_BYTES", value_name = "BYTES", default_value_t = 1 << 30)]
+    /// While a namespace's events and log use more, its oldest finished deliveries go. What waits never goes.
+    #[arg(long, env = "HOOKWRIGHT_RETENTION_BYTES", value_name = "SIZE", default_value = "1Gi", value_parser = size::parse)]
     pub retention_bytes: u64,
 
-    /// While what waits to be delivered in a namespace has so many bytes, publishing there is refused (429). An event
+    /// While so much waits to be delivered in a namespace, publishing there is refused (429). An event
     /// counts once for each Webhook that it waits for.
-    #[arg(long, env = "HOOKWRIGHT_QUOTA_PENDING_BYTES", value_name = "BYTES", default_value_t = 1 << 30)]
+    #[arg(long, env = "HOOKWRIGHT_QUOTA_PENDING_BYTES", value_name = "SIZE", default_value = "1Gi", value_parser = size::parse)]
     pub quota_pending_bytes: u64,
 
     /// Events a second that one namespace may publish (429 beyond), ten times as many at once after a pause.
@@ -150,7 +159,7 @@ pub struct Config {
     )]
     pub quota_events_per_second: u32,
 
-    /// Free space in the data directory's file system below which publishing is refused, in bytes.
-    #[arg(long, env = "HOOKWRIGHT_MIN_FREE_BYTES", value_name = "BYTES", default_value_t = 256 << 20)]
+    /// Free space in the data directory's file system below which publishing is refused.
+    #[arg(long, env = "HOOKWRIGHT_MIN_FREE_BYTES", value_name = "SIZE", default_value = "256Mi", value_parser = size::parse)]
     pub min_free_bytes: u64,
 }

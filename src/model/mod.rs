@@ -12,6 +12,7 @@ pub mod ids;
 pub mod rate;
 pub mod retry;
 pub mod signature;
+pub mod size;
 pub mod target;
 pub mod text;
 pub mod time;
