@@ -28,7 +28,7 @@ use crate::routes::feed::Feed;
 use crate::routes::watch::Scope;
 use crate::routes::{Table, master_key};
 use crate::server::apis::deliveries::Log;
-use crate::server::apis::registration;
+use crate::server::apis::{registration, usages};
 use crate::server::auth::{FrontProxy, Gate};
 use crate::server::certificates::Certificates;
 use crate::server::listener::{self, Limits};
@@ -235,6 +235,11 @@ impl Parts {
             server::Settings { max_body_bytes: config.max_body_bytes, namespaces: config.namespace.clone() };
         let gate = Gate::new(&self.client, Arc::clone(front_proxy));
         let log = Log::new(Arc::clone(&self.store), Arc::clone(&self.table), self.clock.clone());
+        let log = log.with_limits(usages::Limits {
+            retention: retention(config),
+            pending_bytes: config.quota_pending_bytes,
+            events_per_second: config.quota_events_per_second,
+        });
         Door::new(gate, publisher, log, self.metrics.clone(), settings)
     }
 
@@ -370,12 +375,16 @@ async fn cluster_uid(client: &Client) -> Result<String, kube::Error> {
     Ok(namespace.uid().unwrap_or_default())
 }
 
+fn retention(config: &Config) -> Retention {
+    Retention { max_age: config.retention_age, max_bytes: config.retention_bytes }
+}
+
 async fn open_store(config: &Config, cluster: String, metrics: &Metrics) -> Result<Arc<Embedded>, Error> {
     let options = Options {
         cluster: Some(cluster),
         metrics: metrics.clone(),
         min_free_bytes: config.min_free_bytes,
-        retention: Retention { max_age: config.retention_age, max_bytes: config.retention_bytes },
+        retention: retention(config),
         quota_pending_bytes: config.quota_pending_bytes,
         ..Options::new(&config.data_dir)
     };

@@ -4,6 +4,7 @@ pub mod conditions;
 pub mod delivery;
 pub mod rules;
 mod schema;
+pub mod usage;
 pub mod webhook;
 pub mod webhook_replay;
 mod webhook_status;

@@ -40,6 +40,7 @@ use hyper::body::Incoming;
 use crate::metrics::{Metrics, Received};
 use apis::deliveries::{self, Change, Log};
 use apis::discovery::Documents;
+use apis::usages;
 use auth::{Action, Gate, User};
 use body::Bodies;
 use listener::{Handler, Peer};
@@ -125,6 +126,10 @@ impl Door {
                 let action = deliveries::action("get", Some("payload"), Some(namespace), Some(name));
                 self.admit(action, peer, parts).await?;
                 self.log.payload(namespace, name, parts).await
+            }
+            Target::Usages { namespace, name } => {
+                self.admit(usages::action(namespace, name), peer, parts).await?;
+                self.log.usages(namespace, name, parts)
             }
             Target::Change { change, namespace, name } => {
                 let action = deliveries::action("create", Some(change.as_str()), Some(namespace), Some(name));

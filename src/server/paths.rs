@@ -40,6 +40,13 @@ pub(super) enum Target<'p> {
         /// Not empty.
         name: &'p str,
     },
+    /// `…/usages` of all namespaces, or of one, and `…/usages/{name}`: what is used of the limits.
+    Usages {
+        /// None: all.
+        namespace: Option<&'p str>,
+        /// Of one, and not empty; none: a list.
+        name: Option<&'p str>,
+    },
     /// `…/namespaces/{namespace}/cloudevents`: where events are published.
     CloudEvents {
         /// A name that a namespace can have.
@@ -53,9 +60,11 @@ impl Target<'_> {
         match self {
             Self::CloudEvents { .. } => "POST, OPTIONS",
             Self::Change { .. } => "POST",
-            Self::Document(_) | Self::Deliveries { .. } | Self::Delivery { .. } | Self::Payload { .. } => {
-                "GET"
-            }
+            Self::Document(_)
+            | Self::Deliveries { .. }
+            | Self::Delivery { .. }
+            | Self::Payload { .. }
+            | Self::Usages { .. } => "GET",
         }
     }
 
@@ -76,8 +85,10 @@ fn target(path: &str) -> Option<Target<'_>> {
     }
     let rest = path.strip_prefix("/apis/")?.strip_prefix(DELIVERY_GROUP)?.strip_prefix('/')?;
     let rest = rest.strip_prefix(DELIVERY_VERSION)?.strip_prefix('/')?;
-    if rest == "deliveries" {
-        return Some(Target::Deliveries { namespace: None });
+    match rest {
+        "deliveries" => return Some(Target::Deliveries { namespace: None }),
+        "usages" => return Some(Target::Usages { namespace: None, name: None }),
+        _ => {}
     }
     let (namespace, rest) = rest.strip_prefix("namespaces/")?.split_once('/')?;
     if !is_namespace(namespace) {
@@ -86,8 +97,17 @@ fn target(path: &str) -> Option<Target<'_>> {
     match rest {
         "cloudevents" => Some(Target::CloudEvents { namespace }),
         "deliveries" => Some(Target::Deliveries { namespace: Some(namespace) }),
-        _ => delivery(namespace, rest.strip_prefix("deliveries/")?),
+        "usages" => Some(Target::Usages { namespace: Some(namespace), name: None }),
+        _ => match rest.strip_prefix("usages/") {
+            Some(name) => usage(namespace, name),
+            None => delivery(namespace, rest.strip_prefix("deliveries/")?),
+        },
     }
+}
+
+fn usage<'p>(namespace: &'p str, name: &'p str) -> Option<Target<'p>> {
+    let valid = !name.is_empty() && !name.contains('/');
+    valid.then_some(Target::Usages { namespace: Some(namespace), name: Some(name) })
 }
 
 /// What is at a delivery's name and below.
@@ -159,6 +179,19 @@ mod tests {
             (format!("{BASE}/namespaces/team-a/deliveries/"), None),
             (format!("{BASE}/namespaces/team-a/deliveries//payload"), None),
             (format!("{BASE}/deliveries/0190"), None),
+            (format!("{BASE}/usages"), Some(Target::Usages { namespace: None, name: None })),
+            (
+                format!("{BASE}/namespaces/team-a/usages"),
+                Some(Target::Usages { namespace: Some(namespace), name: None }),
+            ),
+            (
+                format!("{BASE}/namespaces/team-a/usages/current"),
+                Some(Target::Usages { namespace: Some(namespace), name: Some("current") }),
+            ),
+            (format!("{BASE}/namespaces/team-a/usages/"), None),
+            (format!("{BASE}/namespaces/team-a/usages/current/status"), None),
+            (format!("{BASE}/namespaces/team-a/usagesx"), None),
+            (format!("{BASE}/usages/current"), None),
             ("/apis".to_owned(), Some(Target::Document(Document::Groups))),
             ("/apis/".to_owned(), Some(Target::Document(Document::Groups))),
             ("/apis/delivery.hookwright.dev".to_owned(), Some(Target::Document(Document::Group))),

@@ -2,6 +2,8 @@
 
 use hookwright::api::delivery::Delivery;
 use hookwright::api::webhook::DeliveryState;
+use hookwright_harness::kubectl::Output;
+use hookwright_harness::process::direct;
 use hookwright_harness::receiver::Answer;
 use hookwright_harness::wait::eventually;
 use kube::api::ListParams;
@@ -112,6 +114,17 @@ async fn kubectl_shows_what_failed_when_why_and_what_happens_next() -> anyhow::R
     assert!(lines(&everywhere)[0].starts_with("NAMESPACE"), "{everywhere}");
     assert_eq!(everywhere.matches(&team.namespace).count(), 6, "{everywhere}");
 
+    let usages = get(&team, &["usages"]).await?;
+    let words: Vec<Vec<_>> = usages.lines().map(|row| row.split_whitespace().collect()).collect();
+    assert_eq!(words[0], ["NAME", "PENDING", "RATE", "LOG", "DELIVERIES", "KEPT"]);
+    let (pending, log) = (words[1][1], words[1][3]);
+    assert!(pending.ends_with("/1Gi") && !pending.starts_with("0/"), "what is Held waits: {usages}");
+    assert!(log.ends_with("/1Gi"), "{usages}");
+    assert_eq!(
+        (words.len(), &words[1][..1], words[1][2], &words[1][4..]),
+        (2, &["current"][..], "1000/s", &["6", "168h"][..])
+    );
+
     let all = get(&team, &["all"]).await?;
     assert!(!all.contains("delivery"), "the log is not in `all`: {all}");
     let missing = refused(&team, &["get", "dlv", "-n", &team.namespace, "nobody"]).await?;
@@ -181,6 +194,9 @@ async fn kubectl_explains_and_announces_it() -> anyhow::Result<()> {
         rows.into_iter().find(|words| words[0] == name).map(|words| words.join(" ")).unwrap_or_default()
     };
     assert_eq!(row("deliveries"), "deliveries dlv delivery.hookwright.dev/v1alpha1 true Delivery get,list");
+    assert_eq!(row("usages"), "usages delivery.hookwright.dev/v1alpha1 true Usage get,list");
+    let usage = team.kubectl.ok(&["explain", "usages.spec.quota.pendingBytes"]).await?;
+    assert!(usage.contains("Most bytes of events that wait"), "{usage}");
     assert_eq!(row("cloudevents"), "cloudevents delivery.hookwright.dev/v1alpha1 true CloudEvent create");
     Ok(())
 }
@@ -346,5 +362,25 @@ async fn a_typed_client_lists_pages_and_gets() -> anyhow::Result<()> {
     assert!(held.items.iter().all(|line| line.spec.webhook_ref.name == "paused"));
     let state = held.items[0].status.as_ref().map(|status| (status.state, status.reason.as_deref()));
     assert_eq!(state, Some((DeliveryState::Held, Some("Paused"))));
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_dynamic_client_of_client_go_lists_pages_and_gets() -> anyhow::Result<()> {
+    let team = with_log("dynamic").await?;
+    let run = async |program: &str, arguments: &[&str]| {
+        let mut command = std::process::Command::new(program);
+        direct(&mut command).args(arguments);
+        let output = tokio::process::Command::from(command).output().await?;
+        Output::from(output).ok(program)
+    };
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/control-plane/client.sh");
+    let program = run("bash", &[script]).await?;
+    let kubeconfig = team.world.plane.kubeconfig_path().to_str().unwrap_or_default();
+    let read = run(program.trim(), &[kubeconfig, &team.namespace]).await?;
+    let names = get(&team, &["dlv", "-o", "name"]).await?;
+    let names: Vec<_> = lines(&names).into_iter().filter_map(|name| name.split('/').nth(1)).collect();
+    assert_eq!(names.len(), 6);
+    assert_eq!(lines(&read), names);
     Ok(())
 }

@@ -16,7 +16,8 @@ use crate::world::{SOON, Team, door, newest, unique};
 const BASE: &str = "/apis/delivery.hookwright.dev/v1alpha1";
 
 /// The operations of a row of the matrix, in this order.
-const OPERATIONS: [&str; 7] = ["list", "list all", "get", "payload", "redeliver", "expunge", "publish"];
+const OPERATIONS: [&str; 8] =
+    ["list", "list all", "get", "payload", "usage", "redeliver", "expunge", "publish"];
 
 /// What the kinds allow: nothing, looking, or everything.
 const NONE: &[&str] = &[];
@@ -63,6 +64,7 @@ async fn operations(door_client: &Publisher, namespace: &str, delivery: &str) ->
         format!("{BASE}/deliveries"),
         format!("{in_namespace}/{delivery}"),
         format!("{in_namespace}/{delivery}/payload"),
+        format!("{BASE}/namespaces/{namespace}/usages/current"),
     ] {
         codes.push(door_client.send(Method::GET, &path, &[], "").await?.status);
     }
@@ -103,14 +105,21 @@ async fn each_role_may_do_the_same_through_both_doors() -> anyhow::Result<()> {
     let see = Some(("list", "deliveries"));
     let publish = Some(("create", "cloudevents"));
     for (name, role, namespace, right, expected, kinds) in [
-        ("nobody", None, here, None, [403; 7], NONE),
-        ("viewer", Some("hookwright-viewer"), here, see, [200, 403, 200, 403, 403, 403, 403], LOOK),
-        ("view", Some("view"), here, see, [200, 403, 200, 403, 403, 403, 403], LOOK),
-        ("edit", Some("edit"), here, see, [200, 403, 200, 403, 403, 403, 403], LOOK),
-        ("publisher", Some("hookwright-publisher"), here, publish, [403, 403, 403, 403, 403, 403, 202], NONE),
-        ("admin", Some("hookwright-admin"), here, see, [200, 403, 200, 200, 200, 200, 202], ALL),
-        ("owner", Some("admin"), here, see, [200, 403, 200, 200, 200, 200, 202], ALL),
-        ("elsewhere", Some("hookwright-admin"), there, see, [403; 7], NONE),
+        ("nobody", None, here, None, [403; 8], NONE),
+        ("viewer", Some("hookwright-viewer"), here, see, [200, 403, 200, 403, 200, 403, 403, 403], LOOK),
+        ("view", Some("view"), here, see, [200, 403, 200, 403, 200, 403, 403, 403], LOOK),
+        ("edit", Some("edit"), here, see, [200, 403, 200, 403, 200, 403, 403, 403], LOOK),
+        (
+            "publisher",
+            Some("hookwright-publisher"),
+            here,
+            publish,
+            [403, 403, 403, 403, 403, 403, 403, 202],
+            NONE,
+        ),
+        ("admin", Some("hookwright-admin"), here, see, [200, 403, 200, 200, 200, 200, 200, 202], ALL),
+        ("owner", Some("admin"), here, see, [200, 403, 200, 200, 200, 200, 200, 202], ALL),
+        ("elsewhere", Some("hookwright-admin"), there, see, [403; 8], NONE),
     ] {
         account(&team, name, role, namespace).await?;
         let user = format!("system:serviceaccount:{here}:{name}");

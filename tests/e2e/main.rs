@@ -7,6 +7,7 @@ mod deliveries;
 mod delivering;
 mod doors;
 mod holding;
+mod limits;
 mod publishing;
 mod references;
 mod replaying;

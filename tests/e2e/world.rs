@@ -44,7 +44,7 @@ impl World {
         static WORLD: OnceCell<Arc<World>> = OnceCell::const_new();
         let start = async || {
             let plane = Plane::Shared(control_plane::shared().await);
-            let operator = operator(&plane, &[]).await.expect("the operator starts");
+            let operator = operator(&plane, &[], json!({})).await.expect("the operator starts");
             Arc::new(Self { plane, operator })
         };
         Arc::clone(WORLD.get_or_init(start).await)
@@ -52,14 +52,30 @@ impl World {
 
     /// One of a test's own, with further arguments for the operator.
     pub(crate) async fn alone(arguments: &[&str]) -> anyhow::Result<Arc<Self>> {
+        Self::own(arguments, json!({})).await
+    }
+
+    /// One of a test's own, with further values for the chart.
+    pub(crate) async fn with_values(values: Value) -> anyhow::Result<Arc<Self>> {
+        Self::own(&[], values).await
+    }
+
+    async fn own(arguments: &[&str], values: Value) -> anyhow::Result<Arc<Self>> {
         let plane = Plane::Own(Box::new(ControlPlane::start().await?));
-        let operator = operator(&plane, arguments).await?;
+        let operator = operator(&plane, arguments, values).await?;
         Ok(Arc::new(Self { plane, operator }))
     }
 }
 
-async fn operator(plane: &ControlPlane, arguments: &[&str]) -> anyhow::Result<Mutex<Operator>> {
-    let options = OperatorOptions::default().arg("--log=info,hookwright=debug");
+async fn operator(
+    plane: &ControlPlane,
+    arguments: &[&str],
+    values: Value,
+) -> anyhow::Result<Mutex<Operator>> {
+    let mut options = OperatorOptions::default().arg("--log=info,hookwright=debug");
+    if let (Value::Object(all), Value::Object(values)) = (&mut options.values, values) {
+        all.extend(values);
+    }
     let options = arguments.iter().fold(options, |options, argument| options.arg(*argument));
     Ok(Mutex::new(Operator::start(plane, env!("CARGO_BIN_EXE_hookwright"), &options).await?))
 }

@@ -19,10 +19,12 @@ use super::options::{Include, ListOptions};
 use super::selector::Selection;
 use super::table::{partial, table};
 use super::token::{self, ListId};
+use super::usages::Limits;
 use super::{API_VERSION, set};
 use crate::api::delivery::Delivery as Object;
 use crate::clock::Clock;
 use crate::model::ids::{DeliveryName, WebhookUid};
+use crate::model::time::UnixMillis;
 use crate::routes::Table;
 use crate::routes::hold::{Hold, hold};
 use crate::server::auth::Action;
@@ -65,6 +67,7 @@ pub struct Log {
     store: Arc<dyn Store>,
     routes: Arc<Table>,
     clock: Clock,
+    limits: Limits,
 }
 
 impl std::fmt::Debug for Log {
@@ -76,17 +79,35 @@ impl std::fmt::Debug for Log {
 /// The answer to a list.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct List<T> {
-    kind: &'static str,
-    api_version: &'static str,
-    metadata: Value,
-    items: Vec<T>,
+pub(super) struct List<T> {
+    pub(super) kind: &'static str,
+    pub(super) api_version: &'static str,
+    pub(super) metadata: Value,
+    pub(super) items: Vec<T>,
 }
 
 impl Log {
     /// Reads this store, and derives from these routes what is Held.
     pub fn new(store: Arc<dyn Store>, routes: Arc<Table>, clock: Clock) -> Self {
-        Self { store, routes, clock }
+        Self { store, routes, clock, limits: Limits::NONE }
+    }
+
+    /// Says that these are the limits of each namespace.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    pub(super) fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(super) fn now(&self) -> UnixMillis {
+        self.clock.now()
     }
 
     /// A page of the log: of one namespace, or of all.

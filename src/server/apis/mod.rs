@@ -7,6 +7,7 @@
 //! | [`options`], `selector`, `token` | which objects, how many, from where on |
 //! | `negotiate`, [`table`] | in which form |
 //! | [`object`], [`deliveries`] | a line of the log as an object; get, list, and the two things that can be done to one |
+//! | [`usages`] | what each namespace uses of its limits |
 //! | [`registration`] | kube-apiserver trusts our certificate |
 
 pub mod deliveries;
@@ -20,6 +21,7 @@ pub mod registration;
 mod selector;
 mod table;
 mod token;
+pub mod usages;
 
 use serde_json::Value;
 
@@ -76,5 +78,13 @@ const RESOURCES: &[Resource] = &[
             Subresource { name: "payload", kind: "DeliveryPayload", verbs: &["get"] },
             Subresource { name: "redeliver", kind: "DeliveryRedelivery", verbs: &["create"] },
         ],
+    },
+    Resource {
+        name: usages::RESOURCE,
+        singular: "usage",
+        kind: "Usage",
+        short: &[],
+        verbs: &["get", "list"],
+        subresources: &[],
     },
 ];

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{GROUP, VERSION, set};
 use crate::api::delivery::Delivery;
 use crate::api::explained;
+use crate::api::usage::Usage;
 
 const TITLE: &str = "Hookwright";
 
@@ -46,6 +47,17 @@ pub(super) fn v3() -> Value {
                 "post": change("DeliveryExpunge", "Erase its event's payload and answers for good."),
                 "parameters": one(),
             },
+            (format!("{base}/usages")): {
+                "get": operation("Usage", "UsageList", "list", "What each namespace uses."),
+            },
+            (format!("{in_namespace}/usages")): {
+                "get": operation("Usage", "UsageList", "list", "What a namespace uses, as a list of one."),
+                "parameters": [namespace()],
+            },
+            (format!("{in_namespace}/usages/{{name}}")): {
+                "get": operation("Usage", "Usage", "get", "What a namespace uses; the name is current."),
+                "parameters": one(),
+            },
             (format!("{in_namespace}/cloudevents")): {
                 "post": operation("CloudEvent", "CloudEvent", "post", "Publish an event."),
                 "parameters": [namespace()],
@@ -53,10 +65,12 @@ pub(super) fn v3() -> Value {
         },
         "components": {"schemas": {
             (name("Delivery")): of_kind("Delivery", with_metadata(explained::<Delivery>())),
-            (name("DeliveryList")): of_kind("DeliveryList", list()),
+            (name("DeliveryList")): of_kind("DeliveryList", list("Delivery", "Deliveries, newest first.")),
             (name("DeliveryPayload")): of_kind("DeliveryPayload", with_metadata(payload())),
             (name("DeliveryRedelivery")): of_kind("DeliveryRedelivery", with_metadata(redelivery())),
             (name("DeliveryExpunge")): of_kind("DeliveryExpunge", with_metadata(expunge())),
+            (name("Usage")): of_kind("Usage", usage()),
+            (name("UsageList")): of_kind("UsageList", list("Usage", "What each namespace uses.")),
             (name("CloudEvent")): of_kind("CloudEvent", cloud_event()),
         }},
     })
@@ -140,16 +154,34 @@ fn with_metadata(mut schema: Value) -> Value {
     schema
 }
 
-fn list() -> Value {
+fn usage() -> Value {
+    let mut schema = with_metadata(explained::<Usage>());
+    let text = |description: &str| json!({"type": "string", "description": description});
+    let metadata = json!({
+        "type": "object",
+        "description": "Its name and namespace.",
+        "properties": {
+            "name": text("It is current."),
+            "namespace": text("The namespace."),
+            "resourceVersion": text("The time at which it was read."),
+        },
+    });
+    if let Some(properties) = schema.get_mut("properties") {
+        set(properties, "metadata", metadata);
+    }
+    schema
+}
+
+fn list(kind: &str, description: &str) -> Value {
     json!({
         "type": "object",
-        "description": "Deliveries, newest first.",
+        "description": description,
         "required": ["items"],
         "properties": {
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
             "metadata": {"type": "object", "description": "resourceVersion, and continue when there are more."},
-            "items": {"type": "array", "items": reference("Delivery"), "description": "The deliveries."},
+            "items": {"type": "array", "items": reference(kind), "description": "The objects."},
         },
     })
 }

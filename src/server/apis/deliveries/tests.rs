@@ -1,6 +1,7 @@
 //! The log through the door.
 
 mod changing;
+mod using;
 
 use http::Request;
 use http_body_util::{BodyExt as _, Full};

@@ -39,6 +39,10 @@ async fn the_resources_are_what_kubectl_needs_and_no_more() {
                     "name": "deliveries/redeliver", "singularName": "", "namespaced": true,
                     "kind": "DeliveryRedelivery", "verbs": ["create"],
                 },
+                {
+                    "name": "usages", "singularName": "usage", "namespaced": true, "kind": "Usage",
+                    "verbs": ["get", "list"],
+                },
             ],
         })
     );
@@ -116,6 +120,13 @@ async fn the_schema_explains_every_field_that_is_served() {
     for reference in references {
         assert!(schemas.get(reference).is_some(), "{reference} is nowhere");
     }
+    let usage = &schemas["dev.hookwright.delivery.v1alpha1.Usage"];
+    let pending = usage.pointer("/properties/status/properties/pendingBytes/description").unwrap();
+    assert_eq!(pending, "Bytes of events that wait, counted once for each Webhook.");
+    assert_eq!(
+        usage.pointer("/properties/spec/description").unwrap(),
+        "The limits, which are the same for each namespace."
+    );
     for operation in
         ["/deliveries", "/namespaces/{namespace}/deliveries", "/namespaces/{namespace}/deliveries/{name}"]
     {
