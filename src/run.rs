@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Common, Config};
 use crate::controller::{self, Controllers};
 use crate::delivery::client::HttpSender;
 use crate::delivery::egress::{self, Guard};
@@ -56,11 +56,13 @@ pub enum Error {
 }
 
 impl Error {
-    fn start(what: impl Into<String>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    pub(crate) fn start(what: impl Into<String>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Start { what: what.into(), source: source.into() }
     }
 }
 
+/// Largest head of a request, in bytes.
+const HEAD_BYTES: u32 = 64 << 10;
 /// Between two looks for deliveries that are too old to be kept.
 const RETAIN: Duration = Duration::from_secs(10);
 /// Between two attempts to reach the Kubernetes API at start.
@@ -79,7 +81,6 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let (clock, metrics, health) = (Clock::system(), Metrics::default(), Health::default());
     let tasks = TaskTracker::new();
 
-    // Probes are answered from the first moment on.
     let started = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let flag = Arc::clone(&started);
     health.ready("started", move || {
@@ -89,14 +90,11 @@ pub async fn run(config: Config) -> Result<(), Error> {
             Err("still starting".to_owned())
         }
     });
-    let probes = Arc::new(Ops::new(health.clone(), metrics.clone()));
-    let probes_end = CancellationToken::new();
-    let listener = bind("the metrics address", config.metrics_listen).await?;
-    let probing = tasks.spawn(listener::serve(listener, None, probes, ops::limits(), probes_end.clone()));
+    let probes = Probes::start(&config.common, &health, &metrics, &tasks).await?;
 
-    let client = client(config.kubeconfig.as_deref()).await?;
+    let client = client(config.common.kubeconfig.as_deref()).await?;
     let Some(cluster) = until(&stop, || cluster_uid(&client)).await else { return Ok(()) };
-    let namespace = config.service.namespace.clone();
+    let namespace = config.common.service.namespace.clone();
     let Some(master_key) = until(&stop, || master_key::load_or_create(&client, &namespace)).await else {
         return Ok(());
     };
@@ -120,7 +118,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let compiler = Compiler::new(master_key, policy);
     let running = parts.start(&config, compiler, &tasks, &stop).await?;
     started.store(true, std::sync::atomic::Ordering::Release);
-    info!(version = env!("CARGO_PKG_VERSION"), listen = %config.listen, "started");
+    info!(version = env!("CARGO_PKG_VERSION"), listen = %config.common.listen, "started");
 
     let retaining = tasks.spawn(retain(Arc::clone(&parts.store), parts.clock.clone(), stop.clone()));
     let poisoned = parts.watch_store(&stop).await;
@@ -132,8 +130,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     {
         warn!(error = crate::cli::chain(&error), "the store did not close well");
     }
-    probes_end.cancel();
-    let _ = probing.await;
+    probes.end().await;
     info!("stopped");
     if poisoned { Err(Error::Poisoned) } else { Ok(()) }
 }
@@ -175,11 +172,11 @@ impl Parts {
         stop: &CancellationToken,
     ) -> Result<Running, Error> {
         let certificates =
-            Arc::new(Certificates::new(self.client.clone(), &config.service, self.clock.clone()));
+            Arc::new(Certificates::new(self.client.clone(), &config.common.service, self.clock.clone()));
         let tls = certificates.server_config().map_err(|error| Error::start("TLS", error))?;
-        let front_proxy = Arc::new(FrontProxy::new(self.clock.clone()));
+        let front_proxy = Arc::new(front_proxy(&config.common, &self.clock));
         let door = Arc::new(self.door(config, &front_proxy));
-        let listener = bind("the HTTPS door", config.listen).await?;
+        let listener = bind("the HTTPS door", config.common.listen).await?;
         let (feed, webhooks) = Feed::new(
             self.client.clone(),
             self.scope.clone(),
@@ -198,19 +195,13 @@ impl Parts {
         self.checks(&certificates, &engine);
         let controllers = Controllers::new(self.controller(config, webhooks));
 
-        let limits = Limits { drain: config.shutdown_grace, ..Limits::default() };
+        // More than at a front, for what a front says of the user.
+        let limits =
+            Limits { drain: config.common.shutdown_grace, head_bytes: HEAD_BYTES, ..Limits::default() };
         let mut rest = vec![tasks.spawn(feed.run(stop.clone())), tasks.spawn(controllers.run(stop.clone()))];
-        if config.api_service {
-            let (client, certificates, stop) = (self.client.clone(), Arc::clone(&certificates), stop.clone());
-            rest.push(tasks.spawn(async move {
-                tokio::join!(
-                    front_proxy.run(client.clone(), stop.clone()),
-                    registration::run(client, &certificates, stop)
-                );
-            }));
-        }
-        let keeping = stop.clone();
-        rest.push(tasks.spawn(async move { certificates.run(keeping).await }));
+        let (fronts, bundles, until) = (Arc::clone(&front_proxy), certificates.bundles(), stop.clone());
+        rest.push(tasks.spawn(async move { fronts.trust_fronts(bundles, until).await }));
+        rest.extend(identity(&config.common, &self.client, &certificates, &front_proxy, tasks, stop));
         Ok(Running {
             door: tasks.spawn(listener::serve(listener, Some(tls), door, limits, stop.clone())),
             engine: tasks.spawn(engine.run(stop.clone())),
@@ -232,7 +223,7 @@ impl Parts {
             burst: config.quota_events_per_second.saturating_mul(10),
         });
         let settings =
-            server::Settings { max_body_bytes: config.max_body_bytes, namespaces: config.namespace.clone() };
+            server::Settings { max_body_bytes: config.common.max_body_bytes, namespaces: config.namespace.clone() };
         let gate = Gate::new(&self.client, Arc::clone(front_proxy));
         let log = Log::new(Arc::clone(&self.store), Arc::clone(&self.table), self.clock.clone());
         Door::new(gate, publisher, log, self.metrics.clone(), settings)
@@ -251,7 +242,7 @@ impl Parts {
             metrics: self.metrics.clone(),
             status_interval: config.status_interval,
             purge_grace: config.purge_grace,
-            shutdown_grace: config.shutdown_grace,
+            shutdown_grace: config.common.shutdown_grace,
         }
     }
 
@@ -288,6 +279,62 @@ impl Parts {
     }
 }
 
+/// Probes and metrics, which are answered from the first moment to the last.
+pub(crate) struct Probes {
+    task: tokio::task::JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+impl Probes {
+    pub(crate) async fn start(
+        config: &Common,
+        health: &Health,
+        metrics: &Metrics,
+        tasks: &TaskTracker,
+    ) -> Result<Self, Error> {
+        let ops = Arc::new(Ops::new(health.clone(), metrics.clone()));
+        let listener = bind("the metrics address", config.metrics_listen).await?;
+        let stop = CancellationToken::new();
+        let task = tasks.spawn(listener::serve(listener, None, ops, ops::limits(), stop.clone()));
+        Ok(Self { task, stop })
+    }
+
+    pub(crate) async fn end(self) {
+        self.stop.cancel();
+        let _ = self.task.await;
+    }
+}
+
+/// Who may ask for others, by what the settings say.
+pub(crate) fn front_proxy(config: &Common, clock: &Clock) -> FrontProxy {
+    let front_proxy = FrontProxy::new(clock.clone());
+    if config.api_service { front_proxy } else { front_proxy.without_kube_apiserver() }
+}
+
+/// The tasks that keep certificates, and what makes kube-apiserver and us know each other.
+pub(crate) fn identity(
+    config: &Common,
+    client: &Client,
+    certificates: &Arc<Certificates>,
+    front_proxy: &Arc<FrontProxy>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Vec<tokio::task::JoinHandle<()>> {
+    let (kept, until) = (Arc::clone(certificates), stop.clone());
+    let mut running = vec![tasks.spawn(async move { kept.run(until).await })];
+    if config.api_service {
+        let (client, stop) = (client.clone(), stop.clone());
+        let (certificates, front_proxy) = (Arc::clone(certificates), Arc::clone(front_proxy));
+        running.push(tasks.spawn(async move {
+            tokio::join!(
+                front_proxy.run(client.clone(), stop.clone()),
+                registration::run(client, &certificates, stop)
+            );
+        }));
+    }
+    running
+}
+
 /// Lets old deliveries go, again and again.
 async fn retain(store: Arc<dyn Store>, clock: Clock, stop: CancellationToken) {
     loop {
@@ -307,7 +354,7 @@ async fn retain(store: Arc<dyn Store>, clock: Clock, stop: CancellationToken) {
     }
 }
 
-fn stop_on_signal() -> Result<CancellationToken, Error> {
+pub(crate) fn stop_on_signal() -> Result<CancellationToken, Error> {
     let stop = CancellationToken::new();
     let signals = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
     for received in signals {
@@ -322,11 +369,11 @@ fn stop_on_signal() -> Result<CancellationToken, Error> {
     Ok(stop)
 }
 
-async fn bind(what: &str, address: std::net::SocketAddr) -> Result<TcpListener, Error> {
+pub(crate) async fn bind(what: &str, address: std::net::SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address).await.map_err(|error| Error::start(format!("{what} on {address}"), error))
 }
 
-async fn client(kubeconfig: Option<&Path>) -> Result<Client, Error> {
+pub(crate) async fn client(kubeconfig: Option<&Path>) -> Result<Client, Error> {
     let config = match kubeconfig {
         Some(file) => {
             let what = || format!("the client of kubeconfig {}", file.display());
