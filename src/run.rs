@@ -56,7 +56,10 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn start(what: impl Into<String>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    pub(crate) fn start(
+        what: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
         Self::Start { what: what.into(), source: source.into() }
     }
 }
@@ -222,8 +225,10 @@ impl Parts {
             per: Duration::from_secs(1),
             burst: config.quota_events_per_second.saturating_mul(10),
         });
-        let settings =
-            server::Settings { max_body_bytes: config.common.max_body_bytes, namespaces: config.namespace.clone() };
+        let settings = server::Settings {
+            max_body_bytes: config.common.max_body_bytes,
+            namespaces: config.namespace.clone(),
+        };
         let gate = Gate::new(&self.client, Arc::clone(front_proxy));
         let log = Log::new(Arc::clone(&self.store), Arc::clone(&self.table), self.clock.clone());
         Door::new(gate, publisher, log, self.metrics.clone(), settings)

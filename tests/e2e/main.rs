@@ -6,6 +6,7 @@ mod canary;
 mod deliveries;
 mod delivering;
 mod doors;
+mod front;
 mod holding;
 mod publishing;
 mod references;

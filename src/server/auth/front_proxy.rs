@@ -121,11 +121,7 @@ impl Trust {
     }
 
     /// Whether these certificates are those of the front proxy at this time, or were a moment ago.
-    fn judge(
-        &self,
-        certificates: &[CertificateDer<'_>],
-        now: UnixMillis,
-    ) -> Result<(), &'static str> {
+    fn judge(&self, certificates: &[CertificateDer<'_>], now: UnixMillis) -> Result<(), &'static str> {
         let (Some(judged), Some(leaf)) = (&self.judged, certificates.first()) else {
             return self.judge_anew(certificates, now);
         };
@@ -244,9 +240,7 @@ impl FrontProxy {
         let front = self.fronts.load_full().filter(|trust| trust.judge(&peer.certificates, now).is_ok());
         let user = match (front, trust) {
             (Some(trust), _) => trust.user(headers),
-            (None, Some(trust)) => {
-                trust.judge(&peer.certificates, now).and_then(|()| trust.user(headers))
-            }
+            (None, Some(trust)) => trust.judge(&peer.certificates, now).and_then(|()| trust.user(headers)),
             (None, None) if !self.is_door || peer.certificates.is_empty() => Err(FORGED),
             (None, None) => return Err(not_yet()),
         };

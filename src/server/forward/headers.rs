@@ -1,8 +1,8 @@
 //! What of a request and of an answer goes on over the next connection, and how the user is named there.
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRAILER, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -48,8 +48,13 @@ fn end_to_end(headers: &HeaderMap) -> HeaderMap {
         .flat_map(|value| value.split(','))
         .map(|name| name.trim().to_ascii_lowercase())
         .collect();
-    let stays = |name: &HeaderName| HOP_BY_HOP.contains(name) || named.iter().any(|other| other == name.as_str());
-    headers.iter().filter(|(name, _)| !stays(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+    let stays =
+        |name: &HeaderName| HOP_BY_HOP.contains(name) || named.iter().any(|other| other == name.as_str());
+    headers
+        .iter()
+        .filter(|(name, _)| !stays(name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
 }
 
 /// The headers of a request as it goes on in this user's name.
@@ -85,7 +90,8 @@ fn append(headers: &mut HeaderMap, name: &str, value: &str) -> Result<(), Failur
             Ok(())
         }
         _ => {
-            let message = "the name, a group or another attribute of the user has characters that no header can carry";
+            let message =
+                "the name, a group or another attribute of the user has characters that no header can carry";
             Err(Failure::new(Reason::Forbidden, message))
         }
     }
@@ -195,7 +201,8 @@ mod tests {
 
     #[test]
     fn a_user_whom_no_header_can_carry_is_refused() {
-        let failure = request(&HeaderMap::new(), &user(&[("a", &["b\r\nx-remote-user: admin"])])).unwrap_err();
+        let failure =
+            request(&HeaderMap::new(), &user(&[("a", &["b\r\nx-remote-user: admin"])])).unwrap_err();
         assert_eq!(failure.reason, Reason::Forbidden);
     }
 }

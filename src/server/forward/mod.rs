@@ -6,8 +6,6 @@
 
 mod headers;
 mod link;
-#[cfg(test)]
-mod tests;
 
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
 
@@ -16,10 +16,11 @@ pub struct Pair {
     pub key: String,
 }
 
-/// A certificate authority made for one test.
+/// A certificate authority made for one test, or one that somebody else made.
 #[derive(Debug)]
 pub struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
+    issuer: Issuer<'static, KeyPair>,
+    certificate: String,
 }
 
 impl Authority {
@@ -29,12 +30,20 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        Ok(Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate()?)? })
+        let key = KeyPair::generate()?;
+        let certificate = params.self_signed(&key)?.pem();
+        Ok(Self { issuer: Issuer::new(params, key), certificate })
+    }
+
+    /// The authority of this certificate and key, both PEM.
+    pub fn from_pem(certificate: &str, key: &str) -> anyhow::Result<Self> {
+        let issuer = Issuer::from_ca_cert_pem(certificate, KeyPair::from_pem(key)?)?;
+        Ok(Self { issuer, certificate: certificate.to_owned() })
     }
 
     /// The authority's own certificate, PEM: what clients trust.
     pub fn pem(&self) -> String {
-        self.issuer.pem()
+        self.certificate.clone()
     }
 
     /// A server certificate for these DNS names and for loopback addresses.

@@ -16,8 +16,29 @@ pub const AUDIENCE: &str = "hookwright";
 #[derive(Clone)]
 pub struct Publisher {
     client: reqwest::Client,
+    connects: Connects,
     base: String,
     token: String,
+}
+
+/// How a client connects.
+#[derive(Clone)]
+struct Connects {
+    address: SocketAddr,
+    server_name: String,
+    ca_pem: String,
+}
+
+impl Connects {
+    fn client(&self) -> anyhow::Result<reqwest::Client> {
+        ensure_crypto_provider();
+        Ok(reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only(reqwest::Certificate::from_pem_bundle(self.ca_pem.as_bytes())?)
+            .resolve(&self.server_name, self.address)
+            .timeout(Duration::from_secs(30))
+            .build()?)
+    }
 }
 
 /// One event with JSON data.
@@ -118,15 +139,15 @@ impl Publisher {
     /// A client of the door at `address`, whose certificate names `server_name` and is signed by
     /// `ca_pem`.
     pub fn new(address: SocketAddr, server_name: &str, ca_pem: &str, token: &str) -> anyhow::Result<Self> {
-        ensure_crypto_provider();
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .tls_certs_only(reqwest::Certificate::from_pem_bundle(ca_pem.as_bytes())?)
-            .resolve(server_name, address)
-            .timeout(Duration::from_secs(30))
-            .build()?;
+        let (server_name, ca_pem) = (server_name.to_owned(), ca_pem.to_owned());
         let base = format!("https://{server_name}:{}", address.port());
-        Ok(Self { client, base, token: token.to_owned() })
+        let connects = Connects { address, server_name, ca_pem };
+        Ok(Self { client: connects.client()?, connects, base, token: token.to_owned() })
+    }
+
+    /// The same client with connections of its own.
+    pub fn alone(&self) -> anyhow::Result<Self> {
+        Ok(Self { client: self.connects.client()?, ..self.clone() })
     }
 
     /// A producer with the rights of this ServiceAccount.
