@@ -12,6 +12,7 @@ pub mod delivery;
 mod front;
 pub mod metrics;
 pub mod model;
+mod role;
 pub mod routes;
 mod run;
 pub mod server;

@@ -14,7 +14,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
-use crate::config::{Common, Config};
+use crate::config::Config;
+use crate::controller::trust::Trust;
 use crate::controller::{self, Controllers};
 use crate::delivery::client::HttpSender;
 use crate::delivery::egress::{self, Guard};
@@ -23,16 +24,16 @@ use crate::metrics::Metrics;
 use crate::model::address::Policy;
 use crate::model::ids::Minter;
 use crate::model::rate::RateLimit;
+use crate::role::{Probes, front_proxy, identity};
 use crate::routes::compile::Compiler;
 use crate::routes::feed::Feed;
 use crate::routes::watch::Scope;
 use crate::routes::{Table, master_key};
 use crate::server::apis::deliveries::Log;
-use crate::server::apis::registration;
 use crate::server::auth::{FrontProxy, Gate};
 use crate::server::certificates::Certificates;
 use crate::server::listener::{self, Limits};
-use crate::server::ops::{self, Health, Ops};
+use crate::server::ops::Health;
 use crate::server::publish::Publisher;
 use crate::server::{self, Door};
 use crate::store::embedded::{Embedded, Options};
@@ -196,12 +197,22 @@ impl Parts {
             engine::Settings::from(config),
         ));
         self.checks(&certificates, &engine);
+        let trust = Trust {
+            client: self.client.clone(),
+            scope: self.scope.clone(),
+            table: Arc::clone(&self.table),
+            bundles: certificates.bundles(),
+            own: config.common.service.namespace.as_str().into(),
+        };
         let controllers = Controllers::new(self.controller(config, webhooks));
 
         // More than at a front, for what a front says of the user.
         let limits =
             Limits { drain: config.common.shutdown_grace, head_bytes: HEAD_BYTES, ..Limits::default() };
         let mut rest = vec![tasks.spawn(feed.run(stop.clone())), tasks.spawn(controllers.run(stop.clone()))];
+        if config.publish_ca {
+            rest.push(tasks.spawn(trust.run(stop.clone())));
+        }
         let (fronts, bundles, until) = (Arc::clone(&front_proxy), certificates.bundles(), stop.clone());
         rest.push(tasks.spawn(async move { fronts.trust_fronts(bundles, until).await }));
         rest.extend(identity(&config.common, &self.client, &certificates, &front_proxy, tasks, stop));
@@ -282,62 +293,6 @@ impl Parts {
             }
         }
     }
-}
-
-/// Probes and metrics, which are answered from the first moment to the last.
-pub(crate) struct Probes {
-    task: tokio::task::JoinHandle<()>,
-    stop: CancellationToken,
-}
-
-impl Probes {
-    pub(crate) async fn start(
-        config: &Common,
-        health: &Health,
-        metrics: &Metrics,
-        tasks: &TaskTracker,
-    ) -> Result<Self, Error> {
-        let ops = Arc::new(Ops::new(health.clone(), metrics.clone()));
-        let listener = bind("the metrics address", config.metrics_listen).await?;
-        let stop = CancellationToken::new();
-        let task = tasks.spawn(listener::serve(listener, None, ops, ops::limits(), stop.clone()));
-        Ok(Self { task, stop })
-    }
-
-    pub(crate) async fn end(self) {
-        self.stop.cancel();
-        let _ = self.task.await;
-    }
-}
-
-/// Who may ask for others, by what the settings say.
-pub(crate) fn front_proxy(config: &Common, clock: &Clock) -> FrontProxy {
-    let front_proxy = FrontProxy::new(clock.clone());
-    if config.api_service { front_proxy } else { front_proxy.without_kube_apiserver() }
-}
-
-/// The tasks that keep certificates, and what makes kube-apiserver and us know each other.
-pub(crate) fn identity(
-    config: &Common,
-    client: &Client,
-    certificates: &Arc<Certificates>,
-    front_proxy: &Arc<FrontProxy>,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-) -> Vec<tokio::task::JoinHandle<()>> {
-    let (kept, until) = (Arc::clone(certificates), stop.clone());
-    let mut running = vec![tasks.spawn(async move { kept.run(until).await })];
-    if config.api_service {
-        let (client, stop) = (client.clone(), stop.clone());
-        let (certificates, front_proxy) = (Arc::clone(certificates), Arc::clone(front_proxy));
-        running.push(tasks.spawn(async move {
-            tokio::join!(
-                front_proxy.run(client.clone(), stop.clone()),
-                registration::run(client, &certificates, stop)
-            );
-        }));
-    }
-    running
 }
 
 /// Lets old deliveries go, again and again.

@@ -9,5 +9,6 @@
 
 mod status;
 mod testing;
+mod trust;
 mod webhooks;
 mod world;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use hookwright::clock::Clock;
+use hookwright::controller::trust::Trust;
 use hookwright::controller::{Controllers, Deps};
 use hookwright::delivery::{Job, Sender, Sent};
 use hookwright::metrics::Metrics;
@@ -25,7 +26,7 @@ use hookwright_harness::kubectl::Kubectl;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::{Notify, OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -171,6 +172,20 @@ impl World {
         self.tasks.spawn(feed.run(self.stop.clone()));
         self.tasks.spawn(controllers.run(self.stop.clone()));
         self.tasks.close();
+    }
+
+    /// Publishes this CA bundle into the namespaces with Webhooks, as the operator of the namespace `own`.
+    pub(crate) fn publish_ca(&self, bundle: &str, own: &str) -> watch::Sender<Option<String>> {
+        let (sender, bundles) = watch::channel(Some(bundle.to_owned()));
+        let trust = Trust {
+            client: self.client.clone(),
+            scope: self.scope.clone(),
+            table: Arc::clone(&self.table),
+            bundles,
+            own: own.into(),
+        };
+        self.tasks.spawn(trust.run(self.stop.clone()));
+        sender
     }
 
     /// Stops, closes the store, and begins anew; `with` happens in between.

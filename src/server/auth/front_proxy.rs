@@ -267,9 +267,10 @@ impl FrontProxy {
         loop {
             let bundle = bundles.borrow_and_update().clone();
             if let Some(bundle) = bundle {
-                match Trust::in_fronts(&bundle) {
-                    Ok(trust) => self.fronts.store(Some(Arc::new(trust))),
-                    Err(_) => warn!("no front can be trusted: the CA bundle holds no usable certificate"),
+                if let Ok(trust) = Trust::in_fronts(&bundle) {
+                    self.fronts.store(Some(Arc::new(trust)));
+                } else {
+                    warn!("no front can be trusted: the CA bundle holds no usable certificate");
                 }
             }
             tokio::select! {

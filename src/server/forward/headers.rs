@@ -84,17 +84,13 @@ pub(super) fn request(headers: &HeaderMap, user: &User) -> Result<HeaderMap, Fai
 
 fn append(headers: &mut HeaderMap, name: &str, value: &str) -> Result<(), Failure> {
     let name = HeaderName::try_from(format!("{REMOTE}{name}"));
-    match (name, HeaderValue::from_bytes(value.as_bytes())) {
-        (Ok(name), Ok(value)) => {
-            headers.append(name, value);
-            Ok(())
-        }
-        _ => {
-            let message =
-                "the name, a group or another attribute of the user has characters that no header can carry";
-            Err(Failure::new(Reason::Forbidden, message))
-        }
-    }
+    let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value.as_bytes())) else {
+        let message =
+            "the name, a group or another attribute of the user has characters that no header can carry";
+        return Err(Failure::new(Reason::Forbidden, message));
+    };
+    headers.append(name, value);
+    Ok(())
 }
 
 /// The headers of an answer as it goes back. Its length is said anew.
