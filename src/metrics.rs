@@ -22,7 +22,7 @@ pub struct Received {
 }
 
 /// `result` of `hookwright_forwarded_requests_total`, of a front: `answered`, or why the pod with the store did not:
-/// `away`, `lost`, `late`, `busy`.
+/// `away`, `lost`, `late`, `unknown`, `busy`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Forwarded {
     /// What became of it.

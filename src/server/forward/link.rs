@@ -50,6 +50,9 @@ pub(super) enum Trouble {
     /// It may have arrived.
     #[error("no answer came in time")]
     Late,
+    /// The other end does not take our certificate, and did nothing.
+    #[error("the pod with the store does not take this front's client certificate")]
+    Unknown,
     /// Too many are under way.
     #[error("too many requests are under way")]
     Busy,
@@ -62,6 +65,7 @@ impl Trouble {
             Self::Away(_) | Self::NotSent(_) => "away",
             Self::Lost(_) => "lost",
             Self::Late => "late",
+            Self::Unknown => "unknown",
             Self::Busy => "busy",
         }
     }
@@ -131,6 +135,16 @@ impl Link {
             Some(_) => Trouble::NotSent(error.into_error().to_string()),
             None => Trouble::Lost(crate::cli::chain(error.error())),
         })
+    }
+
+    /// Lets the next request make a new connection, with the certificate of that moment.
+    pub(super) async fn forget(&self) {
+        *self.open.lock().await = None;
+    }
+
+    #[cfg(test)]
+    pub(super) async fn is_open(&self) -> bool {
+        self.open.lock().await.as_ref().is_some_and(|(sender, _)| !sender.is_closed())
     }
 
     /// The connection that is open, or a new one.

@@ -6,6 +6,8 @@
 
 mod headers;
 mod link;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
@@ -105,17 +107,18 @@ impl Forwarder {
         let answered = timeout(PATIENCE, self.ask(&onward)).await.unwrap_or(Err(Trouble::Late));
         let answer = answered.map_err(|trouble| self.refuse(target, &trouble))?;
         self.count("answered");
-        known(answer)
+        Ok(answer)
     }
 
     async fn turn(&self) -> Option<SemaphorePermit<'_>> {
         timeout(TURN, self.turns.acquire()).await.ok()?.ok()
     }
 
-    /// Asks, and once more if that can do nothing twice: a connection may have ended without our knowing.
+    /// Asks, and once more if that can do nothing twice: a connection may have ended without our knowing, or have been
+    /// made with a certificate of a CA that is no more.
     async fn ask(&self, onward: &Onward) -> Result<Answer, Trouble> {
         match self.ask_once(onward).await {
-            Err(Trouble::NotSent(_)) => self.ask_once(onward).await,
+            Err(Trouble::NotSent(_) | Trouble::Unknown) => self.ask_once(onward).await,
             Err(Trouble::Lost(_)) if onward.is_safe() => self.ask_once(onward).await,
             answered => answered,
         }
@@ -123,6 +126,11 @@ impl Forwarder {
 
     async fn ask_once(&self, onward: &Onward) -> Result<Answer, Trouble> {
         let (parts, body): (_, Incoming) = self.link.send(onward.request()).await?.into_parts();
+        // The client is known here, so it is this front that is not known there.
+        if parts.status == StatusCode::UNAUTHORIZED {
+            self.link.forget().await;
+            return Err(Trouble::Unknown);
+        }
         let whole = Limited::new(body, LARGEST).collect().await;
         let whole = whole.map_err(|error| Trouble::Lost(error.to_string()))?;
         let mut answer = Response::new(Full::new(whole.to_bytes()));
@@ -154,6 +162,7 @@ fn refusal(target: Target<'_>, trouble: &Trouble) -> Failure {
             "the pod with the store is away; nothing was stored: try again"
         }
         Trouble::Away(_) | Trouble::NotSent(_) => "the pod with the store is away: try again",
+        Trouble::Unknown => "the pod with the store does not know this front: try again",
         Trouble::Busy => "too many requests wait for the pod with the store: try again",
         Trouble::Lost(_) | Trouble::Late if publishes => {
             "the pod with the store did not answer: publish again with the same source and id, nothing is sent twice"
@@ -165,17 +174,4 @@ fn refusal(target: Target<'_>, trouble: &Trouble) -> Failure {
     };
     let resource = if publishes { events::RESOURCE } else { deliveries::RESOURCE };
     Failure::later(Reason::ServiceUnavailable, message, RETRY_AFTER).of(resource)
-}
-
-/// An answer for the client. A 401 is none: he is known here, so it is this front that is not known there.
-fn known(answer: Answer) -> Result<Answer, Failure> {
-    static UNKNOWN: Quiet = Quiet::new(Duration::from_mins(1));
-    if answer.status() != StatusCode::UNAUTHORIZED {
-        return Ok(answer);
-    }
-    if let Some(silent) = UNKNOWN.speak() {
-        warn!(silent, "the pod with the store does not take this front's client certificate");
-    }
-    let message = "the pod with the store does not know this front: try again";
-    Err(Failure::later(Reason::ServiceUnavailable, message, RETRY_AFTER))
 }
