@@ -31,7 +31,7 @@ pub const FIELD_MANAGER: &str = "hookwright";
 
 /// How often Secret, ConfigMap and certificate are looked at; also the longest time that a changed ConfigMap
 /// stays changed.
-const EVERY: Duration = Duration::from_mins(1);
+const EVERY: Duration = Duration::from_secs(15);
 /// How soon after a failure.
 const SOON: Duration = Duration::from_secs(5);
 /// For one call to the Kubernetes API.
@@ -204,11 +204,15 @@ impl Certificates {
         if let Some(mutual) = &self.mutual {
             mutual.trust(&bundle)?;
         }
-        self.bundle.send_if_modified(|is| {
+        let certificates = bundle.matches(END).count();
+        let changed = self.bundle.send_if_modified(|is| {
             let changed = is.as_ref() != Some(&bundle);
             *is = Some(bundle);
             changed
         });
+        if changed {
+            info!(certificates, "another CA bundle is in force");
+        }
         Ok(())
     }
 

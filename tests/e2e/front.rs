@@ -28,7 +28,7 @@ async fn team(prefix: &str) -> anyhow::Result<(Team, RwLockReadGuard<'static, ()
     Ok((ready(prefix).await?, guard))
 }
 
-async fn team_alone(prefix: &str) -> anyhow::Result<(Team, RwLockWriteGuard<'static, ()>)> {
+pub(crate) async fn team_alone(prefix: &str) -> anyhow::Result<(Team, RwLockWriteGuard<'static, ()>)> {
     let guard = STORE.write().await;
     Ok((ready(prefix).await?, guard))
 }
@@ -40,20 +40,20 @@ async fn ready(prefix: &str) -> anyhow::Result<Team> {
 }
 
 /// Where everybody listens: the two fronts, and the process with the store.
-async fn addresses(team: &Team) -> (Vec<SocketAddr>, SocketAddr) {
+pub(crate) async fn addresses(team: &Team) -> (Vec<SocketAddr>, SocketAddr) {
     let operator = team.world.operator.lock().await;
     (operator.fronts().iter().map(Front::address).collect(), operator.store_address())
 }
 
 /// The team's producer at another address.
-async fn producer(team: &Team, address: SocketAddr) -> anyhow::Result<Publisher> {
+pub(crate) async fn producer(team: &Team, address: SocketAddr) -> anyhow::Result<Publisher> {
     let operator = team.world.operator.lock().await;
     let token = team.world.plane.token(&team.namespace, "producer", Some(AUDIENCE)).await?;
     Publisher::new(address, &operator.server_name(), &operator.ca_pem().await?, &token)
 }
 
 /// One who may do everything in the team's namespace.
-async fn admin(team: &Team, address: SocketAddr) -> anyhow::Result<Publisher> {
+pub(crate) async fn admin(team: &Team, address: SocketAddr) -> anyhow::Result<Publisher> {
     let (name, namespace) = (unique("admin"), &*team.namespace);
     team.kubectl.ok(&["create", "serviceaccount", &name, "-n", namespace]).await?;
     let subject = format!("--serviceaccount={namespace}:{name}");
@@ -123,7 +123,7 @@ async fn each_role_may_do_the_same_through_a_front() -> anyhow::Result<()> {
 }
 
 /// The CA of the installation, with its key.
-async fn own_authority(team: &Team) -> anyhow::Result<Authority> {
+pub(crate) async fn own_authority(team: &Team) -> anyhow::Result<Authority> {
     use base64::Engine as _;
     let namespace = team.world.operator.lock().await.namespace().to_owned();
     let secret = team.kubectl.get_json("secret", &namespace, "hookwright-ca").await?;
@@ -142,11 +142,13 @@ async fn only_a_front_may_tell_the_store_for_whom_it_asks() -> anyhow::Result<()
     let own = own_authority(&team).await?;
     let file = |name: &str| std::fs::read_to_string(team.world.plane.folder().join(name));
     let front_proxy = Pair { certificate: file("front-proxy.crt")?, key: file("front-proxy.key")? };
+    let others = team.world.plane.front_proxy_authority()?.client("somebody", None)?;
     let front = own.client("hookwright-front", None)?;
     for (what, address, identity, expected) in [
         ("nobody at the store", store, None, 401),
         ("of another CA", store, Some(Authority::new("ca")?.client("hookwright-front", None)?), 401),
         ("of our CA, with another name", store, Some(own.client("hookwright", None)?), 401),
+        ("of kube-apiserver's CA, with another name", fronts[0], Some(others), 401),
         ("of our CA, a server's", store, Some(own.server(&["hookwright-front"])?), 401),
         ("kube-apiserver's, that asks fronts", store, Some(front_proxy.clone()), 401),
         ("a front", store, Some(front.clone()), 200),
@@ -284,6 +286,36 @@ async fn while_the_store_is_away_the_cluster_works_on_and_publishing_says_when_t
     stop.cancel();
     let answered = asking.await??;
     assert!(answered > 50, "every one of {answered} connections was answered, with the same CA");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_producer_finds_the_ca_in_its_own_namespace_as_long_as_there_is_a_webhook() -> anyhow::Result<()> {
+    let (team, _store) = team("published").await?;
+    team.webhook("orders", json!({})).await?;
+    let object = ("configmap", &*team.namespace, "hookwright-ca");
+    let ca = team.world.operator.lock().await.ca_pem().await?;
+    let is_right = |map: &Value| map["data"]["ca.crt"] == ca;
+    team.kubectl.wait_for(object, SOON, "the CA", is_right).await?;
+    team.kubectl.delete("configmap", &team.namespace, "hookwright-ca").await?;
+    let found = team.kubectl.wait_for(object, SOON, "the CA again", is_right).await?;
+    let (fronts, _) = addresses(&team).await;
+    let name = team.world.operator.lock().await.server_name();
+    let token = team.world.plane.token(&team.namespace, "producer", Some(AUDIENCE)).await?;
+    let bundle = found["data"]["ca.crt"].as_str().unwrap_or_default();
+    let producer = Publisher::new(fronts[1], &name, bundle, &token)?;
+    producer.publish_binary(&team.namespace, &event()).await?.accepted()?;
+    team.kubectl.delete("hook", &team.namespace, "orders").await?;
+    let gone = ["wait", "--for=delete", "configmap/hookwright-ca", "-n", &team.namespace, "--timeout=60s"];
+    team.kubectl.ok(&gone).await?;
+
+    let doomed = ready("published-doomed").await?;
+    doomed.webhook("orders", json!({})).await?;
+    let object = ("configmap", &*doomed.namespace, "hookwright-ca");
+    doomed.kubectl.wait_for(object, SOON, "the CA", is_right).await?;
+    doomed.kubectl.ok(&["delete", "namespace", &doomed.namespace, "--timeout=60s"]).await?;
+    let log = team.world.operator.lock().await.log();
+    assert!(!log.contains("cannot publish the CA"), "a namespace that goes is no trouble");
     Ok(())
 }
 

@@ -59,7 +59,8 @@ impl Files {
             serving: PairFiles::write(group, "apiserver", &authority.server(&names)?)?,
             token_key: group.write("service-account.key", &token_key)?,
             token_public_key: group.write("service-account.pub", &token_public_key)?,
-            front_proxy_ca: group.write("front-proxy-ca.crt", &front_proxy_authority.pem())?,
+            front_proxy_ca: PairFiles::write(group, "front-proxy-ca", &front_proxy_authority.pair())?
+                .certificate,
             front_proxy: PairFiles::write(
                 group,
                 "front-proxy",
