@@ -43,7 +43,7 @@ pub async fn front(config: FrontConfig) -> Result<(), Error> {
         .map_err(|error| Error::start("TLS to the pod with the store: --service is no name", error))?;
     let to_store = certificates.client_config().map_err(|error| Error::start("TLS", error))?;
     let link = Link::new(backend, name, to_store, tasks.clone());
-    let forwarder = Forwarder::new(link, common.max_body_bytes, metrics.clone());
+    let forwarder = Forwarder::new(link, common.max_body_bytes, tasks.clone(), metrics.clone());
     let door = Door::front(Gate::new(&client, Arc::clone(&front_proxy)), forwarder, metrics);
     let listener = bind("the HTTPS door", common.listen).await?;
     let limits = Limits { drain: common.shutdown_grace, ..Limits::default() };

@@ -187,6 +187,33 @@ async fn the_front_of_the_chart_has_few_rights() -> anyhow::Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn the_chart_has_fronts_or_everything_in_one_process() -> anyhow::Result<()> {
+    let (team, _store) = team("chart").await?;
+    let helm = team.world.plane.helm().await?;
+    let chart = hookwright_harness::helm::chart();
+    for (values, selects, is_door) in [
+        (json!({}), "front", false),
+        (json!({"namespaces": ["team-a"], "publishCa": false}), "front", false),
+        (json!({"front": {"enabled": false}}), "operator", true),
+        (json!({"front": {"enabled": false}, "apiService": {"enabled": false}}), "operator", false),
+    ] {
+        let text = helm.template("hookwright", "hooks", &chart, &values).await?;
+        let has = |line: &str| text.lines().any(|is| is.trim_start_matches([' ', '-']) == line);
+        for kind in ["Deployment", "PodDisruptionBudget"] {
+            assert_eq!(has(&format!("kind: {kind}")), selects == "front", "{values}: {kind}");
+        }
+        assert!(has(&format!("--api-service={is_door}")), "{values}");
+        let service = text
+            .split("\n---")
+            .find(|part| part.contains("kind: Service\n") && part.contains("name: hookwright\n"));
+        let service = service.unwrap_or_default();
+        assert!(service.contains(&format!("app.kubernetes.io/component: {selects}\n  ports")), "{service}");
+        assert_eq!(text.contains("verbs: [patch, delete]"), values["publishCa"] != false, "{values}");
+    }
+    Ok(())
+}
+
 /// Connects anew again and again, and asks each front for discovery, until told to stop: how often it was answered.
 async fn ask_again_and_again(clients: Vec<Publisher>, stop: CancellationToken) -> anyhow::Result<usize> {
     let mut answered = 0;

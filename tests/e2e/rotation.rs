@@ -112,6 +112,16 @@ impl Load {
         Ok(())
     }
 
+    /// Waits until so many more were answered.
+    async fn more(&self, count: usize) -> anyhow::Result<()> {
+        let before = self.answered.load(Ordering::Relaxed);
+        eventually(SOON, "many more requests", async || {
+            let more = self.answered.load(Ordering::Relaxed) - before;
+            if more >= count { Ok(()) } else { Err(more.to_string()) }
+        })
+        .await
+    }
+
     /// That none has failed; ends it.
     async fn end(&self) -> usize {
         self.stop.cancel();
@@ -220,15 +230,23 @@ async fn no_request_fails_while_our_own_ca_is_replaced() -> anyhow::Result<()> {
     change_secret(&team, &[("former.crt", None)]).await?;
     in_force(&team, 1, 2).await?;
     assert_eq!(published(&team, 1).await?.trim(), certificate.trim());
-    let before = load.answered.load(Ordering::Relaxed);
-    eventually(SOON, "many requests with the new CA alone", async || {
-        let more = load.answered.load(Ordering::Relaxed) - before;
-        if more >= 500 { Ok(()) } else { Err(more.to_string()) }
-    })
-    .await?;
+    load.more(500).await?;
     let answered = load.end().await;
     assert!(answered > 2000, "{answered}");
     Ok(())
+}
+
+/// Waits until each count is more than before.
+async fn all_more(count: &impl AsyncFn() -> Vec<usize>, before: &[usize]) -> anyhow::Result<()> {
+    eventually(SOON, "each front to have read it", async || {
+        let now = count().await;
+        if now.iter().zip(before).all(|(now, before)| now > before) {
+            Ok(())
+        } else {
+            Err(format!("{now:?}"))
+        }
+    })
+    .await
 }
 
 #[tokio::test]
@@ -257,12 +275,25 @@ async fn no_request_fails_while_kube_apiservers_front_proxy_ca_is_replaced() -> 
     let Pair { certificate, key } = new.client("front-proxy-client", None)?;
     plane.rewrite("front-proxy.key", &key)?;
     plane.rewrite("front-proxy.crt", &certificate)?;
-    let before = load.answered.load(Ordering::Relaxed);
-    eventually(SOON, "many requests with the new certificate", async || {
-        let more = load.answered.load(Ordering::Relaxed) - before;
-        if more >= 1500 { Ok(()) } else { Err(more.to_string()) }
+    eventually(SOON, "kube-apiserver to have its new certificate", async || {
+        let log = std::fs::read_to_string(plane.folder().join("kube-apiserver.log")).unwrap_or_default();
+        let has = log
+            .lines()
+            .any(|line| line.contains("new cert/key pair") && line.contains("aggregator-proxy-cert"));
+        if has { Ok(()) } else { Err("not in its log".to_owned()) }
     })
     .await?;
+    load.more(500).await?;
+
+    // Nothing of the old one is trusted any more: only the new certificate is good now.
+    plane.rewrite("front-proxy-ca.crt", &new.pem())?;
+    plane.rewrite("front-proxy-ca.key", &new.pair().key)?;
+    let before = known().await;
+    let patch = json!({"data": {"requestheader-client-ca-file": new.pem()}}).to_string();
+    let object = ["patch", "configmap", "extension-apiserver-authentication", "-n", "kube-system"];
+    team.kubectl.ok(&[&object[..], &["--type=merge", "-p", &patch]].concat()).await?;
+    all_more(&known, &before).await?;
+    load.more(1000).await?;
     let answered = load.end().await;
     assert!(answered > 2000, "{answered}");
     Ok(())

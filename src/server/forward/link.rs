@@ -23,7 +23,7 @@ use crate::server::listener::Tracked;
 
 /// For looking up the name, connecting and both handshakes.
 const CONNECT: Duration = Duration::from_secs(2);
-/// After a failure everybody is told so for this long, and nobody waits for another.
+/// After a failure nobody tries for this long; then one does, and the others are told of the failure meanwhile.
 const COOL: Duration = Duration::from_millis(500);
 /// A connection that is older is not used for new requests: names may lead elsewhere by now, and certificates are
 /// shown when connections are made.
@@ -117,6 +117,12 @@ impl Link {
         }
     }
 
+    /// Why the last attempt failed, until one succeeds.
+    fn failing(&self) -> Option<Arc<str>> {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.as_ref().map(|(_, why)| Arc::clone(why))
+    }
+
     /// Where a path is at the other end.
     pub(super) fn uri(&self, path_and_query: &str) -> Option<Uri> {
         Uri::builder()
@@ -149,7 +155,13 @@ impl Link {
 
     /// The connection that is open, or a new one.
     async fn sender(&self) -> Result<Sender, Trouble> {
-        let mut open = self.open.lock().await;
+        let mut open = match self.open.try_lock() {
+            Ok(open) => open,
+            Err(_) => match self.failing() {
+                Some(why) => return Err(Trouble::Away(why)),
+                None => self.open.lock().await,
+            },
+        };
         if let Some((sender, since)) = &*open
             && !sender.is_closed()
             && since.elapsed() < OLDEST

@@ -9,6 +9,7 @@ mod link;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,8 +18,9 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::apis::deliveries;
@@ -32,8 +34,9 @@ use crate::metrics::{Forwarded, Metrics};
 pub use link::Link;
 use link::Trouble;
 
-/// Requests at once to the pod with the store: fewer than its listener takes on one connection.
-const AT_ONCE: usize = 200;
+/// Requests at once to the pod with the store, of those that read and of the others, so that who reads much does not
+/// keep others from publishing: together fewer than its listener takes on one connection.
+const AT_ONCE: (usize, usize) = (64, 136);
 /// How long a request waits for its turn among them.
 const TURN: Duration = Duration::from_secs(2);
 /// For one answer, from sending to its last byte: a little more than the pod with the store takes for anything.
@@ -46,9 +49,11 @@ const RETRY_AFTER: Duration = Duration::from_secs(2);
 /// Asks the pod with the store.
 #[derive(Debug)]
 pub struct Forwarder {
-    link: Link,
+    link: Arc<Link>,
     bodies: Bodies,
-    turns: Semaphore,
+    reading: Arc<Semaphore>,
+    writing: Arc<Semaphore>,
+    tasks: TaskTracker,
     metrics: Metrics,
 }
 
@@ -77,8 +82,16 @@ impl Onward {
 
 impl Forwarder {
     /// Asks over this link; a body has at most so many bytes.
-    pub fn new(link: Link, max_body_bytes: usize, metrics: Metrics) -> Self {
-        Self { link, bodies: Bodies::new(max_body_bytes), turns: Semaphore::new(AT_ONCE), metrics }
+    pub fn new(link: Link, max_body_bytes: usize, tasks: TaskTracker, metrics: Metrics) -> Self {
+        let turns = |at_once| Arc::new(Semaphore::new(at_once));
+        Self {
+            link: Arc::new(link),
+            bodies: Bodies::new(max_body_bytes),
+            reading: turns(AT_ONCE.0),
+            writing: turns(AT_ONCE.1),
+            tasks,
+            metrics,
+        }
     }
 
     /// What the pod with the store answers to a request that was let through.
@@ -103,40 +116,27 @@ impl Forwarder {
         };
         let body = read.as_ref().map_or_else(Bytes::new, |read| read.bytes.clone());
         let onward = Onward { method: parts.method.clone(), uri, headers, body };
-        let _turn = self.turn().await.ok_or_else(|| self.refuse(target, &Trouble::Busy))?;
-        let answered = timeout(PATIENCE, self.ask(&onward)).await.unwrap_or(Err(Trouble::Late));
-        let answer = answered.map_err(|trouble| self.refuse(target, &trouble))?;
+        let turn = self.turn(&onward).await.ok_or_else(|| self.refuse(target, &Trouble::Busy))?;
+        let answer = self.asked(onward, turn).await.map_err(|trouble| self.refuse(target, &trouble))?;
         self.count("answered");
         Ok(answer)
     }
 
-    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        timeout(TURN, self.turns.acquire()).await.ok()?.ok()
+    async fn turn(&self, onward: &Onward) -> Option<OwnedSemaphorePermit> {
+        let turns = Arc::clone(if onward.is_safe() { &self.reading } else { &self.writing });
+        timeout(TURN, turns.acquire_owned()).await.ok()?.ok()
     }
 
-    /// Asks, and once more if that can do nothing twice: a connection may have ended without our knowing, or have been
-    /// made with a certificate of a CA that is no more.
-    async fn ask(&self, onward: &Onward) -> Result<Answer, Trouble> {
-        match self.ask_once(onward).await {
-            Err(Trouble::NotSent(_) | Trouble::Unknown) => self.ask_once(onward).await,
-            Err(Trouble::Lost(_)) if onward.is_safe() => self.ask_once(onward).await,
-            answered => answered,
-        }
-    }
-
-    async fn ask_once(&self, onward: &Onward) -> Result<Answer, Trouble> {
-        let (parts, body): (_, Incoming) = self.link.send(onward.request()).await?.into_parts();
-        // The client is known here, so it is this front that is not known there.
-        if parts.status == StatusCode::UNAUTHORIZED {
-            self.link.forget().await;
-            return Err(Trouble::Unknown);
-        }
-        let whole = Limited::new(body, LARGEST).collect().await;
-        let whole = whole.map_err(|error| Trouble::Lost(error.to_string()))?;
-        let mut answer = Response::new(Full::new(whole.to_bytes()));
-        *answer.status_mut() = parts.status;
-        *answer.headers_mut() = headers::answer(&parts.headers);
-        Ok(answer)
+    /// Asks to the end, also when the client goes meanwhile: the connection is shared, and whoever takes back many
+    /// requests on it has it closed for all.
+    async fn asked(&self, onward: Onward, turn: OwnedSemaphorePermit) -> Result<Answer, Trouble> {
+        let link = Arc::clone(&self.link);
+        let asking = self.tasks.spawn(async move {
+            let answered = timeout(PATIENCE, ask(&link, &onward)).await;
+            drop(turn);
+            answered.unwrap_or(Err(Trouble::Late))
+        });
+        asking.await.unwrap_or_else(|error| Err(Trouble::Lost(error.to_string())))
     }
 
     fn refuse(&self, target: Target<'_>, trouble: &Trouble) -> Failure {
@@ -151,6 +151,31 @@ impl Forwarder {
     fn count(&self, result: &'static str) {
         self.metrics.forwarded.get_or_create(&Forwarded { result }).inc();
     }
+}
+
+/// Asks, and once more if that can do nothing twice: a connection may have ended without our knowing, or have been made
+/// with a certificate of a CA that is no more.
+async fn ask(link: &Link, onward: &Onward) -> Result<Answer, Trouble> {
+    match ask_once(link, onward).await {
+        Err(Trouble::NotSent(_) | Trouble::Unknown) => ask_once(link, onward).await,
+        Err(Trouble::Lost(_)) if onward.is_safe() => ask_once(link, onward).await,
+        answered => answered,
+    }
+}
+
+async fn ask_once(link: &Link, onward: &Onward) -> Result<Answer, Trouble> {
+    let (parts, body): (_, Incoming) = link.send(onward.request()).await?.into_parts();
+    // The client is known here, so it is this front that is not known there.
+    if parts.status == StatusCode::UNAUTHORIZED {
+        link.forget().await;
+        return Err(Trouble::Unknown);
+    }
+    let whole = Limited::new(body, LARGEST).collect().await;
+    let whole = whole.map_err(|error| Trouble::Lost(error.to_string()))?;
+    let mut answer = Response::new(Full::new(whole.to_bytes()));
+    *answer.status_mut() = parts.status;
+    *answer.headers_mut() = headers::answer(&parts.headers);
+    Ok(answer)
 }
 
 /// What a client is told, who may not see addresses and errors of the inside.

@@ -96,7 +96,7 @@ impl World {
         let to = Address { host: "127.0.0.1".to_owned(), port: address.port() };
         let name = ServerName::try_from(front.server_name().to_owned()).unwrap();
         let link = Link::new(to, name, front.client_config().unwrap(), tasks.clone());
-        let forwarder = Arc::new(Forwarder::new(link, 1000, metrics.clone()));
+        let forwarder = Arc::new(Forwarder::new(link, 1000, tasks.clone(), metrics.clone()));
         Self { api, script: Arc::default(), front, store, forwarder, address, tasks, metrics }
     }
 
@@ -236,6 +236,35 @@ async fn an_address_that_does_not_answer_is_waited_for_once_by_all_and_for_two_s
     assert_eq!(taken.count(), 1);
     assert_eq!(world.ask(LIST, b"").await.0, 503);
     assert_eq!(begun.elapsed().as_secs(), 2, "just after a failure nobody waits");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let begun = Instant::now();
+    let waits = async || {
+        world.ask(PUBLISH, b"").await;
+        begun.elapsed().as_secs()
+    };
+    let waits = futures::join!(waits(), waits(), waits());
+    assert_eq!(waits, (2, 0, 0), "later one tries again, and the others do not wait for it");
+}
+
+#[tokio::test]
+async fn a_client_that_goes_takes_nothing_back_and_costs_others_nothing() {
+    let world = World::new().await;
+    let _up = world.up().await;
+    world.script.acts.lock().unwrap().push_back(Act::Hang);
+    {
+        let mut asking = std::pin::pin!(world.ask(PUBLISH, b""));
+        while world.script.seen() == 0 {
+            assert!(futures::poll!(asking.as_mut()).is_pending());
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(world.forwarder.writing.available_permits(), AT_ONCE.1 - 1, "it is still asked");
+    world.script.go_on.cancel();
+    while world.forwarder.writing.available_permits() < AT_ONCE.1 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.ask(PUBLISH, b"").await.0, 200);
+    assert_eq!((world.script.seen(), world.script.peers.lock().unwrap().len()), (2, 1));
 }
 
 #[tokio::test]
@@ -253,19 +282,20 @@ async fn a_body_over_the_limit_is_refused_here() {
 async fn only_so_many_are_asked_at_once_and_the_others_are_told_to_come_again() {
     let world = Arc::new(World::new().await);
     let _up = world.up().await;
-    world.script.acts.lock().unwrap().extend(vec![Act::Hang; AT_ONCE]);
-    let asking: Vec<_> = (0..AT_ONCE)
+    world.script.acts.lock().unwrap().extend(vec![Act::Hang; AT_ONCE.0]);
+    let asking: Vec<_> = (0..AT_ONCE.0)
         .map(|_| {
             let world = Arc::clone(&world);
             world.tasks.clone().spawn(async move { world.ask(LIST, b"").await.0 })
         })
         .collect();
-    while world.script.seen() < AT_ONCE {
+    while world.script.seen() < AT_ONCE.0 {
         world.script.came.notified().await;
     }
     let (code, answer) = world.ask(LIST, b"").await;
     assert_eq!((code, world.counted("busy")), (503, 1));
     assert!(message(&answer).contains("too many requests"), "{answer}");
+    assert_eq!(world.ask(PUBLISH, b"").await.0, 200, "who publishes is not held up by who reads");
     world.script.go_on.cancel();
     for answered in futures::future::join_all(asking).await {
         assert_eq!(answered.unwrap(), 200);

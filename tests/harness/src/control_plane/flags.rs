@@ -110,6 +110,8 @@ pub(super) fn apiserver(programs: &Path, group: &Group, files: &Files, ports: &P
         .arg("--authorization-mode=RBAC")
         .arg("--allow-privileged=true")
         .arg("--profiling=false")
+        // Says when it has read its front-proxy certificate anew.
+        .arg("--vmodule=dynamic_serving_content=2")
         .args([format!("--service-account-issuer={ISSUER}"), format!("--api-audiences={ISSUER}")])
         .args([
             "--requestheader-allowed-names=front-proxy-client",
