@@ -203,7 +203,7 @@ async fn the_chart_has_fronts_or_everything_in_one_process() -> anyhow::Result<(
         for kind in ["Deployment", "PodDisruptionBudget"] {
             assert_eq!(has(&format!("kind: {kind}")), selects == "front", "{values}: {kind}");
         }
-        assert!(has(&format!("--api-service={is_door}")), "{values}");
+        assert!(has(&format!("api-service={is_door}")), "{values}");
         let service = text
             .split("\n---")
             .find(|part| part.contains("kind: Service\n") && part.contains("name: hookwright\n"));
