@@ -23,6 +23,7 @@ use hookwright::store::embedded::{Embedded, Options};
 use hookwright::store::{Attempt, NewDelivery, NewEvent, Next, Outcome, Store};
 use hookwright_harness::control_plane::{ControlPlane, shared};
 use hookwright_harness::kubectl::Kubectl;
+use hookwright_harness::wait::eventually;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
@@ -194,7 +195,12 @@ impl World {
         tokio::time::timeout(SOON, self.tasks.wait()).await.unwrap();
         self.store.close().await.unwrap();
         with(self).await;
-        self.store = Embedded::open(Options::new(self.folder.path().join("store"))).unwrap();
+        // A program that another test starts at this moment has our files open, until it runs.
+        let open = async || {
+            let options = Options::new(self.folder.path().join("store"));
+            Embedded::open(options).map_err(|error| error.to_string())
+        };
+        self.store = eventually(SOON, "the data directory to be free", open).await.unwrap();
         self.start();
     }
 

@@ -219,7 +219,7 @@ async fn ask_again_and_again(clients: Vec<Publisher>, stop: CancellationToken) -
     let mut answered = 0;
     while !stop.is_cancelled() {
         for client in &clients {
-            let answer = client.alone()?.send(Method::GET, BASE, &[], "").await?;
+            let answer = client.with_new_connection()?.send(Method::GET, BASE, &[], "").await?;
             anyhow::ensure!(answer.status == 200, "{} {}", answer.status, answer.json());
             answered += 1;
         }

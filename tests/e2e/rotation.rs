@@ -97,7 +97,7 @@ impl Load {
             _ => locked(&self.straight)[number % 2].clone(),
         };
         if number.is_multiple_of(ALONE) {
-            client = client.alone()?;
+            client = client.with_new_connection()?;
         }
         let answer = if number.is_multiple_of(8) {
             client

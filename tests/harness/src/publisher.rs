@@ -16,29 +16,17 @@ pub const AUDIENCE: &str = "hookwright";
 #[derive(Clone)]
 pub struct Publisher {
     client: reqwest::Client,
-    connects: Connects,
+    server: Server,
     base: String,
     token: String,
 }
 
-/// How a client connects.
+/// Whom to connect to.
 #[derive(Clone)]
-struct Connects {
+struct Server {
     address: SocketAddr,
-    server_name: String,
+    name: String,
     ca_pem: String,
-}
-
-impl Connects {
-    fn client(&self) -> anyhow::Result<reqwest::Client> {
-        ensure_crypto_provider();
-        Ok(reqwest::Client::builder()
-            .no_proxy()
-            .tls_certs_only(reqwest::Certificate::from_pem_bundle(self.ca_pem.as_bytes())?)
-            .resolve(&self.server_name, self.address)
-            .timeout(Duration::from_secs(30))
-            .build()?)
-    }
 }
 
 /// One event with JSON data.
@@ -135,19 +123,31 @@ pub async fn create_account(plane: &ControlPlane, namespace: &str, name: &str) -
     .await
 }
 
+impl Server {
+    fn client(&self) -> anyhow::Result<reqwest::Client> {
+        ensure_crypto_provider();
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only(reqwest::Certificate::from_pem_bundle(self.ca_pem.as_bytes())?)
+            .resolve(&self.name, self.address)
+            .timeout(Duration::from_secs(30))
+            .build()?;
+        Ok(client)
+    }
+}
+
 impl Publisher {
     /// A client of the door at `address`, whose certificate names `server_name` and is signed by
     /// `ca_pem`.
     pub fn new(address: SocketAddr, server_name: &str, ca_pem: &str, token: &str) -> anyhow::Result<Self> {
-        let (server_name, ca_pem) = (server_name.to_owned(), ca_pem.to_owned());
+        let server = Server { address, name: server_name.to_owned(), ca_pem: ca_pem.to_owned() };
         let base = format!("https://{server_name}:{}", address.port());
-        let connects = Connects { address, server_name, ca_pem };
-        Ok(Self { client: connects.client()?, connects, base, token: token.to_owned() })
+        Ok(Self { client: server.client()?, server, base, token: token.to_owned() })
     }
 
-    /// The same client with connections of its own.
-    pub fn alone(&self) -> anyhow::Result<Self> {
-        Ok(Self { client: self.connects.client()?, ..self.clone() })
+    /// The same client, but over a connection of its own.
+    pub fn with_new_connection(&self) -> anyhow::Result<Self> {
+        Ok(Self { client: self.server.client()?, ..self.clone() })
     }
 
     /// A producer with the rights of this ServiceAccount.
