@@ -1,10 +1,13 @@
 //! The CA in each namespace that has a Webhook.
 
+use hookwright::clock::Clock;
+use hookwright::config::ServiceName;
 use hookwright::routes::watch::Scope;
+use hookwright::server::certificates::Certificates;
 use hookwright_harness::wait::eventually;
 use serde_json::{Value, json};
 
-use crate::world::{SOON, World, plane};
+use crate::world::{SOON, World, client, plane};
 
 const NAME: &str = "hookwright-ca";
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
@@ -116,4 +119,24 @@ async fn a_namespace_that_is_being_deleted_is_deleted() {
     })
     .await
     .unwrap();
+}
+
+#[tokio::test]
+async fn processes_that_make_the_ca_at_the_same_moment_agree_on_one() {
+    let plane = plane().await;
+    for round in 0..5 {
+        let namespace = plane.namespace("authority").await.unwrap();
+        let service = ServiceName { namespace: namespace.clone(), name: "door".to_owned() };
+        let mut processes = Vec::new();
+        for number in 0..8 {
+            let certificates = Certificates::new(client(plane).await, &service, Clock::system());
+            processes.push(if number % 2 == 0 { certificates } else { certificates.of_front() });
+        }
+        let refreshed = futures::future::join_all(processes.iter().map(Certificates::refresh)).await;
+        refreshed.into_iter().collect::<Result<Vec<_>, _>>().unwrap();
+        let bundles: Vec<_> = processes.iter().map(|process| process.bundle().unwrap()).collect();
+        assert!(bundles.iter().all(|bundle| *bundle == bundles[0]), "round {round}");
+        let map = plane.kubectl().get_json("configmap", &namespace, NAME).await.unwrap();
+        assert_eq!(map["data"]["ca.crt"], json!(bundles[0]), "round {round}");
+    }
 }
