@@ -146,7 +146,7 @@ mod tests {
             assert!(parse(bad).is_err(), "{bad}");
         }
         assert!(Cli::try_parse_from(["hookwright", "front"]).is_err(), "without --backend");
-        let run_only = ["hookwright", "front", "--backend=a:1", "--data-dir=/tmp"];
+        let run_only = ["hookwright", "front", "--backend=a:1", "--data-dir=data"];
         assert!(Cli::try_parse_from(run_only).is_err());
     }
 
