@@ -1,16 +1,18 @@
-//! Acts on the cluster: writes the statuses of Webhooks, makes the attempts that tests ask for, erases the data of
-//! Webhooks that are gone, and publishes the CA where there are Webhooks. No finalizer anywhere.
+//! Acts on the cluster: writes the statuses of Webhooks, makes the attempts that tests ask for, carries out replays,
+//! erases the data of Webhooks that are gone, and publishes the CA where there are Webhooks. No finalizer anywhere.
 
 mod apply;
 mod conditions;
 #[cfg(test)]
 mod fixtures;
 mod memory;
+mod once;
 mod purge;
 mod reporter;
 mod status;
 pub mod trust;
 mod webhook;
+mod webhook_replay;
 mod webhook_test;
 
 use std::sync::Arc;
@@ -124,6 +126,7 @@ impl Controllers {
             stop.clone(),
         );
         let tests = webhook_test::run(Arc::clone(&deps), stop.clone());
-        tokio::join!(webhook::run(deps, stop), tests, purge);
+        let replays = webhook_replay::run(Arc::clone(&deps), stop.clone());
+        tokio::join!(webhook::run(deps, stop), tests, replays, purge);
     }
 }

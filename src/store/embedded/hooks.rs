@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use arc_swap::ArcSwap;
 
 use super::queue::{Budgets, Queue};
+use super::replays::Replays;
 use super::usage::Usages;
 use crate::model::ids::{WebhookRef, WebhookUid};
 use crate::store::records::Summary;
@@ -41,6 +42,7 @@ pub(super) struct Hooks {
     map: RwLock<HashMap<WebhookUid, Arc<Hook>>>,
     budgets: Budgets,
     usages: Usages,
+    replays: Replays,
 }
 
 impl Hooks {
@@ -49,6 +51,7 @@ impl Hooks {
         summaries: impl IntoIterator<Item = Summary>,
         budgets: Budgets,
         usages: Usages,
+        replays: Replays,
     ) -> Self {
         let hook = |summary: Summary| {
             usages.waits(&summary.webhook.namespace, 0, summary.pending_bytes);
@@ -56,7 +59,7 @@ impl Hooks {
             (summary.webhook.uid, Arc::new(Hook::new(summary, queue(&budgets))))
         };
         let map = summaries.into_iter().map(hook).collect();
-        Self { map: RwLock::new(map), budgets, usages }
+        Self { map: RwLock::new(map), budgets, usages, replays }
     }
 
     /// One Webhook.
@@ -67,6 +70,11 @@ impl Hooks {
     /// What namespaces use.
     pub(super) fn usages(&self) -> &Usages {
         &self.usages
+    }
+
+    /// Every replay.
+    pub(super) fn replays(&self) -> &Replays {
+        &self.replays
     }
 
     /// Sets the numbers of a Webhook, which is new if it was not known.
