@@ -6,10 +6,12 @@ mod canary;
 mod deliveries;
 mod delivering;
 mod doors;
+mod front;
 mod holding;
 mod publishing;
 mod references;
 mod replaying;
+mod rotation;
 mod testing;
 #[allow(dead_code, reason = "the same ground as the other tests, of which these use a part")]
 mod world;

@@ -56,10 +56,30 @@ impl World {
         let operator = operator(&plane, arguments).await?;
         Ok(Arc::new(Self { plane, operator }))
     }
+
+    /// The one, shared too, in which two fronts stand before the process with the store.
+    pub(crate) async fn with_fronts() -> Arc<Self> {
+        static WORLD: OnceCell<Arc<World>> = OnceCell::const_new();
+        let start = async || {
+            let plane = ControlPlane::start().await.expect("a control plane starts");
+            let plane = Plane::Own(Box::new(plane));
+            let operator = operator_with(&plane, &[], 2).await.expect("the operator and its fronts start");
+            Arc::new(Self { plane, operator })
+        };
+        Arc::clone(WORLD.get_or_init(start).await)
+    }
 }
 
 async fn operator(plane: &ControlPlane, arguments: &[&str]) -> anyhow::Result<Mutex<Operator>> {
-    let options = OperatorOptions::default().arg("--log=info,hookwright=debug");
+    operator_with(plane, arguments, 0).await
+}
+
+async fn operator_with(
+    plane: &ControlPlane,
+    arguments: &[&str],
+    fronts: usize,
+) -> anyhow::Result<Mutex<Operator>> {
+    let options = OperatorOptions::default().fronts(fronts).arg("--log=info,hookwright=debug");
     let options = arguments.iter().fold(options, |options, argument| options.arg(*argument));
     Ok(Mutex::new(Operator::start(plane, env!("CARGO_BIN_EXE_hookwright"), &options).await?))
 }
