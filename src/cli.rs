@@ -1,11 +1,11 @@
-//! The command line: `hookwright run` and `hookwright crds`.
+//! The command line: `hookwright run`, `hookwright front` and `hookwright crds`.
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::Config;
+use crate::config::{Common, Config, FrontConfig};
 use crate::{api, telemetry};
 
 /// A complete webhook delivery system for Kubernetes.
@@ -23,6 +23,12 @@ enum Command {
     /// Of a flag that is given twice the last one counts; repeatable ones add up.
     #[command(args_override_self = true)]
     Run(Box<Config>),
+    /// Run a front: TLS, identity, rights and discovery; what needs the store is asked of `hookwright run`.
+    ///
+    /// It keeps nothing: run several behind the Service that the APIService names, so that kube-apiserver is answered
+    /// while the one pod with the store is away.
+    #[command(args_override_self = true)]
+    Front(Box<FrontConfig>),
     /// Print the custom resource definitions as YAML.
     Crds,
 }
@@ -39,26 +45,36 @@ pub fn execute(cli: Cli) -> ExitCode {
             }
         },
         Command::Run(config) => {
-            if let Err(error) = telemetry::start(config.log_format, &config.log) {
-                complain(&error);
-                return ExitCode::from(2);
-            }
-            match run(*config) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => {
-                    tracing::error!(error = chain(&error), "cannot go on");
-                    ExitCode::FAILURE
-                }
-            }
+            let common = config.common.clone();
+            operate(&common, crate::run(*config))
+        }
+        Command::Front(config) => {
+            let common = config.common.clone();
+            operate(&common, crate::front(*config))
         }
     }
 }
 
-fn run(config: Config) -> Result<(), crate::Error> {
+/// Runs a role to its end.
+fn operate(config: &Common, role: impl Future<Output = Result<(), crate::Error>>) -> ExitCode {
+    if let Err(error) = telemetry::start(config.log_format, &config.log) {
+        complain(&error);
+        return ExitCode::from(2);
+    }
+    match block_on(role) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = chain(&error), "cannot go on");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn block_on(role: impl Future<Output = Result<(), crate::Error>>) -> Result<(), crate::Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|source| {
         crate::Error::Start { what: "the async runtime".to_owned(), source: source.into() }
     })?;
-    let result = runtime.block_on(crate::run(config));
+    let result = runtime.block_on(role);
     // Blocking look-ups that hang must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     result
@@ -108,7 +124,7 @@ mod tests {
         let Command::Run(config) = cli.command else { panic!("{cli:?}") };
         assert_eq!(config.allow_cidr.len(), 3);
         assert_eq!(config.purge_grace, std::time::Duration::from_secs(90));
-        assert_eq!(config.service.name, "hookwright");
+        assert_eq!(config.common.service.name, "hookwright");
         for bad in ["--purge-grace=-1s", "--service=a", "--service=a/b/c", "--allow-cidr=10.0.0.0/33"] {
             assert!(Cli::try_parse_from(["hookwright", "run", bad]).is_err(), "{bad}");
         }
@@ -124,9 +140,9 @@ mod tests {
         };
         let config = parse(&[]).unwrap();
         assert_eq!((config.retention_bytes, config.quota_pending_bytes), (1 << 30, 1 << 30));
-        assert_eq!((config.max_body_bytes, config.min_free_bytes), (1 << 20, 256 << 20));
+        assert_eq!((config.common.max_body_bytes, config.min_free_bytes), (1 << 20, 256 << 20));
         let config = parse(&["--retention-bytes=1.5Gi", "--max-body-bytes=2097152"]).unwrap();
-        assert_eq!((config.retention_bytes, config.max_body_bytes), (3 << 29, 2 << 20));
+        assert_eq!((config.retention_bytes, config.common.max_body_bytes), (3 << 29, 2 << 20));
         let error = parse(&["--retention-bytes=1GiB"]).unwrap_err().to_string();
         assert!(error.contains("write 1Gi, as Kubernetes does"), "{error}");
         let help = Cli::command().find_subcommand_mut("run").unwrap().render_long_help().to_string();
@@ -136,12 +152,34 @@ mod tests {
     }
 
     #[test]
+    fn a_front_takes_what_every_role_has_and_where_the_store_is() {
+        let parse = |backend: &str| {
+            let arguments = ["hookwright", "front", "--listen=127.0.0.1:1", "--backend", backend];
+            Cli::try_parse_from(arguments).map(|cli| match cli.command {
+                Command::Front(config) => config.backend.to_string(),
+                other => panic!("{other:?}"),
+            })
+        };
+        for good in ["hookwright-store.hookwright-system.svc:443", "127.0.0.1:8443", "[::1]:8443"] {
+            assert_eq!(parse(good).unwrap(), good);
+        }
+        for bad in ["hookwright-store", ":443", "a:0", "a:65536", "a:"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+        assert!(Cli::try_parse_from(["hookwright", "front"]).is_err(), "without --backend");
+        let run_only = ["hookwright", "front", "--backend=a:1", "--data-dir=data"];
+        assert!(Cli::try_parse_from(run_only).is_err());
+    }
+
+    #[test]
     fn every_flag_has_an_environment_variable_of_its_name() {
         let command = Cli::command();
-        let run = command.find_subcommand("run").unwrap();
-        for argument in run.get_arguments().filter(|argument| argument.get_id() != "help") {
-            let expected = format!("HOOKWRIGHT_{}", argument.get_id().as_str().to_uppercase());
-            assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(&*expected));
+        for role in ["run", "front"] {
+            let role = command.find_subcommand(role).unwrap();
+            for argument in role.get_arguments().filter(|argument| argument.get_id() != "help") {
+                let expected = format!("HOOKWRIGHT_{}", argument.get_id().as_str().to_uppercase());
+                assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(&*expected));
+            }
         }
     }
 }

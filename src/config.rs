@@ -1,5 +1,5 @@
-//! Settings of `hookwright run`. Each flag is also an environment variable; the chart names them once. Sizes are
-//! quantities as Kubernetes writes them.
+//! Settings of `hookwright run` and `hookwright front`. Each flag is also an environment variable; the chart names them
+//! once. Sizes are quantities as Kubernetes writes them.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -53,16 +53,42 @@ fn size_in_memory(text: &str) -> Result<usize, String> {
     usize::try_from(bytes).map_err(|_| "is more than the memory of this machine".to_owned())
 }
 
-/// Settings of `hookwright run`.
+/// Where another process listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// A name or an IP address.
+    pub host: String,
+    /// TCP.
+    pub port: u16,
+}
+
+impl std::str::FromStr for Address {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+        match parts {
+            Some((host, port)) if !host.is_empty() && port != 0 => {
+                let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+                Ok(Self { host: host.to_owned(), port })
+            }
+            _ => Err(format!("must be HOST:PORT, is {text:?}")),
+        }
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
+/// Settings of every role.
 #[derive(Args, Clone, Debug)]
-pub struct Config {
+pub struct Common {
     /// Kubeconfig file; none: the pod's ServiceAccount, else the user's own kubeconfig.
     #[arg(long, env = "HOOKWRIGHT_KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-
-    /// Directory of the store. One process at a time uses it.
-    #[arg(long, env = "HOOKWRIGHT_DATA_DIR", value_name = "DIR", default_value = "/var/lib/hookwright")]
-    pub data_dir: PathBuf,
 
     /// Address of the HTTPS door.
     #[arg(long, env = "HOOKWRIGHT_LISTEN", value_name = "ADDRESS:PORT", default_value = "[::]:8443")]
@@ -80,18 +106,6 @@ pub struct Config {
         default_value = "hookwright-system/hookwright"
     )]
     pub service: ServiceName,
-
-    /// Range that deliveries may reach although the built-in table denies it. Repeatable.
-    #[arg(long, env = "HOOKWRIGHT_ALLOW_CIDR", value_name = "CIDR", value_delimiter = ',')]
-    pub allow_cidr: Vec<IpNet>,
-
-    /// Range that deliveries may not reach; wins over --allow-cidr. Repeatable.
-    #[arg(long, env = "HOOKWRIGHT_DENY_CIDR", value_name = "CIDR", value_delimiter = ',')]
-    pub deny_cidr: Vec<IpNet>,
-
-    /// Serve only this namespace. Repeatable; none: all.
-    #[arg(long, env = "HOOKWRIGHT_NAMESPACE", value_name = "NAMESPACE", value_delimiter = ',')]
-    pub namespace: Vec<String>,
 
     /// Whether kube-apiserver is a door, too: the APIService v1alpha1.delivery.hookwright.dev is given our CA bundle,
     /// and kube-apiserver is believed for whom it asks.
@@ -116,6 +130,46 @@ pub struct Config {
     #[arg(long, env = "HOOKWRIGHT_MAX_BODY_BYTES", value_name = "SIZE", default_value = "1Mi", value_parser = size_in_memory)]
     pub max_body_bytes: usize,
 
+    /// On SIGTERM, attempts and requests under way get this long to end.
+    #[arg(long, env = "HOOKWRIGHT_SHUTDOWN_GRACE", value_name = "DURATION", default_value = "20s", value_parser = duration)]
+    pub shutdown_grace: Duration,
+}
+
+/// Settings of `hookwright front`.
+#[derive(Args, Clone, Debug)]
+pub struct FrontConfig {
+    /// What every role has.
+    #[command(flatten)]
+    pub common: Common,
+
+    /// The HTTPS door of the pod with the store, mostly by its Service.
+    #[arg(long, env = "HOOKWRIGHT_BACKEND", value_name = "HOST:PORT")]
+    pub backend: Address,
+}
+
+/// Settings of `hookwright run`.
+#[derive(Args, Clone, Debug)]
+pub struct Config {
+    /// What every role has.
+    #[command(flatten)]
+    pub common: Common,
+
+    /// Directory of the store. One process at a time uses it.
+    #[arg(long, env = "HOOKWRIGHT_DATA_DIR", value_name = "DIR", default_value = "/var/lib/hookwright")]
+    pub data_dir: PathBuf,
+
+    /// Range that deliveries may reach although the built-in table denies it. Repeatable.
+    #[arg(long, env = "HOOKWRIGHT_ALLOW_CIDR", value_name = "CIDR", value_delimiter = ',')]
+    pub allow_cidr: Vec<IpNet>,
+
+    /// Range that deliveries may not reach; wins over --allow-cidr. Repeatable.
+    #[arg(long, env = "HOOKWRIGHT_DENY_CIDR", value_name = "CIDR", value_delimiter = ',')]
+    pub deny_cidr: Vec<IpNet>,
+
+    /// Serve only this namespace. Repeatable; none: all.
+    #[arg(long, env = "HOOKWRIGHT_NAMESPACE", value_name = "NAMESPACE", value_delimiter = ',')]
+    pub namespace: Vec<String>,
+
     /// How long data of a deleted Webhook is kept after its deletion was seen.
     #[arg(long, env = "HOOKWRIGHT_PURGE_GRACE", value_name = "DURATION", default_value = "10m", value_parser = duration)]
     pub purge_grace: Duration,
@@ -131,10 +185,6 @@ pub struct Config {
     /// Shortest time between two writes of one Webhook's status.
     #[arg(long, env = "HOOKWRIGHT_STATUS_INTERVAL", value_name = "DURATION", default_value = "5s", value_parser = duration)]
     pub status_interval: Duration,
-
-    /// On SIGTERM, attempts under way get this long to end.
-    #[arg(long, env = "HOOKWRIGHT_SHUTDOWN_GRACE", value_name = "DURATION", default_value = "20s", value_parser = duration)]
-    pub shutdown_grace: Duration,
 
     /// A finished delivery goes from the log so long after its end.
     #[arg(long, env = "HOOKWRIGHT_RETENTION_AGE", value_name = "DURATION", default_value = "168h", value_parser = duration)]
@@ -162,4 +212,14 @@ pub struct Config {
     /// Free space in the data directory's file system below which publishing is refused.
     #[arg(long, env = "HOOKWRIGHT_MIN_FREE_BYTES", value_name = "SIZE", default_value = "256Mi", value_parser = size::parse)]
     pub min_free_bytes: u64,
+
+    /// Whether the CA of the door is published as ConfigMap `hookwright-ca` into each namespace that has a Webhook.
+    #[arg(
+        long,
+        env = "HOOKWRIGHT_PUBLISH_CA",
+        value_name = "BOOL",
+        default_value_t = true,
+        action = clap::ArgAction::Set
+    )]
+    pub publish_ca: bool,
 }

@@ -21,6 +21,14 @@ pub struct Received {
     pub result: &'static str,
 }
 
+/// `result` of `hookwright_forwarded_requests_total`, of a front: `answered`, or why the pod with the store did not:
+/// `away`, `lost`, `late`, `unknown`, `busy`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Forwarded {
+    /// What became of it.
+    pub result: &'static str,
+}
+
 /// `outcome` of `hookwright_deliveries_total`: `success`, or the reason of a failure.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Ended {
@@ -66,6 +74,8 @@ pub struct Metrics {
     registry: Arc<Registry>,
     /// Events received by the publishing door.
     pub events_received: Family<Received, Counter>,
+    /// Requests that a front passed on.
+    pub forwarded: Family<Forwarded, Counter>,
     /// Deliveries that ended.
     pub deliveries: Family<Ended, Counter>,
     /// Attempts made.
@@ -102,6 +112,7 @@ impl Default for Metrics {
         let mut metrics = Self {
             registry: Arc::new(Registry::default()),
             events_received: Family::default(),
+            forwarded: Family::default(),
             deliveries: Family::default(),
             attempts: Family::default(),
             attempt_duration: histogram(HTTP),
@@ -129,6 +140,11 @@ impl Metrics {
             "events_received",
             "Events received, by what became of them",
             self.events_received.clone(),
+        );
+        all.register(
+            "forwarded_requests",
+            "Requests that this front passed on, by what became of them",
+            self.forwarded.clone(),
         );
         all.register("deliveries", "Deliveries that ended, by how", self.deliveries.clone());
         all.register("attempts", "Attempts made, by verdict", self.attempts.clone());
@@ -197,6 +213,7 @@ mod tests {
     fn the_names_are_those_of_the_documents() {
         let metrics = Metrics::default();
         metrics.events_received.get_or_create(&Received { result: "accepted" }).inc();
+        metrics.forwarded.get_or_create(&Forwarded { result: "answered" }).inc();
         metrics.deliveries.get_or_create(&Ended { outcome: "success" }).inc();
         metrics.attempts.get_or_create(&Attempted { verdict: "delivered" }).inc();
         metrics.status_writes.get_or_create(&Kind { kind: "Webhook" }).inc();
@@ -205,6 +222,7 @@ mod tests {
         let text = metrics.encode();
         for name in [
             "events_received_total",
+            "forwarded_requests_total",
             "deliveries_total",
             "attempts_total",
             "attempt_duration_seconds_bucket",

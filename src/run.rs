@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::controller::trust::Trust;
 use crate::controller::{self, Controllers};
 use crate::delivery::client::HttpSender;
 use crate::delivery::egress::{self, Guard};
@@ -23,16 +24,17 @@ use crate::metrics::Metrics;
 use crate::model::address::Policy;
 use crate::model::ids::Minter;
 use crate::model::rate::RateLimit;
+use crate::role::{Probes, front_proxy, identity};
 use crate::routes::compile::Compiler;
 use crate::routes::feed::Feed;
 use crate::routes::watch::Scope;
 use crate::routes::{Table, master_key};
 use crate::server::apis::deliveries::Log;
-use crate::server::apis::{registration, usages};
+use crate::server::apis::usages;
 use crate::server::auth::{FrontProxy, Gate};
 use crate::server::certificates::Certificates;
 use crate::server::listener::{self, Limits};
-use crate::server::ops::{self, Health, Ops};
+use crate::server::ops::Health;
 use crate::server::publish::Publisher;
 use crate::server::{self, Door};
 use crate::store::embedded::{Embedded, Options};
@@ -56,11 +58,16 @@ pub enum Error {
 }
 
 impl Error {
-    fn start(what: impl Into<String>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    pub(crate) fn start(
+        what: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
         Self::Start { what: what.into(), source: source.into() }
     }
 }
 
+/// Largest head of a request, in bytes.
+const HEAD_BYTES: u32 = 64 << 10;
 /// Between two looks for deliveries that are too old to be kept.
 const RETAIN: Duration = Duration::from_secs(10);
 /// Between two attempts to reach the Kubernetes API at start.
@@ -79,7 +86,6 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let (clock, metrics, health) = (Clock::system(), Metrics::default(), Health::default());
     let tasks = TaskTracker::new();
 
-    // Probes are answered from the first moment on.
     let started = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let flag = Arc::clone(&started);
     health.ready("started", move || {
@@ -89,14 +95,11 @@ pub async fn run(config: Config) -> Result<(), Error> {
             Err("still starting".to_owned())
         }
     });
-    let probes = Arc::new(Ops::new(health.clone(), metrics.clone()));
-    let probes_end = CancellationToken::new();
-    let listener = bind("the metrics address", config.metrics_listen).await?;
-    let probing = tasks.spawn(listener::serve(listener, None, probes, ops::limits(), probes_end.clone()));
+    let probes = Probes::start(&config.common, &health, &metrics, &tasks).await?;
 
-    let client = client(config.kubeconfig.as_deref()).await?;
+    let client = client(config.common.kubeconfig.as_deref()).await?;
     let Some(cluster) = until(&stop, || cluster_uid(&client)).await else { return Ok(()) };
-    let namespace = config.service.namespace.clone();
+    let namespace = config.common.service.namespace.clone();
     let Some(master_key) = until(&stop, || master_key::load_or_create(&client, &namespace)).await else {
         return Ok(());
     };
@@ -120,7 +123,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let compiler = Compiler::new(master_key, policy);
     let running = parts.start(&config, compiler, &tasks, &stop).await?;
     started.store(true, std::sync::atomic::Ordering::Release);
-    info!(version = env!("CARGO_PKG_VERSION"), listen = %config.listen, "started");
+    info!(version = env!("CARGO_PKG_VERSION"), listen = %config.common.listen, "started");
 
     let retaining = tasks.spawn(retain(Arc::clone(&parts.store), parts.clock.clone(), stop.clone()));
     let poisoned = parts.watch_store(&stop).await;
@@ -132,8 +135,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     {
         warn!(error = crate::cli::chain(&error), "the store did not close well");
     }
-    probes_end.cancel();
-    let _ = probing.await;
+    probes.end().await;
     info!("stopped");
     if poisoned { Err(Error::Poisoned) } else { Ok(()) }
 }
@@ -175,11 +177,11 @@ impl Parts {
         stop: &CancellationToken,
     ) -> Result<Running, Error> {
         let certificates =
-            Arc::new(Certificates::new(self.client.clone(), &config.service, self.clock.clone()));
+            Arc::new(Certificates::new(self.client.clone(), &config.common.service, self.clock.clone()));
         let tls = certificates.server_config().map_err(|error| Error::start("TLS", error))?;
-        let front_proxy = Arc::new(FrontProxy::new(self.clock.clone()));
+        let front_proxy = Arc::new(front_proxy(&config.common, &self.clock));
         let door = Arc::new(self.door(config, &front_proxy));
-        let listener = bind("the HTTPS door", config.listen).await?;
+        let listener = bind("the HTTPS door", config.common.listen).await?;
         let (feed, webhooks) = Feed::new(
             self.client.clone(),
             self.scope.clone(),
@@ -196,21 +198,25 @@ impl Parts {
             engine::Settings::from(config),
         ));
         self.checks(&certificates, &engine);
+        let trust = Trust {
+            client: self.client.clone(),
+            scope: self.scope.clone(),
+            table: Arc::clone(&self.table),
+            bundles: certificates.bundles(),
+            own: config.common.service.namespace.as_str().into(),
+        };
         let controllers = Controllers::new(self.controller(config, webhooks));
 
-        let limits = Limits { drain: config.shutdown_grace, ..Limits::default() };
+        // More than at a front, for what a front says of the user.
+        let limits =
+            Limits { drain: config.common.shutdown_grace, head_bytes: HEAD_BYTES, ..Limits::default() };
         let mut rest = vec![tasks.spawn(feed.run(stop.clone())), tasks.spawn(controllers.run(stop.clone()))];
-        if config.api_service {
-            let (client, certificates, stop) = (self.client.clone(), Arc::clone(&certificates), stop.clone());
-            rest.push(tasks.spawn(async move {
-                tokio::join!(
-                    front_proxy.run(client.clone(), stop.clone()),
-                    registration::run(client, &certificates, stop)
-                );
-            }));
+        if config.publish_ca {
+            rest.push(tasks.spawn(trust.run(stop.clone())));
         }
-        let keeping = stop.clone();
-        rest.push(tasks.spawn(async move { certificates.run(keeping).await }));
+        let (fronts, bundles, until) = (Arc::clone(&front_proxy), certificates.bundles(), stop.clone());
+        rest.push(tasks.spawn(async move { fronts.trust_fronts(bundles, until).await }));
+        rest.extend(identity(&config.common, &self.client, &certificates, &front_proxy, tasks, stop));
         Ok(Running {
             door: tasks.spawn(listener::serve(listener, Some(tls), door, limits, stop.clone())),
             engine: tasks.spawn(engine.run(stop.clone())),
@@ -231,8 +237,10 @@ impl Parts {
             per: Duration::from_secs(1),
             burst: config.quota_events_per_second.saturating_mul(10),
         });
-        let settings =
-            server::Settings { max_body_bytes: config.max_body_bytes, namespaces: config.namespace.clone() };
+        let settings = server::Settings {
+            max_body_bytes: config.common.max_body_bytes,
+            namespaces: config.namespace.clone(),
+        };
         let gate = Gate::new(&self.client, Arc::clone(front_proxy));
         let log = Log::new(Arc::clone(&self.store), Arc::clone(&self.table), self.clock.clone());
         let log = log.with_limits(usages::Limits {
@@ -256,7 +264,7 @@ impl Parts {
             metrics: self.metrics.clone(),
             status_interval: config.status_interval,
             purge_grace: config.purge_grace,
-            shutdown_grace: config.shutdown_grace,
+            shutdown_grace: config.common.shutdown_grace,
         }
     }
 
@@ -312,7 +320,7 @@ async fn retain(store: Arc<dyn Store>, clock: Clock, stop: CancellationToken) {
     }
 }
 
-fn stop_on_signal() -> Result<CancellationToken, Error> {
+pub(crate) fn stop_on_signal() -> Result<CancellationToken, Error> {
     let stop = CancellationToken::new();
     let signals = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
     for received in signals {
@@ -327,11 +335,11 @@ fn stop_on_signal() -> Result<CancellationToken, Error> {
     Ok(stop)
 }
 
-async fn bind(what: &str, address: std::net::SocketAddr) -> Result<TcpListener, Error> {
+pub(crate) async fn bind(what: &str, address: std::net::SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address).await.map_err(|error| Error::start(format!("{what} on {address}"), error))
 }
 
-async fn client(kubeconfig: Option<&Path>) -> Result<Client, Error> {
+pub(crate) async fn client(kubeconfig: Option<&Path>) -> Result<Client, Error> {
     let config = match kubeconfig {
         Some(file) => {
             let what = || format!("the client of kubeconfig {}", file.display());

@@ -1,5 +1,5 @@
-//! Acts on the cluster: writes the statuses of Webhooks, makes the attempts that tests ask for, carries out replays, and
-//! erases the data of Webhooks that are gone. No finalizer anywhere.
+//! Acts on the cluster: writes the statuses of Webhooks, makes the attempts that tests ask for, carries out replays,
+//! erases the data of Webhooks that are gone, and publishes the CA where there are Webhooks. No finalizer anywhere.
 
 mod apply;
 mod conditions;
@@ -10,6 +10,7 @@ mod once;
 mod purge;
 mod reporter;
 mod status;
+pub mod trust;
 mod webhook;
 mod webhook_replay;
 mod webhook_test;

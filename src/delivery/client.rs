@@ -93,9 +93,9 @@ impl HttpSender {
             .await
             .map_err(|_| Failure::no_answer(endpoint.timeout))?
             .map_err(explain)?;
-        let (head, mut body) = response.into_parts();
-        heard.status = Some(head.status);
-        heard.headers = head.headers;
+        let (parts, mut body) = response.into_parts();
+        heard.status = Some(parts.status);
+        heard.headers = parts.headers;
         timeout_at(deadline, heard.read(&mut body))
             .await
             .map_err(|_| Failure::no_end(endpoint.timeout))?

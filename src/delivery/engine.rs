@@ -76,7 +76,7 @@ impl From<&Config> for Settings {
         Self {
             held_limit: config.held_limit,
             disable_after: config.disable_after,
-            shutdown_grace: config.shutdown_grace,
+            shutdown_grace: config.common.shutdown_grace,
             ..Self::default()
         }
     }

@@ -336,6 +336,25 @@ async fn what_is_held_for_too_long_expires_oldest_first_and_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_worker_that_ends_a_great_many_expired_deliveries_does_not_stand_still() {
+    let world = World::start();
+    let mut route = world.route("a");
+    route.active = false;
+    world.table.upsert(route);
+    // Between two sweeps, so that it is the worker that finds them.
+    world.pass(HOUR / 2).await;
+    let old = world.publish("a", 640).await;
+    world.pass(7 * DAY + 10 * MINUTE).await;
+    world.fake.record_takes(50 * SECOND);
+    world.publish("a", 1).await;
+    for _ in 0..10 {
+        world.pass(30 * SECOND).await;
+        assert_eq!(world.engine.progress(), Ok(()));
+    }
+    assert!(old.iter().all(|name| world.get(*name).reason == Some(EndReason::Expired)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_waits_behind_a_probe_for_too_long_expires_too() {
     let settings = Settings { held_limit: 2 * HOUR, ..Settings::default() };
     let world = World::start_with(settings, Clock::following_tokio(START));

@@ -1,5 +1,8 @@
 //! Deliveries that were held for too long end as Failed, reason `Expired`.
 
+use std::time::Duration;
+
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::engine::Shared;
@@ -11,17 +14,26 @@ use crate::store::{ClaimRequest, Claimed, EndReason, Next, Outcome, Result};
 /// Ended in one commit.
 const BATCH: usize = 128;
 
+/// Who waits for his turn says so this often.
+const TURN: Duration = Duration::from_secs(5);
+
 impl Shared {
     /// Ends what a held Webhook holds for longer than the limit, oldest first, in batches. A delivery is held
-    /// since it was due.
-    pub(super) async fn expire(&self, webhook: WebhookUid) {
+    /// since it was due. However long that takes, `moves` is called again and again.
+    pub(super) async fn expire(&self, webhook: WebhookUid, moves: impl Fn()) {
         if !self.may_expire(webhook) {
             return;
         }
         // One at a time: a second one would claim what is young, and give it back, over and over.
-        let _turn = self.expiring.lock().await;
+        let _turn = loop {
+            moves();
+            if let Ok(turn) = timeout(TURN, self.expiring.lock()).await {
+                break turn;
+            }
+        };
         let mut expired = 0;
         while !self.stop.is_cancelled() && self.may_expire(webhook) {
+            moves();
             match self.expire_batch(webhook).await {
                 Ok(0) => break,
                 Ok(count) => expired += count,
@@ -89,7 +101,7 @@ impl Shared {
     /// Looks at every Webhook, one after the other.
     pub(super) async fn expire_all(&self) {
         for webhook in self.table.webhooks() {
-            self.expire(webhook.uid).await;
+            self.expire(webhook.uid, || {}).await;
         }
     }
 }

@@ -69,7 +69,7 @@ impl Worker {
                 (Step::Claim { limit, only }, Some(now)) => self.claim(now, limit, only).await,
                 (Step::Wait(until), Some(_)) => self.wait(until.since(self.shared.clock.now())).await,
                 (Step::Done, _) => {
-                    self.shared.expire(self.webhook).await;
+                    self.shared.expire(self.webhook, || self.expect(SLACK)).await;
                     if self.shared.retire(self.webhook, &self.inbox) {
                         return;
                     }

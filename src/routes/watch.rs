@@ -100,6 +100,19 @@ where
     numbered(watches, K::kind(&()).as_ref())
 }
 
+/// Watches the objects that have this name.
+pub fn named<K>(client: &Client, scope: &Scope, name: &str) -> BoxStream<'static, Watched<K>>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    K: Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let field = format!("metadata.name={name}");
+    let watches = scope.apis::<K>(client).into_iter().map(|api| {
+        kube::runtime::watcher(api, watcher::Config::default().fields(&field)).default_backoff().boxed()
+    });
+    numbered(watches, K::kind(&()).as_ref())
+}
+
 fn numbered<T: Send + 'static>(
     watches: impl Iterator<Item = BoxStream<'static, watcher::Result<Event<T>>>>,
     kind: &str,

@@ -25,7 +25,7 @@ pub(super) const CA_LIFE: Duration = DAY.saturating_mul(365);
 const SUCCESSOR: Duration = DAY.saturating_mul(120);
 /// How long a successor is published before it signs.
 const ANNOUNCED: Duration = DAY.saturating_mul(30);
-/// How long a serving certificate is valid.
+/// How long a serving or client certificate is valid.
 pub(super) const LEAF_LIFE: Duration = DAY.saturating_mul(7);
 /// Certificates are valid from a little earlier, for clients whose clock is behind.
 const SKEW: Duration = Duration::from_mins(5);
@@ -46,7 +46,7 @@ pub(super) struct Validity {
     pub(super) to: UnixMillis,
 }
 
-/// A serving certificate.
+/// A certificate with its key, for use in TLS.
 #[derive(Debug)]
 pub(super) struct Leaf {
     pub(super) certified: CertifiedKey,
@@ -88,12 +88,31 @@ impl Authority {
 
     /// Issues a serving certificate, valid for a week but not beyond the CA itself.
     pub(super) fn issue(&self, names: &[String], now: UnixMillis) -> Result<Leaf, Error> {
-        let issuer = Issuer::from_ca_cert_pem(&self.certificate, KeyPair::from_pem(&self.key)?)?;
-        let validity = Validity { from: now, to: (now + LEAF_LIFE).min(self.validity.to) };
+        let validity = self.leaf_validity(now);
         let mut params = params(validity, names.first().map_or("hookwright", String::as_str));
         params.subject_alt_names = CertificateParams::new(names)?.subject_alt_names;
+        self.sign(params, ExtendedKeyUsagePurpose::ServerAuth, validity)
+    }
+
+    /// Issues a client certificate with this common name, valid for as long as a serving one.
+    pub(super) fn issue_client(&self, name: &str, now: UnixMillis) -> Result<Leaf, Error> {
+        let validity = self.leaf_validity(now);
+        self.sign(params(validity, name), ExtendedKeyUsagePurpose::ClientAuth, validity)
+    }
+
+    fn leaf_validity(&self, now: UnixMillis) -> Validity {
+        Validity { from: now, to: (now + LEAF_LIFE).min(self.validity.to) }
+    }
+
+    fn sign(
+        &self,
+        mut params: CertificateParams,
+        usage: ExtendedKeyUsagePurpose,
+        validity: Validity,
+    ) -> Result<Leaf, Error> {
+        let issuer = Issuer::from_ca_cert_pem(&self.certificate, KeyPair::from_pem(&self.key)?)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.extended_key_usages = vec![usage];
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let certificate = params.signed_by(&key, &issuer)?;

@@ -8,16 +8,19 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
-use rustls::ServerConfig;
+use rustls::{ClientConfig, ServerConfig};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::ca::{Authorities, Authority, Validity};
+use super::ca::{Authorities, Authority, Leaf, Validity};
+use super::mutual::{FRONT, Mutual};
 use super::quiet::Quiet;
 use super::tls::{Error, Served, server_config};
 use crate::clock::Clock;
 use crate::config::ServiceName;
+use crate::model::time::UnixMillis;
 
 /// Name of the Secret with the CA and of the ConfigMap with its bundle.
 pub const CA_NAME: &str = "hookwright-ca";
@@ -28,7 +31,7 @@ pub const FIELD_MANAGER: &str = "hookwright";
 
 /// How often Secret, ConfigMap and certificate are looked at; also the longest time that a changed ConfigMap
 /// stays changed.
-const EVERY: Duration = Duration::from_mins(1);
+const EVERY: Duration = Duration::from_secs(15);
 /// How soon after a failure.
 const SOON: Duration = Duration::from_secs(5);
 /// For one call to the Kubernetes API.
@@ -44,6 +47,11 @@ pub struct Certificates {
     names: Vec<String>,
     clock: Clock,
     served: Arc<Served>,
+    /// Of a front.
+    mutual: Option<Mutual>,
+    bundle: watch::Sender<Option<String>>,
+    /// One at a time, so that an older reading never comes after a newer one.
+    refreshing: tokio::sync::Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -51,12 +59,20 @@ pub struct Certificates {
 struct State {
     authorities: Option<Arc<Authorities>>,
     leaf: Option<Issued>,
+    client: Option<Issued>,
 }
 
 #[derive(Clone)]
 struct Issued {
     by: String,
     validity: Validity,
+}
+
+impl Issued {
+    /// Whether two thirds of its time are not over, and this CA still is the one that signs.
+    fn is_fresh(&self, signing: &Authority, now: UnixMillis) -> bool {
+        self.by == signing.certificate && now < self.validity.two_thirds()
+    }
 }
 
 impl std::fmt::Debug for Certificates {
@@ -75,8 +91,30 @@ impl Certificates {
             names: names(service),
             clock,
             served: Arc::default(),
+            mutual: None,
+            bundle: watch::Sender::new(None),
+            refreshing: tokio::sync::Mutex::default(),
             state: Mutex::default(),
         }
+    }
+
+    /// Those of a front, which also shows a client certificate to the pod with the store.
+    #[must_use]
+    pub fn of_front(self) -> Self {
+        Self { mutual: Some(Mutual::new()), ..self }
+    }
+
+    /// TLS towards the pod with the store: always shows the current client certificate and trusts the current CA.
+    ///
+    /// # Errors
+    /// They are not those of a front, or the TLS library refuses its own defaults.
+    pub fn client_config(&self) -> Result<Arc<ClientConfig>, Error> {
+        self.mutual.as_ref().ok_or(Error::NoCertificate)?.client_config()
+    }
+
+    /// By which name the other processes of this installation are known in TLS.
+    pub fn server_name(&self) -> &str {
+        self.names.first().map_or("localhost", String::as_str)
     }
 
     /// TLS that always shows the current certificate; handshakes fail before the first is there.
@@ -89,7 +127,12 @@ impl Certificates {
 
     /// What clients should trust; none before the CA was read.
     pub fn bundle(&self) -> Option<String> {
-        self.lock().authorities.as_ref().map(|authorities| authorities.bundle())
+        self.bundle.borrow().clone()
+    }
+
+    /// What clients should trust, and each change of it.
+    pub fn bundles(&self) -> watch::Receiver<Option<String>> {
+        self.bundle.subscribe()
     }
 
     /// Readiness: whether a valid certificate is shown.
@@ -97,10 +140,22 @@ impl Certificates {
     /// # Errors
     /// Why not.
     pub fn check(&self) -> Result<(), String> {
-        match &self.lock().leaf {
-            None => Err("the serving certificate is not made yet".to_owned()),
+        self.check_one("serving", self.lock().leaf.as_ref())
+    }
+
+    /// Readiness of a front: whether it has a valid client certificate.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_client(&self) -> Result<(), String> {
+        self.check_one("client", self.lock().client.as_ref())
+    }
+
+    fn check_one(&self, which: &str, issued: Option<&Issued>) -> Result<(), String> {
+        match issued {
+            None => Err(format!("the {which} certificate is not made yet")),
             Some(leaf) if self.clock.now() >= leaf.validity.to => {
-                Err("the serving certificate has expired".to_owned())
+                Err(format!("the {which} certificate has expired"))
             }
             Some(_) => Ok(()),
         }
@@ -133,12 +188,32 @@ impl Certificates {
     /// The Kubernetes API failed or the Secret is not usable. The serving certificate is renewed all the same
     /// if a CA was read before.
     pub async fn refresh(&self) -> Result<(), Error> {
+        let _one = self.refreshing.lock().await;
         let read = self.read_authorities().await;
         if let Ok(authorities) = &read {
-            self.lock().authorities = Some(Arc::clone(authorities));
+            self.adopt(authorities)?;
         }
-        self.renew_leaf()?;
+        self.renew()?;
         self.publish(&read?.bundle()).await
+    }
+
+    /// Makes the CA known to whoever trusts it, before a certificate that it signs is shown.
+    fn adopt(&self, authorities: &Arc<Authorities>) -> Result<(), Error> {
+        let bundle = authorities.bundle();
+        self.lock().authorities = Some(Arc::clone(authorities));
+        if let Some(mutual) = &self.mutual {
+            mutual.trust(&bundle)?;
+        }
+        let certificates = bundle.matches(END).count();
+        let changed = self.bundle.send_if_modified(|is| {
+            let changed = is.as_ref() != Some(&bundle);
+            *is = Some(bundle);
+            changed
+        });
+        if changed {
+            info!(certificates, "another CA bundle is in force");
+        }
+        Ok(())
     }
 
     #[cfg(test)]
@@ -150,19 +225,26 @@ impl Certificates {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Issues a new serving certificate when two thirds of the last one's time are over or another CA signs.
-    fn renew_leaf(&self) -> Result<(), Error> {
+    /// Issues new certificates when two thirds of the last ones' time are over or another CA signs.
+    fn renew(&self) -> Result<(), Error> {
         let mut state = self.lock();
         let Some(authorities) = state.authorities.clone() else { return Ok(()) };
         let (now, signing) = (self.clock.now(), &authorities.signing);
-        let is_fresh = |leaf: &Issued| leaf.by == signing.certificate && now < leaf.validity.two_thirds();
-        if state.leaf.as_ref().is_some_and(is_fresh) {
-            return Ok(());
+        let is_fresh =
+            |issued: &Option<Issued>| issued.as_ref().is_some_and(|issued| issued.is_fresh(signing, now));
+        let put = |which: &str, leaf: Leaf, shown: &Served| {
+            info!(expires = %leaf.validity.to, which, "new certificate");
+            shown.set(leaf.certified);
+            Some(Issued { by: signing.certificate.clone(), validity: leaf.validity })
+        };
+        if !is_fresh(&state.leaf) {
+            state.leaf = put("serving", signing.issue(&self.names, now)?, &self.served);
         }
-        let leaf = signing.issue(&self.names, now)?;
-        info!(expires = %leaf.validity.to, "new serving certificate");
-        state.leaf = Some(Issued { by: signing.certificate.clone(), validity: leaf.validity });
-        self.served.set(leaf.certified);
+        if let Some(mutual) = &self.mutual
+            && !is_fresh(&state.client)
+        {
+            state.client = put("client", signing.issue_client(FRONT, now)?, &mutual.shown);
+        }
         Ok(())
     }
 

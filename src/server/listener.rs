@@ -349,7 +349,13 @@ async fn impatience(activity: &Activity, patience: &Patience) {
 
 /// Spawns the tasks of HTTP/2 streams where shutdown waits for them.
 #[derive(Clone)]
-struct Tracked(TaskTracker);
+pub(super) struct Tracked(TaskTracker);
+
+impl Tracked {
+    pub(super) fn on(tasks: &TaskTracker) -> Self {
+        Self(tasks.clone())
+    }
+}
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tracked {
     fn execute(&self, future: F) {

@@ -5,9 +5,11 @@
 //! | part | question |
 //! | --- | --- |
 //! | [`listener`], `connection` | who may hold a place for how long |
-//! | [`certificates`], `ca`, `tls` | by what certificate are we known |
+//! | [`certificates`], `ca`, `tls`, `mutual` | by what certificate are we known |
 //! | `paths`, `accept`, `body` | what is asked for, is the form one we speak, is the body within bounds |
 //! | [`auth`] | who asks, and may he |
+//! | `local` | answers from this process's store |
+//! | [`forward`] | a front's answers: what the pod with the store says |
 //! | `events`, [`publish`] | what publishing does; publishing as a library call |
 //! | [`apis`] | what makes it an API of Kubernetes: discovery, and the delivery log as a resource |
 //! | [`status`] | how it is answered |
@@ -21,15 +23,16 @@ mod ca;
 pub mod certificates;
 mod connection;
 mod events;
+pub mod forward;
 pub mod listener;
+mod local;
+mod mutual;
 pub mod ops;
 mod paths;
 pub mod publish;
 mod quiet;
 pub mod status;
 pub mod tls;
-
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -38,15 +41,17 @@ use http_body::Body;
 use hyper::body::Incoming;
 
 use crate::metrics::{Metrics, Received};
-use apis::deliveries::{self, Change, Log};
+use apis::deliveries::{self, Log};
 use apis::discovery::Documents;
 use apis::usages;
-use auth::{Action, Gate, User};
+use auth::{Action, Gate};
 use body::Bodies;
+use forward::Forwarder;
 use listener::{Handler, Peer};
+use local::Local;
 use paths::Target;
 use publish::Publisher;
-use status::{Answer, Failure, Reason};
+use status::{Answer, Failure};
 
 /// Settings of a [`Door`].
 #[derive(Clone, Debug)]
@@ -62,20 +67,31 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Door {
     gate: Gate,
-    publisher: Publisher,
-    log: Log,
+    behind: Behind,
     documents: Documents,
-    bodies: Bodies,
-    namespaces: Vec<String>,
     metrics: Metrics,
+}
+
+/// Who answers what needs the store.
+#[derive(Debug)]
+enum Behind {
+    /// This process.
+    Store(Local),
+    /// The pod with the store: this process is a front.
+    Backend(Forwarder),
 }
 
 impl Door {
     /// Asks this gate for identity and rights, publishes by this publisher and shows this log.
     pub fn new(gate: Gate, publisher: Publisher, log: Log, metrics: Metrics, settings: Settings) -> Self {
         let Settings { max_body_bytes, namespaces } = settings;
-        let (documents, bodies) = (Documents::new(), Bodies::new(max_body_bytes));
-        Self { gate, publisher, log, documents, bodies, namespaces, metrics }
+        let local = Local::new(publisher, log, Bodies::new(max_body_bytes), namespaces);
+        Self { gate, behind: Behind::Store(local), documents: Documents::new(), metrics }
+    }
+
+    /// Of a front: asks this gate for identity and rights, and forwards what needs the store.
+    pub fn front(gate: Gate, forwarder: Forwarder, metrics: Metrics) -> Self {
+        Self { gate, behind: Behind::Backend(forwarder), documents: Documents::new(), metrics }
     }
 
     /// Answers one request, whatever its body comes from.
@@ -105,72 +121,25 @@ impl Door {
             Target::CloudEvents { .. } if parts.method == Method::OPTIONS => {
                 Ok(events::options(&parts.headers, target.allow()))
             }
-            Target::CloudEvents { namespace } => {
-                let answered = self.publish(namespace, peer, parts, body).await;
+            Target::CloudEvents { .. } => {
+                let answered = self.publish(target, peer, parts, body).await;
                 answered.inspect_err(|failure| self.count(events::result_of(failure.reason)))
             }
             Target::Document(document) => {
                 self.gate.identify(peer, &parts.headers).await?;
                 self.documents.answer(document, &parts.headers)
             }
-            Target::Deliveries { namespace } => {
-                self.admit(deliveries::action("list", None, namespace, None), peer, parts).await?;
-                self.log.list(namespace, parts).await
-            }
-            Target::Delivery { namespace, name } => {
-                let action = deliveries::action("get", None, Some(namespace), Some(name));
-                self.admit(action, peer, parts).await?;
-                self.log.get(namespace, name, parts).await
-            }
-            Target::Payload { namespace, name } => {
-                let action = deliveries::action("get", Some("payload"), Some(namespace), Some(name));
-                self.admit(action, peer, parts).await?;
-                self.log.payload(namespace, name, parts).await
-            }
-            Target::Usages { namespace, name } => {
-                self.admit(usages::action(namespace, name), peer, parts).await?;
-                self.log.usages(namespace, name, parts)
-            }
-            Target::Change { change, namespace, name } => {
-                let action = deliveries::action("create", Some(change.as_str()), Some(namespace), Some(name));
-                let user = self.admit(action, peer, parts).await?;
-                self.change(change, (namespace, name), &user, parts, body).await
-            }
+            Target::Deliveries { .. }
+            | Target::Delivery { .. }
+            | Target::Payload { .. }
+            | Target::Usages { .. }
+            | Target::Change { .. } => self.admit(target, peer, parts, body).await,
         }
-    }
-
-    /// Lets a request for the log through, and says whose it is.
-    async fn admit(&self, action: Action, peer: &Peer, parts: &Parts) -> Result<Arc<User>, Failure> {
-        let user = self.gate.identify(peer, &parts.headers).await?;
-        self.gate.authorize(&user, &action).await?;
-        if let Some(namespace) = &action.namespace {
-            self.in_scope(namespace, action.resource)?;
-        }
-        Ok(user)
-    }
-
-    async fn change<B>(
-        &self,
-        change: Change,
-        line: (&str, &str),
-        user: &User,
-        parts: &Parts,
-        body: B,
-    ) -> Result<Answer, Failure>
-    where
-        B: Body<Data = Bytes> + Unpin,
-    {
-        accept::json(&parts.headers)?;
-        let dry_run = apis::dry_run(parts.uri.query().unwrap_or_default(), deliveries::RESOURCE)?;
-        let read = self.bodies.read(&parts.headers, body).await?;
-        deliveries::nothing(&read.bytes)?;
-        drop(read);
-        self.log.change(change, line, &user.username, dry_run).await
     }
 
     async fn publish<B>(
         &self,
-        namespace: &str,
+        target: Target<'_>,
         peer: &Peer,
         parts: &Parts,
         body: B,
@@ -179,24 +148,53 @@ impl Door {
         B: Body<Data = Bytes> + Unpin,
     {
         accept::json(&parts.headers)?;
-        let user = self.gate.identify(peer, &parts.headers).await?;
-        self.gate.authorize(&user, &events::action(namespace)).await?;
-        self.in_scope(namespace, events::RESOURCE)?;
-        events::create(&self.publisher, &self.bodies, &user, namespace, parts, body).await
+        self.admit(target, peer, parts, body).await
     }
 
-    /// In scoped mode, other namespaces have no Webhook here: taking an event for them would lose it, and a log
-    /// that is empty would say that nothing happened.
-    fn in_scope(&self, namespace: &str, resource: &'static str) -> Result<(), Failure> {
-        if self.namespaces.is_empty() || self.namespaces.iter().any(|served| served == namespace) {
-            return Ok(());
+    /// Lets a request through whose sender has the right that it needs.
+    async fn admit<B>(
+        &self,
+        target: Target<'_>,
+        peer: &Peer,
+        parts: &Parts,
+        body: B,
+    ) -> Result<Answer, Failure>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        let user = self.gate.identify(peer, &parts.headers).await?;
+        if let Some(right) = target.right() {
+            self.gate.authorize(&user, &right).await?;
         }
-        let message = format!("namespace {namespace:?} is not served by this installation (--namespace)");
-        Err(Failure::new(Reason::NotFound, message).of(resource))
+        match &self.behind {
+            Behind::Store(local) => local.answer(target, &user, parts, body).await,
+            Behind::Backend(forwarder) => forwarder.answer(target, &user, parts, body).await,
+        }
     }
 
     fn count(&self, result: &'static str) {
         self.metrics.events_received.get_or_create(&Received { result }).inc();
+    }
+}
+
+impl Target<'_> {
+    /// The right that it needs; none: everybody who is known may.
+    fn right(self) -> Option<Action> {
+        Some(match self {
+            Self::Document(_) => return None,
+            Self::CloudEvents { namespace } => events::action(namespace),
+            Self::Deliveries { namespace } => deliveries::action("list", None, namespace, None),
+            Self::Delivery { namespace, name } => {
+                deliveries::action("get", None, Some(namespace), Some(name))
+            }
+            Self::Payload { namespace, name } => {
+                deliveries::action("get", Some("payload"), Some(namespace), Some(name))
+            }
+            Self::Usages { namespace, name } => usages::action(namespace, name),
+            Self::Change { change, namespace, name } => {
+                deliveries::action("create", Some(change.as_str()), Some(namespace), Some(name))
+            }
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
+use rustls::client::ResolvesClientCert;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -58,7 +59,7 @@ impl From<rustls::pki_types::pem::Error> for Error {
     }
 }
 
-/// The certificate that is shown to clients now.
+/// The certificate that is shown to the other end now.
 #[derive(Debug, Default)]
 pub(super) struct Served(ArcSwapOption<CertifiedKey>);
 
@@ -77,6 +78,16 @@ impl Served {
 impl ResolvesServerCert for Served {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.0.load_full()
+    }
+}
+
+impl ResolvesClientCert for Served {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.load_full()
+    }
+
+    fn has_certs(&self) -> bool {
+        self.0.load().is_some()
     }
 }
 

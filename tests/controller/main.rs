@@ -10,5 +10,6 @@
 mod replays;
 mod status;
 mod testing;
+mod trust;
 mod webhooks;
 mod world;

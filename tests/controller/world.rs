@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use hookwright::clock::Clock;
+use hookwright::controller::trust::Trust;
 use hookwright::controller::{Controllers, Deps};
 use hookwright::delivery::{Job, Sender, Sent};
 use hookwright::metrics::Metrics;
@@ -22,10 +23,11 @@ use hookwright::store::embedded::{Embedded, Options};
 use hookwright::store::{Attempt, NewDelivery, NewEvent, Next, Outcome, Store};
 use hookwright_harness::control_plane::{ControlPlane, shared};
 use hookwright_harness::kubectl::Kubectl;
+use hookwright_harness::wait::eventually;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::{Notify, OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -173,13 +175,32 @@ impl World {
         self.tasks.close();
     }
 
+    /// Publishes this CA bundle into the namespaces with Webhooks, as the operator of the namespace `own`.
+    pub(crate) fn publish_ca(&self, bundle: &str, own: &str) -> watch::Sender<Option<String>> {
+        let (sender, bundles) = watch::channel(Some(bundle.to_owned()));
+        let trust = Trust {
+            client: self.client.clone(),
+            scope: self.scope.clone(),
+            table: Arc::clone(&self.table),
+            bundles,
+            own: own.into(),
+        };
+        self.tasks.spawn(trust.run(self.stop.clone()));
+        sender
+    }
+
     /// Stops, closes the store, and begins anew; `with` happens in between.
     pub(crate) async fn restart(&mut self, with: impl AsyncFnOnce(&mut Self)) {
         self.stop.cancel();
         tokio::time::timeout(SOON, self.tasks.wait()).await.unwrap();
         self.store.close().await.unwrap();
         with(self).await;
-        self.store = Embedded::open(Options::new(self.folder.path().join("store"))).unwrap();
+        // A program that another test starts at this moment has our files open, until it runs.
+        let open = async || {
+            let options = Options::new(self.folder.path().join("store"));
+            Embedded::open(options).map_err(|error| error.to_string())
+        };
+        self.store = eventually(SOON, "the data directory to be free", open).await.unwrap();
         self.start();
     }
 

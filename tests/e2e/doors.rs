@@ -2,6 +2,7 @@
 //! to be kube-apiserver.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use hookwright_harness::kubectl::Kubectl;
 use hookwright_harness::pki::Authority;
@@ -35,7 +36,7 @@ async fn account(team: &Team, name: &str, role: Option<&str>, namespace: &str) -
 }
 
 /// Waits until a binding is in force.
-async fn in_force(
+pub(crate) async fn in_force(
     kubectl: &Kubectl,
     user: &str,
     namespace: &str,
@@ -93,7 +94,11 @@ async fn verbs(kubectl: &Kubectl, user: &str, namespace: &str) -> anyhow::Result
 
 #[tokio::test]
 async fn each_role_may_do_the_same_through_both_doors() -> anyhow::Result<()> {
-    let (team, other) = (Team::new("roles").await?, Team::new("others").await?);
+    matrix(&Team::new("roles").await?, &Team::new("others").await?).await
+}
+
+/// Asserts each cell: who may do what through which door.
+pub(crate) async fn matrix(team: &Team, other: &Team) -> anyhow::Result<()> {
     team.webhook("orders", json!({})).await?;
     team.publish("a", &json!({})).await?;
     let success = |webhook: &Value| newest(webhook)["state"] == "Success";
@@ -121,7 +126,7 @@ async fn each_role_may_do_the_same_through_both_doors() -> anyhow::Result<()> {
         ("owner", Some("admin"), here, see, [200, 403, 200, 200, 200, 200, 200, 202], ALL),
         ("elsewhere", Some("hookwright-admin"), there, see, [403; 8], NONE),
     ] {
-        account(&team, name, role, namespace).await?;
+        account(team, name, role, namespace).await?;
         let user = format!("system:serviceaccount:{here}:{name}");
         if let Some((verb, resource)) = right {
             in_force(&team.kubectl, &user, namespace, verb, resource).await?;
@@ -137,15 +142,16 @@ async fn each_role_may_do_the_same_through_both_doors() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Asks the door straight, with a client certificate.
-async fn with_certificate(
+/// Asks the door at this address straight, with a client certificate.
+pub(crate) async fn with_certificate(
     team: &Team,
+    address: SocketAddr,
     identity: Option<&str>,
     user: &str,
     groups: &str,
 ) -> anyhow::Result<(u16, Value)> {
     let operator = team.world.operator.lock().await;
-    let (address, name, ca) = (operator.address(), operator.server_name(), operator.ca_pem().await?);
+    let (name, ca) = (operator.server_name(), operator.ca_pem().await?);
     drop(operator);
     let mut client = reqwest::Client::builder()
         .no_proxy()
@@ -163,18 +169,20 @@ async fn with_certificate(
 #[tokio::test]
 async fn nobody_but_the_front_proxy_may_say_for_whom_it_asks() -> anyhow::Result<()> {
     let team = Team::new("forged").await?;
+    let address = team.world.operator.lock().await.address();
     team.receiver.answer("/orders", Answer::status(200));
     let foreign = Authority::new("front-proxy")?.client("front-proxy-client", None)?;
     let foreign = format!("{}{}", foreign.certificate, foreign.key);
     for (what, identity) in [("without a certificate", None), ("of another CA", Some(&*foreign))] {
-        let (code, status) = with_certificate(&team, identity, "admin", "system:masters").await?;
+        let (code, status) = with_certificate(&team, address, identity, "admin", "system:masters").await?;
         assert_eq!((code, &status["reason"]), (401, &json!("Unauthorized")), "{what}: {status}");
     }
     let file = |name: &str| std::fs::read_to_string(team.world.plane.folder().join(name));
     let front_proxy = format!("{}{}", file("front-proxy.crt")?, file("front-proxy.key")?);
-    let (code, list) = with_certificate(&team, Some(&front_proxy), "somebody", "system:masters").await?;
+    let (code, list) =
+        with_certificate(&team, address, Some(&front_proxy), "somebody", "system:masters").await?;
     assert_eq!((code, &list["kind"]), (200, &json!("DeliveryList")), "{list}");
-    let (code, status) = with_certificate(&team, Some(&front_proxy), "somebody", "nobodies").await?;
+    let (code, status) = with_certificate(&team, address, Some(&front_proxy), "somebody", "nobodies").await?;
     assert_eq!(code, 403, "the certificate alone gives no right: {status}");
     Ok(())
 }

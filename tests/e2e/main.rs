@@ -6,12 +6,14 @@ mod canary;
 mod deliveries;
 mod delivering;
 mod doors;
+mod front;
 mod holding;
 mod limits;
 mod publishing;
 mod references;
 mod replaying;
 mod restarting;
+mod rotation;
 mod testing;
 #[allow(dead_code, reason = "the same ground as the other tests, of which these use a part")]
 mod world;

@@ -44,7 +44,7 @@ impl World {
         static WORLD: OnceCell<Arc<World>> = OnceCell::const_new();
         let start = async || {
             let plane = Plane::Shared(control_plane::shared().await);
-            let operator = operator(&plane, &[], json!({})).await.expect("the operator starts");
+            let operator = operator(&plane, &[], json!({}), 0).await.expect("the operator starts");
             Arc::new(Self { plane, operator })
         };
         Arc::clone(WORLD.get_or_init(start).await)
@@ -62,8 +62,21 @@ impl World {
 
     async fn own(arguments: &[&str], values: Value) -> anyhow::Result<Arc<Self>> {
         let plane = Plane::Own(Box::new(ControlPlane::start().await?));
-        let operator = operator(&plane, arguments, values).await?;
+        let operator = operator(&plane, arguments, values, 0).await?;
         Ok(Arc::new(Self { plane, operator }))
+    }
+
+    /// The one, shared too, in which two fronts stand before the process with the store.
+    pub(crate) async fn with_fronts() -> Arc<Self> {
+        static WORLD: OnceCell<Arc<World>> = OnceCell::const_new();
+        let start = async || {
+            let plane = ControlPlane::start().await.expect("a control plane starts");
+            let plane = Plane::Own(Box::new(plane));
+            let operator =
+                operator(&plane, &[], json!({}), 2).await.expect("the operator and its fronts start");
+            Arc::new(Self { plane, operator })
+        };
+        Arc::clone(WORLD.get_or_init(start).await)
     }
 }
 
@@ -71,8 +84,9 @@ async fn operator(
     plane: &ControlPlane,
     arguments: &[&str],
     values: Value,
+    fronts: usize,
 ) -> anyhow::Result<Mutex<Operator>> {
-    let mut options = OperatorOptions::default().arg("--log=info,hookwright=debug");
+    let mut options = OperatorOptions::default().fronts(fronts).arg("--log=info,hookwright=debug");
     if let (Value::Object(all), Value::Object(values)) = (&mut options.values, values) {
         all.extend(values);
     }

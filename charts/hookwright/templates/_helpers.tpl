@@ -21,9 +21,18 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
 {{- define "hookwright.labels" -}}
+{{ include "hookwright.baseLabels" . }}
+app.kubernetes.io/component: operator
+{{- end }}
+
+{{- define "hookwright.frontLabels" -}}
+{{ include "hookwright.baseLabels" . }}
+app.kubernetes.io/component: front
+{{- end }}
+
+{{- define "hookwright.baseLabels" -}}
 {{ include "hookwright.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/component: operator
 app.kubernetes.io/part-of: hookwright
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
@@ -34,6 +43,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 
 {{- define "hookwright.serviceAccountName" -}}
 {{- default (include "hookwright.fullname" .) .Values.serviceAccount.name }}
+{{- end }}
+
+{{- define "hookwright.frontServiceAccountName" -}}
+{{- default (printf "%s-front" (include "hookwright.fullname" .)) .Values.front.serviceAccount.name }}
 {{- end }}
 
 {{- define "hookwright.image" -}}

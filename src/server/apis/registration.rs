@@ -11,7 +11,7 @@ use kube::{Api, Client};
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::server::certificates::{Certificates, FIELD_MANAGER};
 use crate::server::quiet::Quiet;
@@ -36,8 +36,8 @@ pub async fn run(client: Client, certificates: &Certificates, shutdown: Cancella
         let is_fresh =
             |bundle: &String| written.as_ref().is_some_and(|(is, at)| is == bundle && at.elapsed() < EVERY);
         if let Some(bundle) = bundle.filter(|bundle| !is_fresh(bundle)) {
-            match timeout(CALL, write(&services, &bundle)).await {
-                Ok(Ok(())) => written = Some((bundle, Instant::now())),
+            match timeout(CALL, write(&services, certificates, bundle)).await {
+                Ok(Ok(bundle)) => written = Some((bundle, Instant::now())),
                 Ok(Err(error)) => warn_quietly(&FAILED, &error.to_string()),
                 Err(_) => warn_quietly(&FAILED, "the Kubernetes API does not answer"),
             }
@@ -55,20 +55,33 @@ fn warn_quietly(quiet: &Quiet, error: &str) {
     }
 }
 
-/// Writes the bundle when it is not there as it should be. Without an APIService there is nothing to do.
-async fn write(services: &Api<APIService>, bundle: &str) -> kube::Result<()> {
-    let Some(found) = services.get_opt(API_SERVICE).await? else { return Ok(()) };
-    let is = found.spec.and_then(|spec| spec.ca_bundle);
-    if is.is_some_and(|is| is.0 == bundle.as_bytes()) {
-        return Ok(());
+/// Writes the bundle when it is not there as it should be, and answers what is there. Without an APIService there is
+/// nothing to do.
+async fn write(
+    services: &Api<APIService>,
+    certificates: &Certificates,
+    bundle: String,
+) -> kube::Result<String> {
+    let Some(found) = services.get_opt(API_SERVICE).await? else { return Ok(bundle) };
+    let is = found.spec.and_then(|spec| spec.ca_bundle).unwrap_or_default();
+    if is.0 == bundle.as_bytes() {
+        return Ok(bundle);
+    }
+    // Another process of this installation may know of a newer CA than we do: what it wrote must not be undone.
+    if let Err(error) = certificates.refresh().await {
+        debug!(%error, "certificates are not in order");
+    }
+    let bundle = certificates.bundle().unwrap_or(bundle);
+    if is.0 == bundle.as_bytes() {
+        return Ok(bundle);
     }
     let patch = json!({
         "apiVersion": "apiregistration.k8s.io/v1",
         "kind": "APIService",
         "metadata": {"name": API_SERVICE},
-        "spec": {"caBundle": STANDARD.encode(bundle)},
+        "spec": {"caBundle": STANDARD.encode(&bundle)},
     });
     services.patch(API_SERVICE, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch)).await?;
     info!(api_service = API_SERVICE, "wrote the CA bundle");
-    Ok(())
+    Ok(bundle)
 }

@@ -1,29 +1,32 @@
-//! The door through kube-apiserver: it shows its front-proxy client certificate, and says in headers for whom it
-//! asks. What makes it trustworthy stands in ConfigMap `kube-system/extension-apiserver-authentication`.
+//! The door through those who ask for others: kube-apiserver shows its front-proxy client certificate, a front of ours
+//! one of our own CA, and both say in headers for whom they ask. What makes kube-apiserver trustworthy stands in
+//! ConfigMap `kube-system/extension-apiserver-authentication`; what makes a front is our own CA bundle and its name.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use aws_lc_rs::digest::{Context, SHA256};
 use http::{HeaderMap, HeaderName};
 use k8s_openapi::api::authentication::v1::UserInfo;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client};
 use percent_encoding::percent_decode_str;
-use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::User;
+use super::cache::Cache;
+use super::{KEEP_YES, User, digest};
 use crate::clock::Clock;
 use crate::model::time::UnixMillis;
 use crate::server::listener::Peer;
+use crate::server::mutual::{FRONT, roots};
 use crate::server::quiet::Quiet;
 use crate::server::status::{Failure, Reason};
 
@@ -56,10 +59,15 @@ pub(super) enum Error {
     NoCertificate,
 }
 
+/// Client certificates of fronts whose good judgement is remembered, each for [`KEEP_YES`].
+const REMEMBERED: usize = 64;
+
 /// What makes a front proxy trustworthy.
 #[derive(Debug)]
 pub(super) struct Trust {
     verifier: Arc<dyn ClientCertVerifier>,
+    /// Certificates that were judged good: a signature costs more than all else that a request does here.
+    judged: Option<Cache<[u8; 32], ()>>,
     /// Common names; empty: any.
     allowed: Vec<String>,
     user: Vec<HeaderName>,
@@ -74,18 +82,13 @@ impl Trust {
     pub(super) fn read(data: &BTreeMap<String, String>) -> Result<Self, Error> {
         const CA: &str = "requestheader-client-ca-file";
         let ca = data.get(CA).ok_or(Error::Absent(CA))?;
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(ca.as_bytes()).flatten());
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-            .build()
-            .map_err(|_| Error::NoCertificate)?;
         let user = headers(data, "requestheader-username-headers")?;
         if user.is_empty() {
             return Err(Error::Absent("requestheader-username-headers"));
         }
         Ok(Self {
-            verifier,
+            verifier: verifier(ca)?,
+            judged: None,
             allowed: list(data, "requestheader-allowed-names")?,
             user,
             uid: headers(data, "requestheader-uid-headers")?,
@@ -97,16 +100,44 @@ impl Trust {
         })
     }
 
+    /// What makes a front of ours trustworthy: our CA, the name, and the usual headers.
+    fn in_fronts(bundle: &str) -> Result<Self, Error> {
+        let [user, uid, group, extra] = USUAL;
+        Ok(Self {
+            verifier: verifier(bundle)?,
+            judged: Some(Cache::new(KEEP_YES, REMEMBERED)),
+            allowed: vec![FRONT.to_owned()],
+            user: vec![HeaderName::from_static(user)],
+            uid: vec![HeaderName::from_static(uid)],
+            group: vec![HeaderName::from_static(group)],
+            extra: vec![extra.to_owned()],
+        })
+    }
+
     /// Whether this header is one by which the front proxy speaks.
     fn speaks_by(&self, name: &HeaderName) -> bool {
         [&self.user, &self.uid, &self.group].into_iter().any(|names| names.contains(name))
             || self.extra.iter().any(|prefix| name.as_str().starts_with(prefix.as_str()))
     }
 
-    /// Whether these certificates are those of the front proxy at this time.
+    /// Whether these certificates are those of the front proxy at this time, or were a moment ago.
     fn judge(&self, certificates: &[CertificateDer<'_>], now: UnixMillis) -> Result<(), &'static str> {
+        let (Some(judged), Some(leaf)) = (&self.judged, certificates.first()) else {
+            return self.judge_anew(certificates, now);
+        };
+        let mut hash = Context::new(&SHA256);
+        hash.update(leaf);
+        let key = digest(hash);
+        if judged.get(&key).is_none() {
+            self.judge_anew(certificates, now)?;
+            judged.put(key, ());
+        }
+        Ok(())
+    }
+
+    fn judge_anew(&self, certificates: &[CertificateDer<'_>], now: UnixMillis) -> Result<(), &'static str> {
         let Some((leaf, intermediates)) = certificates.split_first() else {
-            return Err("headers that only kube-apiserver may send came without its client certificate");
+            return Err(FORGED);
         };
         let now = UnixTime::since_unix_epoch(now.since(UnixMillis::from_millis(0)));
         self.verifier.verify_client_cert(leaf, intermediates, now).map_err(
@@ -146,6 +177,13 @@ impl Trust {
     }
 }
 
+fn verifier(ca: &str) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots(ca)), provider)
+        .build()
+        .map_err(|_| Error::NoCertificate)
+}
+
 fn list(data: &BTreeMap<String, String>, key: &'static str) -> Result<Vec<String>, Error> {
     let Some(text) = data.get(key).filter(|text| !text.trim().is_empty()) else { return Ok(Vec::new()) };
     // Go writes an empty list as null.
@@ -165,22 +203,32 @@ fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     name.as_str().ok().map(ToOwned::to_owned)
 }
 
-/// Knows kube-apiserver by its certificate, and keeps that knowledge fresh.
+/// Knows who may ask for others, by certificate, and keeps that knowledge fresh.
 #[derive(Debug)]
 pub struct FrontProxy {
-    trust: ArcSwapOption<Trust>,
+    kube_apiserver: ArcSwapOption<Trust>,
+    /// Whether kube-apiserver is a door at all.
+    is_door: bool,
+    fronts: ArcSwapOption<Trust>,
     clock: Clock,
 }
 
 impl FrontProxy {
     /// Trusts nobody before [`Self::run`] has read whom to.
     pub fn new(clock: Clock) -> Self {
-        Self { trust: ArcSwapOption::empty(), clock }
+        let (kube_apiserver, fronts) = (ArcSwapOption::empty(), ArcSwapOption::empty());
+        Self { kube_apiserver, is_door: true, fronts, clock }
     }
 
-    /// For whom kube-apiserver asks; none when it is not kube-apiserver who asks, and does not say to be.
+    /// For an installation in which kube-apiserver does not come here.
+    #[must_use]
+    pub fn without_kube_apiserver(self) -> Self {
+        Self { is_door: false, ..self }
+    }
+
+    /// For whom somebody asks whom we trust in that; none when nobody says to ask for another.
     pub(super) fn identify(&self, peer: &Peer, headers: &HeaderMap) -> Result<Option<Arc<User>>, Failure> {
-        let trust = self.trust.load_full();
+        let trust = self.kube_apiserver.load_full();
         let speaks = |name: &HeaderName| {
             USUAL.iter().any(|usual| name.as_str().starts_with(usual))
                 || trust.as_ref().is_some_and(|trust| trust.speaks_by(name))
@@ -188,12 +236,48 @@ impl FrontProxy {
         if !headers.keys().any(speaks) {
             return Ok(None);
         }
-        let Some(trust) = &trust else { return Err(untrusting(peer)) };
-        let user = trust
-            .judge(&peer.certificates, self.clock.now())
-            .and_then(|()| trust.user(headers))
-            .map_err(|why| Failure::new(Reason::Unauthorized, why))?;
-        Ok(Some(Arc::new(user)))
+        let now = self.clock.now();
+        let front = self.fronts.load_full().filter(|trust| trust.judge(&peer.certificates, now).is_ok());
+        let user = match (front, trust) {
+            (Some(trust), _) => trust.user(headers),
+            (None, Some(trust)) => trust.judge(&peer.certificates, now).and_then(|()| trust.user(headers)),
+            (None, None) if !self.is_door || peer.certificates.is_empty() => Err(FORGED),
+            (None, None) => return Err(not_yet()),
+        };
+        user.map(|user| Some(Arc::new(user))).map_err(|why| Failure::new(Reason::Unauthorized, why))
+    }
+
+    /// Whether it is known who may ask for others.
+    ///
+    /// # Errors
+    /// Not yet.
+    pub fn check(&self) -> Result<(), String> {
+        if self.is_door && self.kube_apiserver.load().is_none() {
+            return Err("it is not known yet which client certificate is kube-apiserver's".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Trusts the fronts of this installation, by each CA bundle that comes, until told to stop.
+    pub async fn trust_fronts(
+        &self,
+        mut bundles: watch::Receiver<Option<String>>,
+        shutdown: CancellationToken,
+    ) {
+        loop {
+            let bundle = bundles.borrow_and_update().clone();
+            if let Some(bundle) = bundle {
+                if let Ok(trust) = Trust::in_fronts(&bundle) {
+                    self.fronts.store(Some(Arc::new(trust)));
+                } else {
+                    warn!("no front can be trusted: the CA bundle holds no usable certificate");
+                }
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                changed = bundles.changed() => if changed.is_err() { return },
+            }
+        }
     }
 
     /// Reads the ConfigMap again and again until told to stop. What was read last counts while it cannot be read.
@@ -235,23 +319,21 @@ impl FrontProxy {
         }
         let trust = Trust::read(&map.data.unwrap_or_default()).map_err(|error| error.to_string())?;
         info!(allowed = ?trust.allowed, "kube-apiserver is known by its client certificate");
-        self.trust.store(Some(Arc::new(trust)));
+        self.kube_apiserver.store(Some(Arc::new(trust)));
         *version = map.metadata.resource_version;
         Ok(())
     }
 
     #[cfg(test)]
     pub(in crate::server) fn trust(&self, data: &BTreeMap<String, String>) {
-        self.trust.store(Some(Arc::new(Trust::read(data).unwrap())));
+        self.kube_apiserver.store(Some(Arc::new(Trust::read(data).unwrap())));
     }
 }
 
+const FORGED: &str = "headers that only kube-apiserver may send came without its client certificate";
+
 /// Before the ConfigMap was read, somebody with a certificate may be kube-apiserver, and is to come again.
-fn untrusting(peer: &Peer) -> Failure {
-    if peer.certificates.is_empty() {
-        let message = "headers that only kube-apiserver may send came without its client certificate";
-        return Failure::new(Reason::Unauthorized, message);
-    }
+fn not_yet() -> Failure {
     let message = "it is not known yet which client certificate is kube-apiserver's: try again";
     Failure::later(Reason::ServiceUnavailable, message, SOON)
 }

@@ -175,7 +175,7 @@ fn the_names_are_those_by_which_clients_in_the_cluster_call_a_service() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_runs_every_minute_and_after_a_failure_sooner() {
+async fn it_runs_every_quarter_of_a_minute_and_after_a_failure_sooner() {
     let api = Arc::new(FakeApi::default());
     let (certificates, _) = certificates(&api);
     let (certificates, shutdown) = (Arc::new(certificates), CancellationToken::new());
@@ -187,10 +187,47 @@ async fn it_runs_every_minute_and_after_a_failure_sooner() {
         api.count(&format!("GET {SECRET}")) - before
     };
     assert_eq!(ticks(1).await, 1);
-    assert_eq!(ticks(60).await, 1);
+    assert_eq!(ticks(15).await, 1);
     api.broken.store(true, Ordering::SeqCst);
-    assert_eq!(ticks(60).await, 1);
+    assert_eq!(ticks(15).await, 1);
     assert_eq!(ticks(50).await, 10);
     shutdown.cancel();
     running.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_front_has_a_client_certificate_too_and_renews_both() {
+    let api = Arc::new(FakeApi::default());
+    let (plain, hand) = certificates(&api);
+    plain.refresh().await.unwrap();
+    assert!(plain.client_config().is_err(), "who has the store asks nobody");
+    assert_eq!(plain.check_client(), Err("the client certificate is not made yet".to_owned()));
+    let front = Certificates::new(api.client(), &service(), plain.clock.clone()).of_front();
+    assert!(front.client_config().is_ok());
+    assert!(front.check_client().is_err());
+    front.refresh().await.unwrap();
+    assert_eq!((front.check(), front.check_client()), (Ok(()), Ok(())));
+    let shown = || front.mutual.as_ref().unwrap().shown.shown().unwrap();
+    let (first, serving) = (shown(), front.shown().unwrap());
+    front.refresh().await.unwrap();
+    assert_eq!(shown(), first);
+    hand.advance(DAY * 5);
+    front.refresh().await.unwrap();
+    assert!(shown() != first && front.shown().unwrap() != serving);
+    hand.advance(DAY * 8);
+    assert_eq!(front.check_client(), Err("the client certificate has expired".to_owned()));
+}
+
+#[tokio::test]
+async fn who_trusts_the_bundle_hears_of_each_change_and_of_nothing_else() {
+    let api = Arc::new(FakeApi::default());
+    let (certificates, hand) = certificates(&api);
+    let mut bundles = certificates.bundles();
+    assert_eq!(*bundles.borrow_and_update(), None);
+    for (days, has_changed) in [(0, true), (1, false), (250, true), (1, false)] {
+        hand.advance(DAY * days);
+        certificates.refresh().await.unwrap();
+        assert_eq!(bundles.has_changed().unwrap(), has_changed, "{days} days later");
+        assert_eq!(*bundles.borrow_and_update(), certificates.bundle());
+    }
 }

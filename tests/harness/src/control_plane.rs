@@ -17,6 +17,7 @@ use crate::{
     binaries, ensure_crypto_provider,
     helm::Helm,
     kubectl::Kubectl,
+    pki::Authority,
     ports::free_port,
     process::{Group, Process},
     wait::eventually,
@@ -142,6 +143,20 @@ impl ControlPlane {
     /// A folder that goes with this instance.
     pub fn folder(&self) -> &Path {
         self.group.folder()
+    }
+
+    /// The authority of the certificate by which kube-apiserver is known to aggregated APIs.
+    pub fn front_proxy_authority(&self) -> anyhow::Result<Authority> {
+        let file =
+            |name: &str| std::fs::read_to_string(self.folder().join(name)).context("read the front-proxy CA");
+        Authority::from_pem(&file("front-proxy-ca.crt")?, &file("front-proxy-ca.key")?)
+    }
+
+    /// Writes a file of the folder anew, as an administrator who rotates certificates. kube-apiserver reads those of
+    /// its front proxy again by itself.
+    pub fn rewrite(&self, name: &str, content: &str) -> anyhow::Result<()> {
+        let new = self.group.write(&format!("{name}.new"), content)?;
+        std::fs::rename(new, self.folder().join(name)).with_context(|| format!("replace {name}"))
     }
 
     /// The folder with kubectl and its like.

@@ -1,6 +1,7 @@
 //! Hookwright as its pod would run it: the arguments and environment of the workload that helm
 //! installed, and the rights of the chart's ServiceAccount, never an administrator's.
 
+mod front;
 mod pod;
 
 use std::{
@@ -22,6 +23,7 @@ use crate::{
     process::{Group, Process, last_lines},
     wait::eventually,
 };
+pub use front::Front;
 use pod::Pod;
 
 const READY_TIMEOUT: Duration = Duration::from_mins(1);
@@ -38,6 +40,8 @@ pub struct OperatorOptions {
     pub values: Value,
     /// More arguments of `hookwright run`, given by the chart's `extraArgs`.
     pub extra_args: Vec<String>,
+    /// How many fronts there are; none: everything is in one process.
+    pub fronts: usize,
 }
 
 impl Default for OperatorOptions {
@@ -48,6 +52,7 @@ impl Default for OperatorOptions {
             namespace: "hookwright-system".to_owned(),
             values: json!({ "egress": { "allowCidrs": ["127.0.0.0/8", "::1/128"] } }),
             extra_args: Vec::new(),
+            fronts: 0,
         }
     }
 }
@@ -60,11 +65,19 @@ impl OperatorOptions {
         self
     }
 
+    /// With so many fronts.
+    #[must_use]
+    pub fn fronts(mut self, fronts: usize) -> Self {
+        self.fronts = fronts;
+        self
+    }
+
     /// With a Service by which a kube-apiserver on this machine reaches the door on loopback. One elsewhere can't,
     /// and an APIService that does not answer would stop its namespace deletions.
     fn chart_values(&self, plane: &ControlPlane, door: &Port) -> Value {
         let mut values = self.values.clone();
         if let Value::Object(fields) = &mut values {
+            fields.entry("front").or_insert(json!({ "enabled": self.fronts > 0 }));
             let service =
                 json!({ "type": "ExternalName", "externalName": "localhost", "port": door.number() });
             if plane.is_own() {
@@ -91,20 +104,27 @@ pub struct Operator {
     kubectl: Kubectl,
     door: Port,
     metrics: Port,
+    fronts: Vec<Front>,
     // Before the group: first the process ends, then its folder goes.
     process: Option<Process>,
     group: Group,
 }
 
 impl Operator {
-    /// Installs the chart, starts `program` as its pod, and waits until it is ready.
+    /// Installs the chart, starts `program` as its pods, all at the same moment, and waits until they are ready.
     pub async fn start(
         plane: &ControlPlane,
         program: impl Into<PathBuf>,
         options: &OperatorOptions,
     ) -> anyhow::Result<Self> {
         let mut operator = Self::install(plane, program, options).await?;
+        for front in &mut operator.fronts {
+            front.spawn()?;
+        }
         operator.start_process().await?;
+        for front in &mut operator.fronts {
+            front.await_ready(READY_TIMEOUT).await?;
+        }
         Ok(operator)
     }
 
@@ -114,15 +134,22 @@ impl Operator {
         program: impl Into<PathBuf>,
         options: &OperatorOptions,
     ) -> anyhow::Result<Self> {
-        let OperatorOptions { release, namespace, values: _, extra_args: _ } = options;
-        let door = free_port()?;
-        let values = options.chart_values(plane, &door);
+        let OperatorOptions { release, namespace, values: _, extra_args: _, fronts } = options;
+        let (program, door) = (program.into(), free_port()?);
+        let ports = (0..*fronts).map(|_| free_port()).collect::<anyhow::Result<Vec<_>>>()?;
+        let values = options.chart_values(plane, ports.first().unwrap_or(&door));
         plane.helm().await?.install(release, namespace, &helm::chart(), &values).await?;
         let kubectl = plane.kubectl();
-        let pod = Pod::of_release(&kubectl, release, namespace).await?;
+        let pod = Pod::of_release(&kubectl, release, namespace, "run").await?;
         let token = plane.token(namespace, &pod.service_account, None).await?;
+        let mut fronts = Vec::new();
+        for port in ports {
+            let pod = Pod::of_release(&kubectl, release, namespace, "front").await?;
+            fronts.push(Front::of_pod(plane, &program, pod, namespace, port, door.address()).await?);
+        }
         Ok(Self {
-            program: program.into(),
+            program,
+            fronts,
             service: pod.service()?,
             pod,
             namespace: namespace.clone(),
@@ -135,9 +162,24 @@ impl Operator {
         })
     }
 
-    /// Where the HTTPS door is.
+    /// Where the HTTPS door for producers is: the first front's, if there are any.
     pub fn address(&self) -> SocketAddr {
+        self.fronts.first().map_or_else(|| self.store_address(), Front::address)
+    }
+
+    /// Where the HTTPS door of the process with the store is.
+    pub fn store_address(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.door.number()))
+    }
+
+    /// The fronts.
+    pub fn fronts(&self) -> &[Front] {
+        &self.fronts
+    }
+
+    /// The fronts, to start and end them.
+    pub fn fronts_mut(&mut self) -> &mut [Front] {
+        &mut self.fronts
     }
 
     /// The name in its serving certificate: `<service>.<namespace>.svc`.
@@ -251,24 +293,7 @@ impl Operator {
 
     /// Waits until `/readyz` says 200; fails at once when the process ends.
     pub async fn await_ready(&mut self, timeout: Duration) -> anyhow::Result<()> {
-        let url = format!("http://{}/readyz?verbose", self.metrics.address());
-        let client = reqwest::Client::builder().no_proxy().build()?;
-        let process = self.process.as_mut().context("the operator does not run")?;
-        let ready = eventually(timeout, "the operator to be ready", async || {
-            if let Err(ended) = process.expect_running() {
-                return Ok(Err(ended));
-            }
-            match client.get(&url).send().await {
-                Ok(answer) if answer.status().is_success() => Ok(Ok(())),
-                Ok(answer) => Err(format!("{} {}", answer.status(), answer.text().await.unwrap_or_default())),
-                Err(error) => Err(format!("{error:#}")),
-            }
-        })
-        .await;
-        match ready {
-            Ok(ready) => ready,
-            Err(timeout) => bail!("{timeout}\n{}", last_lines(&self.log(), 25)),
-        }
+        await_ready(&mut self.process, &self.metrics, timeout).await
     }
 
     /// The authority of its serving certificate, from the ConfigMap that it publishes.
@@ -284,7 +309,8 @@ impl Operator {
         if let Some(process) = self.process {
             process.leave();
         }
-        self.group.leave()
+        let fronts = self.fronts.into_iter().map(Front::leak);
+        fronts.chain([self.group.leave()]).collect::<Vec<_>>().join(" ; ")
     }
 
     /// The chart's arguments, where what belongs to a pod is replaced by what belongs to this run.
@@ -295,12 +321,39 @@ impl Operator {
             ("--metrics-listen", self.metrics.address()),
             ("--kubeconfig", self.kubeconfig.display().to_string()),
         ];
-        let replaced = |argument: &&String| {
-            let flag = argument.split_once('=').map_or(argument.as_str(), |(flag, _)| flag);
-            !ours.iter().any(|(name, _)| *name == flag)
-        };
-        let mut arguments: Vec<String> = self.pod.arguments.iter().filter(replaced).cloned().collect();
-        arguments.extend(ours.iter().map(|(name, value)| format!("{name}={value}")));
-        arguments
+        replace(&self.pod.arguments, &ours)
+    }
+}
+
+/// Arguments in which those of these flags are replaced.
+fn replace(arguments: &[String], ours: &[(&str, String)]) -> Vec<String> {
+    let stays = |argument: &&String| {
+        let flag = argument.split_once('=').map_or(argument.as_str(), |(flag, _)| flag);
+        !ours.iter().any(|(name, _)| *name == flag)
+    };
+    let mut arguments: Vec<String> = arguments.iter().filter(stays).cloned().collect();
+    arguments.extend(ours.iter().map(|(name, value)| format!("{name}={value}")));
+    arguments
+}
+
+/// Waits until `/readyz` at this port says 200; fails at once when the process ends.
+async fn await_ready(process: &mut Option<Process>, port: &Port, timeout: Duration) -> anyhow::Result<()> {
+    let url = format!("http://{}/readyz?verbose", port.address());
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    let process = process.as_mut().context("it does not run")?;
+    let ready = eventually(timeout, "/readyz to say 200", async || {
+        if let Err(ended) = process.expect_running() {
+            return Ok(Err(ended));
+        }
+        match client.get(&url).send().await {
+            Ok(answer) if answer.status().is_success() => Ok(Ok(())),
+            Ok(answer) => Err(format!("{} {}", answer.status(), answer.text().await.unwrap_or_default())),
+            Err(error) => Err(format!("{error:#}")),
+        }
+    })
+    .await;
+    match ready {
+        Ok(ready) => ready,
+        Err(timeout) => bail!("{timeout}\n{}", last_lines(&process.log(), 25)),
     }
 }

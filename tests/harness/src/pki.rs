@@ -1,11 +1,16 @@
 //! Certificates of a control plane and of receivers: authorities and what they sign.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::{Duration, SystemTime},
+};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
+
+const YEAR: Duration = Duration::from_hours(365 * 24);
 
 /// A certificate with its private key, both PEM.
 #[derive(Clone, Debug)]
@@ -16,10 +21,12 @@ pub struct Pair {
     pub key: String,
 }
 
-/// A certificate authority made for one test.
+/// A certificate authority made for one test, or one that somebody else made.
 #[derive(Debug)]
 pub struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
+    issuer: Issuer<'static, KeyPair>,
+    certificate: String,
+    key: String,
 }
 
 impl Authority {
@@ -29,12 +36,29 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        Ok(Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate()?)? })
+        // For a year, as one that is made today: who makes it in earnest judges by that.
+        let now = SystemTime::now();
+        (params.not_before, params.not_after) = (now.into(), (now + YEAR).into());
+        let key = KeyPair::generate()?;
+        let certificate = params.self_signed(&key)?.pem();
+        let pem = key.serialize_pem();
+        Ok(Self { issuer: Issuer::new(params, key), certificate, key: pem })
+    }
+
+    /// The authority of this certificate and key, both PEM.
+    pub fn from_pem(certificate: &str, key: &str) -> anyhow::Result<Self> {
+        let issuer = Issuer::from_ca_cert_pem(certificate, KeyPair::from_pem(key)?)?;
+        Ok(Self { issuer, certificate: certificate.to_owned(), key: key.to_owned() })
     }
 
     /// The authority's own certificate, PEM: what clients trust.
     pub fn pem(&self) -> String {
-        self.issuer.pem()
+        self.certificate.clone()
+    }
+
+    /// Its certificate and key.
+    pub fn pair(&self) -> Pair {
+        Pair { certificate: self.certificate.clone(), key: self.key.clone() }
     }
 
     /// A server certificate for these DNS names and for loopback addresses.

@@ -172,6 +172,57 @@ fn before_it_is_known_whom_to_trust_a_certificate_is_to_come_again() {
     assert!(failure.into_answer().headers().contains_key("retry-after"));
 }
 
+/// What is known of a front's certificate after each of these bundles came.
+async fn known_by(proxy: &Arc<FrontProxy>, bundles: &watch::Sender<Option<String>>, bundle: &str) {
+    bundles.send_replace(Some(bundle.to_owned()));
+    let (stop, receiver) = (CancellationToken::new(), bundles.subscribe());
+    stop.cancel();
+    proxy.trust_fronts(receiver, stop).await;
+}
+
+#[tokio::test]
+async fn a_front_of_ours_is_known_by_our_ca_and_its_name_and_a_rotation_counts_at_once() {
+    let (old, new, kube) = (Authority::new(), Authority::new(), Authority::new());
+    let (proxy, _) = front_proxy();
+    let (proxy, bundles) = (Arc::new(proxy), watch::Sender::new(None));
+    let alice = headers(&[("x-remote-user", "alice"), ("x-remote-group", "devs")]);
+    let known = |certificate: &CertificateDer<'static>| {
+        proxy.identify(&peer(&[certificate]), &alice).map(|user| user.unwrap().username.clone()).ok()
+    };
+    let (with_old, with_new) = (old.client(FRONT), new.client(FRONT));
+    assert_eq!(known(&with_old), None, "before the CA is read");
+    known_by(&proxy, &bundles, &old.0.pem()).await;
+    for (what, certificate, is_known) in [
+        ("a front", &with_old, true),
+        ("the same again", &with_old, true),
+        ("with another name", &old.client("hookwright"), false),
+        ("a server's", &old.issue(FRONT, ExtendedKeyUsagePurpose::ServerAuth, NOW + DAY), false),
+        ("expired", &old.issue(FRONT, ExtendedKeyUsagePurpose::ClientAuth, NOW - DAY / 2), false),
+        ("of another CA", &with_new, false),
+        ("of kube-apiserver's CA", &kube.client(FRONT), false),
+    ] {
+        assert_eq!(known(certificate).is_some(), is_known, "{what}");
+    }
+    known_by(&proxy, &bundles, &format!("{}{}", old.0.pem(), new.0.pem())).await;
+    assert!(known(&with_old).is_some() && known(&with_new).is_some(), "in a rotation both are");
+    known_by(&proxy, &bundles, &new.0.pem()).await;
+    assert!(known(&with_old).is_none() && known(&with_new).is_some());
+    proxy.trust(&data(&kube.0.pem(), r#"["front-proxy-client"]"#));
+    assert!(known(&kube.client("front-proxy-client")).is_some(), "kube-apiserver beside them");
+    assert!(known(&new.client("front-proxy-client")).is_none(), "not by our CA");
+}
+
+#[test]
+fn where_kube_apiserver_does_not_come_nobody_is_to_come_again() {
+    let (proxy, _) = front_proxy();
+    assert!(proxy.check().is_err());
+    let proxy = proxy.without_kube_apiserver();
+    assert_eq!(proxy.check(), Ok(()));
+    let (certificate, alice) = (Authority::new().client("p"), headers(&[("x-remote-user", "alice")]));
+    let failure = proxy.identify(&peer(&[&certificate]), &alice).unwrap_err();
+    assert_eq!(failure.reason, Reason::Unauthorized);
+}
+
 #[test]
 fn a_config_map_that_is_not_kube_apiservers_is_refused_and_says_why() {
     let ca = Authority::new().0.pem();

@@ -59,7 +59,8 @@ impl Files {
             serving: PairFiles::write(group, "apiserver", &authority.server(&names)?)?,
             token_key: group.write("service-account.key", &token_key)?,
             token_public_key: group.write("service-account.pub", &token_public_key)?,
-            front_proxy_ca: group.write("front-proxy-ca.crt", &front_proxy_authority.pem())?,
+            front_proxy_ca: PairFiles::write(group, "front-proxy-ca", &front_proxy_authority.pair())?
+                .certificate,
             front_proxy: PairFiles::write(
                 group,
                 "front-proxy",
@@ -109,6 +110,8 @@ pub(super) fn apiserver(programs: &Path, group: &Group, files: &Files, ports: &P
         .arg("--authorization-mode=RBAC")
         .arg("--allow-privileged=true")
         .arg("--profiling=false")
+        // Says when it has read its front-proxy certificate anew.
+        .arg("--vmodule=dynamic_serving_content=2")
         .args([format!("--service-account-issuer={ISSUER}"), format!("--api-audiences={ISSUER}")])
         .args([
             "--requestheader-allowed-names=front-proxy-client",

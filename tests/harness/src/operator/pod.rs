@@ -9,7 +9,7 @@ use crate::kubectl::Kubectl;
 const POD_IP: &str = "192.0.2.10";
 const HOST_IP: &str = "192.0.2.1";
 
-/// The one container of a pod that runs `hookwright run`.
+/// The one container of a pod that runs Hookwright.
 #[derive(Clone, Debug)]
 pub(super) struct Pod {
     pub(super) arguments: Vec<String>,
@@ -18,21 +18,22 @@ pub(super) struct Pod {
 }
 
 impl Pod {
-    /// Reads the workload of a release from the cluster.
+    /// Reads from the cluster the workload of a release that runs this role: `run` or `front`.
     pub(super) async fn of_release(
         kubectl: &Kubectl,
         release: &str,
         namespace: &str,
+        role: &str,
     ) -> anyhow::Result<Self> {
         let labels = format!("app.kubernetes.io/instance={release}");
         let workloads = kubectl.list_json("statefulset,deployment", namespace, &labels).await?;
         let runs = |workload: &&Value| {
-            workload.pointer("/spec/template/spec/containers/0/args/0").is_some_and(|first| first == "run")
+            workload.pointer("/spec/template/spec/containers/0/args/0").is_some_and(|first| first == role)
         };
         let workload = workloads
             .iter()
             .find(runs)
-            .with_context(|| format!("release {release} has no workload that runs `hookwright run`"))?;
+            .with_context(|| format!("release {release} has no workload that runs `hookwright {role}`"))?;
         Self::from_workload(workload)
     }
 
