@@ -259,7 +259,7 @@ async fn while_the_store_is_away_the_cluster_works_on_and_publishing_says_when_t
     team.publish("order.created", &json!({"before": true})).await?;
     team.receiver.await_requests("/orders", 1, SOON).await?;
     let before = announced(&team).await?;
-    assert_eq!(before.lines().count(), 2, "{before}");
+    assert_eq!(before.lines().count(), 3, "{before}");
 
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let asking = tasks.spawn(ask_again_and_again(clients.clone(), stop.clone()));
