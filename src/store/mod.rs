@@ -138,13 +138,16 @@ pub struct Query {
     pub webhook: Option<WebhookUid>,
     /// Only these stored states; empty: all.
     pub states: Vec<State>,
+    /// Only of events with this `CloudEvents` id.
+    pub event_id: Option<Arc<str>>,
     /// Only older than this name (exclusive), for paging newest first.
     pub before: Option<DeliveryName>,
     /// At most so many.
     pub limit: usize,
 }
 
-/// A page of the log, newest first.
+/// A page of the log, newest first. A look at it takes a bounded time: it may have fewer than were asked for, or
+/// none, and still say where the next begins.
 #[derive(Clone, Debug, Default)]
 pub struct Page {
     /// The deliveries.

@@ -230,6 +230,7 @@ macro_rules! suite {
             counting: the_last_fifty_attempts_are_kept,
             reading: a_delivery_and_its_event_are_read_as_they_were_written,
             reading: pages_go_from_the_newest_to_the_oldest,
+            reading: deliveries_are_found_by_the_id_of_their_event,
             reading: a_query_of_something_unknown_is_an_empty_page,
             reading: every_call_that_returned_is_seen,
             redelivering: a_finished_delivery_is_attempted_once_more_under_its_name,

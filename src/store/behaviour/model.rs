@@ -47,6 +47,7 @@ enum Op {
         states: [bool; 4],
         limit: usize,
         before: Option<usize>,
+        event: Option<usize>,
     },
     Reopen,
 }
@@ -76,8 +77,9 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Verdict::Expired),
     ];
     let before = prop::option::of(any::<usize>());
-    let query =
-        (prop::option::of(any::<bool>()), prop::option::of(0..HOOKS), any::<[bool; 4]>(), 1..8_usize, before);
+    let event = prop::option::weighted(0.3, any::<usize>());
+    let hook = prop::option::of(0..HOOKS);
+    let query = (prop::option::of(any::<bool>()), hook, any::<[bool; 4]>(), 1..8_usize, before, event);
     prop_oneof![
         6 => prop::collection::vec(new, 1..4).prop_map(Op::Append),
         6 => (0..HOOKS, 0..5_usize).prop_map(|(hook, limit)| Op::Claim { hook, limit }),
@@ -89,8 +91,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Retain),
         2 => prop_oneof![3 => 1..40_u64, 1 => 1000..4000_u64].prop_map(Op::Pass),
         1 => (0..HOOKS).prop_map(|hook| Op::Purge { hook }),
-        4 => query.prop_map(|(namespace, hook, states, limit, before)| Op::Query {
-            namespace, hook, states, limit, before,
+        4 => query.prop_map(|(namespace, hook, states, limit, before, event)| Op::Query {
+            namespace, hook, states, limit, before, event,
         }),
         1 => Just(Op::Reopen),
     ]
@@ -160,8 +162,17 @@ impl Run<'_> {
             Op::Retain => self.retain().await,
             Op::Pass(seconds) => self.world.pass(Duration::from_secs(seconds)),
             Op::Purge { hook } => self.purge(hook).await,
-            Op::Query { namespace, hook, states, limit, before } => {
-                self.query(namespace, hook, states, limit, before).await;
+            Op::Query { namespace, hook, states, limit, before, event } => {
+                let namespace = namespace.map(|second| if second { "team-b" } else { "team-a" }.into());
+                let query = Query {
+                    namespace,
+                    webhook: hook.map(|hook| self.hooks[hook].uid),
+                    states: State::ALL.into_iter().filter(|state| states[*state as usize]).collect(),
+                    event_id: event.and_then(|which| self.event_id(which)),
+                    before: before.and_then(|which| self.pick(which)).map(|(name, _)| name),
+                    limit,
+                };
+                self.query(query).await;
             }
             Op::Reopen => self.reopen().await,
         }
@@ -384,26 +395,18 @@ impl Run<'_> {
         self.forget_events();
     }
 
-    async fn query(
-        &self,
-        namespace: Option<bool>,
-        hook: Option<usize>,
-        states: [bool; 4],
-        limit: usize,
-        before: Option<usize>,
-    ) {
-        let states: Vec<_> = State::ALL.into_iter().filter(|state| states[*state as usize]).collect();
-        let query = Query {
-            namespace: namespace.map(|second| if second { "team-b".into() } else { "team-a".into() }),
-            webhook: hook.map(|hook| self.hooks[hook].uid),
-            states: states.clone(),
-            before: before.and_then(|which| self.pick(which)).map(|(name, _)| name),
-            limit,
-        };
+    fn event_id(&self, which: usize) -> Option<Arc<str>> {
+        let (name, _) = self.pick(which)?;
+        // The id of an event is its uid here.
+        Some(self.model.lines[&name].event.to_string().into())
+    }
+
+    async fn query(&self, query: Query) {
         let wanted = |(name, line): &(&DeliveryName, &Line)| {
             query.namespace.as_ref().is_none_or(|namespace| self.hooks[line.hook].namespace == *namespace)
-                && hook.is_none_or(|hook| line.hook == hook)
-                && (states.is_empty() || states.contains(&line.state))
+                && query.webhook.is_none_or(|webhook| self.hooks[line.hook].uid == webhook)
+                && (query.states.is_empty() || query.states.contains(&line.state))
+                && query.event_id.as_ref().is_none_or(|id| **id == line.event.to_string())
                 && query.before.is_none_or(|before| **name < before)
         };
         let expected: Vec<_> = self.model.lines.iter().rev().filter(wanted).map(|(name, _)| *name).collect();

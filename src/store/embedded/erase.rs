@@ -31,6 +31,8 @@ impl<'a> Erasure<'a> {
     pub(super) fn line(&mut self, delivery: &Delivery) -> Result<()> {
         let disk = self.disk;
         self.batch.remove(&disk.log, *delivery.name.as_bytes());
+        let id = keys::id(&delivery.webhook.namespace, &delivery.event_id, delivery.name);
+        self.batch.remove(&disk.ids, id);
         if let Some((LaneId::Retry, slot)) = place(delivery) {
             self.batch.remove(&disk.retries, keys::retry(delivery.webhook.uid, slot));
         }

@@ -210,6 +210,8 @@ impl<'a> Group<'a> {
             summary.pending_bytes += bytes;
         }
         self.batch.insert(&self.disk.log, *name.as_bytes(), line);
+        let id = keys::id(&webhook.namespace, &loaded.delivery.event_id, name);
+        self.batch.insert(&self.disk.ids, id, b"");
         self.deltas.line(&loaded.delivery);
         let index = keys::index(uid, State::Pending, name);
         if test {

@@ -7,11 +7,14 @@
 //! | `log` | delivery name | the delivery |
 //! | `index` | Webhook uid, [`Tag`], delivery name | empty; [`TEST`] for a test |
 //! | `retries` | Webhook uid, due, delivery name | empty |
+//! | `ids` | hash of namespace and `CloudEvents` id, delivery name | empty |
 //! | `dedup-0`, `dedup-1` | dedup key | event uid, time of acceptance |
 //!
 //! The part of `index` with state Pending is also the queue of first attempts: a delivery that was never
 //! attempted is due since its acceptance, and its name sorts by that. A redelivery is Pending too, but has a tag
 //! of its own and waits in `retries`.
+
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::model::ids::{DeliveryName, EventUid, WebhookUid};
 use crate::model::time::UnixMillis;
@@ -144,6 +147,29 @@ pub(super) fn slot_of_retry(key: &[u8]) -> Option<Slot> {
     Some(Slot { due: from_sortable(u64::from_be_bytes(due)), name: DeliveryName::from_bytes(name) })
 }
 
+/// All deliveries in `ids` that a namespace has of the events with an id, and perhaps others: the lines must be
+/// looked at. The namespace is in it so that no other's events stand between.
+pub(super) fn ids_of(namespace: &str, id: &str) -> [u8; 8] {
+    let mut hash = Xxh3::new();
+    hash.update(namespace.as_bytes());
+    hash.update(&[0xff]);
+    hash.update(id.as_bytes());
+    hash.digest().to_be_bytes()
+}
+
+/// One delivery in `ids`.
+pub(super) fn id(namespace: &str, id: &str, name: DeliveryName) -> [u8; 24] {
+    let mut key = [0; 24];
+    key[..8].copy_from_slice(&ids_of(namespace, id));
+    key[8..].copy_from_slice(name.as_bytes());
+    key
+}
+
+/// The delivery of a key of `ids`.
+pub(super) fn name_in_ids(key: &[u8]) -> Option<DeliveryName> {
+    key.get(8..).and_then(|name| name.try_into().ok()).map(DeliveryName::from_bytes)
+}
+
 /// The name of a key of `log`; none for a key that means nothing.
 pub(super) fn name_in_log(key: &[u8]) -> Option<DeliveryName> {
     key.try_into().ok().map(DeliveryName::from_bytes)
@@ -194,5 +220,20 @@ mod tests {
         assert!(keys.is_sorted_by(|a, b| a < b));
         assert_eq!(name_in_index(&keys[1]), Some(two));
         assert_eq!(name_in_index(b"touch"), None);
+    }
+
+    #[test]
+    fn deliveries_of_one_id_are_together_and_those_of_another_namespace_are_not() {
+        let names = [1, 2].map(|name| DeliveryName::from_bytes([name; 16]));
+        let keys = names.map(|name| id("team-a", "order-1", name));
+        assert!(keys[0] < keys[1]);
+        assert!(keys.iter().all(|key| key.starts_with(&ids_of("team-a", "order-1"))));
+        for (namespace, other) in [("team-b", "order-1"), ("team-a", "order-2"), ("team-ao", "rder-1")] {
+            assert_ne!(ids_of(namespace, other), ids_of("team-a", "order-1"), "{namespace} {other}");
+        }
+        assert_eq!(keys.map(|key| name_in_ids(&key)), names.map(Some));
+        assert_eq!(name_in_ids(TOUCH), None);
+        // What is on disks already: the hash must not change.
+        assert_eq!(ids_of("team-a", "order-1"), 0x31bb_5aa7_302c_35a7_u64.to_be_bytes());
     }
 }

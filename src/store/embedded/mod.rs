@@ -28,6 +28,7 @@ mod space;
 #[cfg(test)]
 mod tests;
 mod torn;
+mod upgrade;
 mod usage;
 mod writer;
 

@@ -9,19 +9,16 @@ use futures::future::BoxFuture;
 
 use super::disk::{Disk, chain};
 use super::group::Prepared;
-use super::hooks::Hook;
-use super::keys::Tag;
 use super::lane::LaneId;
 use super::purge::Cursor;
-use super::query::{self, Part, Walk};
+use super::query;
 use super::retain::Position;
 use super::writer::Command;
 use super::{Embedded, Shared};
 use crate::model::ids::{DeliveryName, EventUid, WebhookRef, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::store::records::{
-    DedupKey, Delivery, Event, Expunge, Expunged, NewEvent, Outcome, Redelivered, Redelivery, State, Summary,
-    Usage,
+    DedupKey, Delivery, Event, Expunge, Expunged, NewEvent, Outcome, Redelivered, Redelivery, Summary, Usage,
 };
 use crate::store::{Appended, Change, ClaimRequest, Claims, Error, Page, Query, Result, Store, Wakes};
 
@@ -83,24 +80,7 @@ impl Embedded {
     }
 
     async fn page(&self, query: Query) -> Result<Page> {
-        self.read(move |shared, disk| {
-            let Query { namespace, webhook, mut states, before, limit } = query;
-            states.sort_unstable();
-            states.dedup();
-            let every = states.is_empty() || states == State::ALL;
-            let states = if every { State::ALL.to_vec() } else { states };
-            if every && namespace.is_none() && webhook.is_none() {
-                return query::page(disk, &Walk::Everything, before, limit);
-            }
-            let hooks = shared.hooks.pick(|hook, summary| {
-                let wanted = webhook.is_none_or(|webhook| summary.webhook.uid == webhook)
-                    && namespace.as_ref().is_none_or(|namespace| summary.webhook.namespace == *namespace);
-                wanted.then(|| Arc::clone(hook))
-            });
-            let parts = hooks.iter().flat_map(|hook| states.iter().flat_map(|state| parts(hook, *state)));
-            query::page(disk, &Walk::Of(parts.collect(), states.clone()), before, limit)
-        })
-        .await
+        self.read(move |shared, disk| query::page(disk, &shared.hooks, &query)).await
     }
 
     fn oldest(&self, webhook: WebhookUid) -> Option<UnixMillis> {
@@ -140,23 +120,6 @@ impl Embedded {
         });
         end.await.map_err(|error| Error::Engine { what: "close the store", source: error.into() })?;
         result
-    }
-}
-
-/// The parts of the index with one state of one Webhook; none when it is known to be empty.
-fn parts(hook: &Hook, state: State) -> Vec<Part> {
-    let summary = hook.summary();
-    let webhook = summary.webhook.uid;
-    match state {
-        // Under load, the end of this part is full of what has just left it: memory knows what is there.
-        State::Pending => {
-            let first_attempts = hook.queue().pending();
-            let first_attempts =
-                first_attempts.map_or_else(|| Part::OnDisk(webhook, state.into()), Part::Known);
-            vec![first_attempts, Part::OnDisk(webhook, Tag::REDELIVERY)]
-        }
-        State::Retrying if summary.pending == 0 => vec![],
-        State::Retrying | State::Success | State::Failed => vec![Part::OnDisk(webhook, state.into())],
     }
 }
 

@@ -113,7 +113,7 @@ fn a_format_of_the_future_or_none_is_refused() {
     store.shared.disk().unwrap().meta.insert(meta::FORMAT, 7_u32.to_be_bytes()).unwrap();
     drop(store);
     let sentence = unusable(Embedded::open(options(&dir)));
-    assert!(sentence.contains("has format 7, this program knows 2"), "{sentence}");
+    assert!(sentence.contains("has format 7, this program knows 3"), "{sentence}");
 
     let other = scratch();
     drop(fjall::Database::builder(other.path().join("store")).open().unwrap());
@@ -373,6 +373,25 @@ async fn a_store_of_format_1_opens_with_everything() {
         store.purge(webhook(namespace, number).uid).await.unwrap();
     }
     assert_eq!([store.usage("team-a"), store.usage("team-b")], [Usage::default(); 2]);
+}
+
+/// A directory that the last program with format 2 wrote, which was killed meanwhile.
+#[tokio::test]
+async fn a_store_of_format_2_opens_with_everything_and_finds_it_by_the_id_of_its_event() {
+    let dir = tempfile::tempdir().unwrap();
+    let written = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/store-format-2");
+    copy_all(std::path::Path::new(written), dir.path());
+    for _ in 0..2 {
+        let store = Embedded::open(options(&dir)).unwrap();
+        let lines = store.query(Query { limit: 100, ..Query::default() }).await.unwrap().deliveries;
+        assert_eq!(lines.len(), 12);
+        for line in lines {
+            let event_id = Some(Arc::clone(&line.event_id));
+            let found = store.query(Query { event_id, limit: 9, ..Query::default() }).await.unwrap();
+            assert_eq!(found.deliveries, [line]);
+        }
+        store.close().await.unwrap();
+    }
 }
 
 #[tokio::test]
