@@ -281,8 +281,16 @@ impl Lines<'_> {
         if states.len() == crate::store::State::ALL.len() {
             states.clear();
         }
-        let event_id = self.selection.event_id().map(Into::into);
-        Some(Query { namespace: namespace.map(Into::into), webhook, states, event_id, before, limit: 0 })
+        Some(Query {
+            namespace: namespace.map(Into::into),
+            webhook,
+            states,
+            event_id: self.selection.event_id().map(Into::into),
+            event_type: self.selection.event_type().map(Into::into),
+            test: self.selection.test(),
+            before,
+            limit: 0,
+        })
     }
 
     fn take(&mut self, delivery: Delivery) {
@@ -319,7 +327,11 @@ async fn answered<T>(
         warn!(error = crate::cli::chain(&error), silent, "the delivery log cannot be read or changed");
     }
     match &error {
-        Error::Closed | Error::Poisoned | Error::Full | Error::OverQuota { .. } => {
+        Error::Closed
+        | Error::Poisoned
+        | Error::Full
+        | Error::NearlyFull { .. }
+        | Error::OverQuota { .. } => {
             Err(Failure::later(Reason::ServiceUnavailable, error.to_string(), RETRY_AFTER))
         }
         Error::Unusable(_) | Error::Corrupt { .. } | Error::Engine { .. } => {

@@ -86,6 +86,17 @@ impl Selection {
         self.required(Field::EventId)
     }
 
+    /// The one type of events that is wanted.
+    pub(super) fn event_type(&self) -> Option<&str> {
+        self.required(Field::EventType)
+    }
+
+    /// Whether tests are wanted, or what is none.
+    pub(super) fn test(&self) -> Option<bool> {
+        let required = self.fields.iter().find(|requirement| requirement.field == Field::Test)?;
+        Some((required.value == "true") == required.equal)
+    }
+
     /// The states that are wanted, as people see them.
     fn shown_states(&self) -> impl Iterator<Item = DeliveryState> {
         let of_state = |requirement: &&Requirement| requirement.field == Field::State;
@@ -115,9 +126,11 @@ impl Selection {
     /// Whether each line that the store finds has to be looked at.
     pub(super) fn looks_closer(&self) -> bool {
         let by_store = |required: &Requirement| match required.field {
-            Field::Namespace | Field::Webhook | Field::EventId => required.equal,
+            Field::Namespace | Field::Webhook | Field::EventId | Field::EventType => {
+                required.equal && self.required(required.field) == Some(required.value.as_str())
+            }
             Field::State => self.is_as_stored(),
-            Field::Name | Field::EventType | Field::Test => false,
+            Field::Name | Field::Test => false,
         };
         !self.labels.is_empty() || !self.fields.iter().all(by_store)
     }
@@ -267,7 +280,8 @@ mod tests {
             ("spec.webhook!=orders", "", true),
             ("spec.eventId=7", "", false),
             ("spec.eventId!=7", "", true),
-            ("spec.eventType=order.created", "", true),
+            ("spec.eventId=7,spec.eventId=8", "", true),
+            ("spec.eventType=order.created", "", false),
             ("status.state=Failed", "", false),
             ("status.state!=Success", "", false),
             ("status.state!=Held", "", true),

@@ -26,6 +26,15 @@ pub(super) trait Engine: Send + Sync {
     fn open(&self) -> Arc<dyn Store>;
 }
 
+/// An engine whose data can be looked at as a crash leaves it.
+pub(super) trait Crashing: Engine {
+    /// How many bytes its commits have written.
+    fn written(&self) -> u64;
+
+    /// The data as it is after a crash now, or when only so many bytes of commits had reached the disk.
+    fn crash(&self, written: Option<u64>) -> Box<dyn Engine>;
+}
+
 /// How long the same `source` and `id` are a duplicate, in these sentences.
 pub(super) const WINDOW: Duration = Duration::from_hours(1);
 /// What of the log is kept, in these sentences.

@@ -32,7 +32,7 @@ pub(super) struct Disk {
     pub log: Keyspace,
     pub index: Keyspace,
     pub retries: Keyspace,
-    pub ids: Keyspace,
+    pub terms: Keyspace,
     /// Two generations of dedup keys, each as long as the window. The older one is emptied at once when the
     /// newer one is full of time, so that expiry costs nothing for each key.
     pub dedup: [Keyspace; 2],
@@ -137,7 +137,7 @@ impl Disk {
             log: keyspace("log", Layout::log)?,
             index: keyspace("index", Layout::index)?,
             retries: keyspace("retries", Layout::small)?,
-            ids: keyspace("ids", Layout::small)?,
+            terms: keyspace("terms", Layout::small)?,
             dedup: [keyspace("dedup-0", Layout::small)?, keyspace("dedup-1", Layout::small)?],
             db,
         })
@@ -150,7 +150,7 @@ impl Disk {
 
     pub(super) fn keyspaces(&self) -> [&Keyspace; 8] {
         let [first, second] = &self.dedup;
-        [&self.meta, &self.events, &self.log, &self.index, &self.retries, &self.ids, first, second]
+        [&self.meta, &self.events, &self.log, &self.index, &self.retries, &self.terms, first, second]
     }
 
     /// Flushes every keyspace in the background. Each gets a key that means nothing, since one whose data was

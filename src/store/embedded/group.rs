@@ -210,8 +210,9 @@ impl<'a> Group<'a> {
             summary.pending_bytes += bytes;
         }
         self.batch.insert(&self.disk.log, *name.as_bytes(), line);
-        let id = keys::id(&webhook.namespace, &loaded.delivery.event_id, name);
-        self.batch.insert(&self.disk.ids, id, b"");
+        for term in keys::terms(&loaded.delivery) {
+            self.batch.insert(&self.disk.terms, term, b"");
+        }
         self.deltas.line(&loaded.delivery);
         let index = keys::index(uid, State::Pending, name);
         if test {

@@ -7,7 +7,7 @@
 //! | `log` | delivery name | the delivery |
 //! | `index` | Webhook uid, [`Tag`], delivery name | empty; [`TEST`] for a test |
 //! | `retries` | Webhook uid, due, delivery name | empty |
-//! | `ids` | hash of namespace and `CloudEvents` id, delivery name | empty |
+//! | `terms` | hash of namespace and [`Term`], delivery name | empty |
 //! | `dedup-0`, `dedup-1` | dedup key | event uid, time of acceptance |
 //!
 //! The part of `index` with state Pending is also the queue of first attempts: a delivery that was never
@@ -147,26 +147,55 @@ pub(super) fn slot_of_retry(key: &[u8]) -> Option<Slot> {
     Some(Slot { due: from_sortable(u64::from_be_bytes(due)), name: DeliveryName::from_bytes(name) })
 }
 
-/// All deliveries in `ids` that a namespace has of the events with an id, and perhaps others: the lines must be
-/// looked at. The namespace is in it so that no other's events stand between.
-pub(super) fn ids_of(namespace: &str, id: &str) -> [u8; 8] {
+/// What deliveries are found by, beside Webhook and state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Term<'a> {
+    /// The `CloudEvents` id.
+    EventId(&'a str),
+    /// The `CloudEvents` type.
+    EventType(&'a str),
+    /// It is a test.
+    Test,
+}
+
+impl<'a> Term<'a> {
+    /// Those of a delivery, which never change.
+    pub(super) fn of(delivery: &'a Delivery) -> impl Iterator<Item = Self> {
+        let always = [Self::EventId(&delivery.event_id), Self::EventType(&delivery.event_type)];
+        always.into_iter().chain(delivery.test.then_some(Self::Test))
+    }
+}
+
+/// All deliveries in `terms` that a namespace has for one, and perhaps others: the lines must be looked at. The
+/// namespace is in it so that no other's deliveries stand between.
+pub(super) fn terms_of(namespace: &str, term: Term<'_>) -> [u8; 8] {
+    let (tag, text) = match term {
+        Term::EventId(id) => (0xff, id),
+        Term::EventType(event_type) => (0xfe, event_type),
+        Term::Test => (0xfd, ""),
+    };
     let mut hash = Xxh3::new();
     hash.update(namespace.as_bytes());
-    hash.update(&[0xff]);
-    hash.update(id.as_bytes());
+    hash.update(&[tag]);
+    hash.update(text.as_bytes());
     hash.digest().to_be_bytes()
 }
 
-/// One delivery in `ids`.
-pub(super) fn id(namespace: &str, id: &str, name: DeliveryName) -> [u8; 24] {
+/// One delivery in `terms`.
+pub(super) fn term(namespace: &str, term: Term<'_>, name: DeliveryName) -> [u8; 24] {
     let mut key = [0; 24];
-    key[..8].copy_from_slice(&ids_of(namespace, id));
+    key[..8].copy_from_slice(&terms_of(namespace, term));
     key[8..].copy_from_slice(name.as_bytes());
     key
 }
 
-/// The delivery of a key of `ids`.
-pub(super) fn name_in_ids(key: &[u8]) -> Option<DeliveryName> {
+/// The keys of a delivery in `terms`.
+pub(super) fn terms(delivery: &Delivery) -> impl Iterator<Item = [u8; 24]> {
+    Term::of(delivery).map(|of| term(&delivery.webhook.namespace, of, delivery.name))
+}
+
+/// The delivery of a key of `terms`.
+pub(super) fn name_in_terms(key: &[u8]) -> Option<DeliveryName> {
     key.get(8..).and_then(|name| name.try_into().ok()).map(DeliveryName::from_bytes)
 }
 
@@ -223,17 +252,24 @@ mod tests {
     }
 
     #[test]
-    fn deliveries_of_one_id_are_together_and_those_of_another_namespace_are_not() {
-        let names = [1, 2].map(|name| DeliveryName::from_bytes([name; 16]));
-        let keys = names.map(|name| id("team-a", "order-1", name));
+    fn deliveries_of_one_term_are_together_and_those_of_another_or_of_another_namespace_are_not() {
+        let (id, names) = (Term::EventId("order-1"), [1, 2].map(|name| DeliveryName::from_bytes([name; 16])));
+        let keys = names.map(|name| term("team-a", id, name));
         assert!(keys[0] < keys[1]);
-        assert!(keys.iter().all(|key| key.starts_with(&ids_of("team-a", "order-1"))));
-        for (namespace, other) in [("team-b", "order-1"), ("team-a", "order-2"), ("team-ao", "rder-1")] {
-            assert_ne!(ids_of(namespace, other), ids_of("team-a", "order-1"), "{namespace} {other}");
+        assert!(keys.iter().all(|key| key.starts_with(&terms_of("team-a", id))));
+        let others = [
+            ("team-b", id),
+            ("team-a", Term::EventId("order-2")),
+            ("team-ao", Term::EventId("rder-1")),
+            ("team-a", Term::EventType("order-1")),
+            ("team-a", Term::Test),
+        ];
+        for (namespace, other) in others {
+            assert_ne!(terms_of(namespace, other), terms_of("team-a", id), "{namespace} {other:?}");
         }
-        assert_eq!(keys.map(|key| name_in_ids(&key)), names.map(Some));
-        assert_eq!(name_in_ids(TOUCH), None);
+        assert_eq!(keys.map(|key| name_in_terms(&key)), names.map(Some));
+        assert_eq!(name_in_terms(TOUCH), None);
         // What is on disks already: the hash must not change.
-        assert_eq!(ids_of("team-a", "order-1"), 0x31bb_5aa7_302c_35a7_u64.to_be_bytes());
+        assert_eq!(terms_of("team-a", id), 0x31bb_5aa7_302c_35a7_u64.to_be_bytes());
     }
 }

@@ -9,8 +9,8 @@ use fjall::{Readable, Snapshot, UserKey, UserValue};
 
 use super::disk::{Disk, chain, decode_delivery, engine};
 use super::hooks::{Hook, Hooks};
-use super::keys::{self, Tag};
-use crate::model::ids::{DeliveryName, Namespace, WebhookUid};
+use super::keys::{self, Tag, Term};
+use crate::model::ids::{DeliveryName, WebhookUid};
 use crate::store::records::{Delivery, State};
 use crate::store::{Error, Page, Query, Result};
 
@@ -31,8 +31,8 @@ enum Part {
     Everything,
     /// One part of one Webhook in the index.
     Index(WebhookUid, Tag),
-    /// Those of a namespace with an event id.
-    Id(Namespace, Arc<str>),
+    /// Those of a namespace with a term, whose key this is.
+    Term([u8; 8]),
     /// These, in any order. They may have changed their state since.
     Known(Vec<DeliveryName>),
 }
@@ -63,19 +63,32 @@ pub(super) fn page(disk: &Disk, hooks: &Hooks, query: &Query) -> Result<Page> {
 }
 
 fn wanted(line: &Delivery, query: &Query) -> bool {
-    let Query { namespace, webhook, states, event_id, before: _, limit: _ } = query;
+    let Query { namespace, webhook, states, event_id, event_type, test, before: _, limit: _ } = query;
     namespace.as_ref().is_none_or(|namespace| line.webhook.namespace == *namespace)
         && webhook.is_none_or(|webhook| line.webhook.uid == webhook)
         && (states.is_empty() || states.contains(&line.state))
         && event_id.as_ref().is_none_or(|id| line.event_id == *id)
+        && event_type.as_ref().is_none_or(|event_type| line.event_type == *event_type)
+        && test.is_none_or(|test| line.test == test)
+}
+
+/// By what the fewest lines are found that need to be looked at.
+fn term(query: &Query) -> Option<Term<'_>> {
+    let Query { namespace: _, webhook, states, event_id, event_type, test, before: _, limit: _ } = query;
+    // Most of the log is Success.
+    let is_broad = webhook.is_none() && (states.is_empty() || states.contains(&State::Success));
+    let by_id = event_id.as_deref().map(Term::EventId);
+    let by_test = (*test == Some(true)).then_some(Term::Test);
+    by_id.or(by_test).or_else(|| event_type.as_deref().filter(|_| is_broad).map(Term::EventType))
 }
 
 /// The parts in which everything is that is wanted.
 fn parts(hooks: &Hooks, query: &Query) -> Vec<Part> {
-    let Query { namespace, webhook, states, event_id, before: _, limit: _ } = query;
-    if let Some(id) = event_id {
+    let Query { namespace, webhook, states, .. } = query;
+    if let Some(term) = term(query) {
         let namespaces = namespace.clone().map_or_else(|| hooks.namespaces(), |namespace| vec![namespace]);
-        return namespaces.into_iter().map(|namespace| Part::Id(namespace, Arc::clone(id))).collect();
+        let parts = namespaces.iter().map(|namespace| Part::Term(keys::terms_of(namespace, term)));
+        return parts.collect();
     }
     let every = State::ALL.iter().all(|state| states.is_empty() || states.contains(state));
     let hooks: Vec<Arc<Hook>> = match (webhook, namespace) {
@@ -143,10 +156,10 @@ fn one(disk: &Disk, snapshot: &Snapshot, part: &Part, before: Option<DeliveryNam
             let end = end(&keys::index(*webhook, *tag, newest));
             backwards(snapshot.range(&disk.index, (Bound::Included(from), end)), keys::name_in_index)
         }
-        Part::Id(namespace, id) => {
-            let from = keys::ids_of(namespace, id).to_vec();
-            let end = end(&keys::id(namespace, id, newest));
-            backwards(snapshot.range(&disk.ids, (Bound::Included(from), end)), keys::name_in_ids)
+        Part::Term(term) => {
+            let end = end(&[term.as_slice(), newest.as_bytes()].concat());
+            let range = snapshot.range(&disk.terms, (Bound::Included(term.to_vec()), end));
+            backwards(range, keys::name_in_terms)
         }
         Part::Known(names) => {
             let older = |name: &&DeliveryName| before.is_none_or(|before| **name < before);

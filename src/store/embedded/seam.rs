@@ -13,6 +13,7 @@ use super::lane::LaneId;
 use super::purge::Cursor;
 use super::query;
 use super::retain::Position;
+use super::space::{Admits, Used};
 use super::writer::Command;
 use super::{Embedded, Shared};
 use crate::model::ids::{DeliveryName, EventUid, WebhookRef, WebhookUid};
@@ -24,8 +25,8 @@ use crate::store::{Appended, Change, ClaimRequest, Claims, Error, Page, Query, R
 
 impl Embedded {
     async fn append_all(&self, events: Vec<NewEvent>) -> Result<Vec<Appended>> {
-        self.accepting()?;
-        events.iter().try_for_each(|event| self.within_quota(event))?;
+        let admits = self.admits()?;
+        events.iter().try_for_each(|event| self.within_quota(event, admits))?;
         let Some(first) = events.first() else { return Ok(vec![]) };
         let bytes = events.iter().map(|event| event.data.len() + 512 * event.deliveries.len()).sum();
         let _place = self.shared.room.enter(&Arc::clone(&first.namespace), bytes).await?;
@@ -35,13 +36,46 @@ impl Embedded {
     }
 
     /// Asked before the call waits its turn: those that come at the same time may exceed the limit together.
-    fn within_quota(&self, event: &NewEvent) -> Result<()> {
+    fn within_quota(&self, event: &NewEvent, admits: Admits) -> Result<()> {
+        if event.deliveries.iter().all(|delivery| delivery.test) {
+            return Ok(());
+        }
         let limit = self.shared.quota_pending_bytes;
-        let counts = event.deliveries.iter().any(|delivery| !delivery.test);
-        if counts && self.shared.hooks.usages().get(&event.namespace).pending_bytes >= limit {
-            return Err(Error::OverQuota { namespace: Arc::clone(&event.namespace), limit });
+        let used = self.shared.hooks.usages().get(&event.namespace);
+        let namespace = || Arc::clone(&event.namespace);
+        if used.pending_bytes >= limit {
+            return Err(Error::OverQuota { namespace: namespace(), limit });
+        }
+        if !admits.admits(used.bytes) {
+            return Err(Error::NearlyFull { namespace: namespace() });
         }
         Ok(())
+    }
+
+    /// Whose events are taken now.
+    fn admits(&self) -> Result<Admits> {
+        let shared = &self.shared;
+        if shared.is_poisoned() {
+            return Err(Error::Poisoned);
+        }
+        if shared.closed.load(Ordering::SeqCst) {
+            return Err(Error::Closed);
+        }
+        let admits = shared.space.admits(|| {
+            // Flushes and compactions fail in threads of the engine, which then takes no more writes.
+            if let Ok(disk) = shared.disk()
+                && let Err(error) = disk.check()
+            {
+                shared.poison(&error);
+            }
+            let waiting = u64::try_from(shared.pending.load(Ordering::SeqCst)).unwrap_or(0);
+            Used { waiting, largest: shared.hooks.usages().largest() }
+        });
+        match admits {
+            _ if shared.is_poisoned() => Err(Error::Poisoned),
+            Admits::Nobody => Err(Error::Full),
+            admits => Ok(admits),
+        }
     }
 
     async fn expunge_all(&self, expunge: Expunge) -> Result<Expunged> {
@@ -160,26 +194,7 @@ impl Store for Embedded {
     }
 
     fn accepting(&self) -> Result<()> {
-        let shared = &self.shared;
-        if shared.is_poisoned() {
-            return Err(Error::Poisoned);
-        }
-        if shared.closed.load(Ordering::SeqCst) {
-            return Err(Error::Closed);
-        }
-        // Flushes and compactions fail in threads of the engine, which then takes no more writes.
-        let enough = shared.space.enough(|| {
-            if let Ok(disk) = shared.disk()
-                && let Err(error) = disk.check()
-            {
-                shared.poison(&error);
-            }
-        });
-        match enough {
-            _ if shared.is_poisoned() => Err(Error::Poisoned),
-            true => Ok(()),
-            false => Err(Error::Full),
-        }
+        self.admits().map(drop)
     }
 
     fn duplicate_of(&self, key: DedupKey, now: UnixMillis) -> Result<Option<EventUid>> {

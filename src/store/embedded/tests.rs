@@ -12,7 +12,7 @@ use crate::metrics::Metrics;
 use crate::model::event::Attributes;
 use crate::model::ids::{DeliveryName, EventUid, Minter, WebhookRef};
 use crate::model::time::UnixMillis;
-use crate::store::behaviour::{Engine, QUOTA, RETENTION, suite, webhook};
+use crate::store::behaviour::{Crashing, Engine, QUOTA, RETENTION, suite, webhook};
 use crate::store::records::{
     DedupKey, EndReason, Expunge, Expunged, Next, Outcome, Redelivered, Redelivery, Retention, Usage,
 };
@@ -41,6 +41,45 @@ impl Engine for InDirectory {
 mod every_engine {
     use super::*;
     suite!(InDirectory::new());
+}
+
+/// Nothing is flushed, so that what was written is in the one journal, commit after commit.
+struct Unflushed(TempDir);
+
+impl Unflushed {
+    fn journal(&self) -> std::path::PathBuf {
+        self.0.path().join("store/0.jnl")
+    }
+}
+
+impl Engine for Unflushed {
+    fn open(&self) -> Arc<dyn Store> {
+        let options = Options { memtable_bytes: 64 << 20, ..options(&self.0) };
+        Embedded::open(Options { retention: RETENTION, quota_pending_bytes: QUOTA, ..options }).unwrap()
+    }
+}
+
+impl Crashing for Unflushed {
+    fn written(&self) -> u64 {
+        // A commit does not end with a zero.
+        let journal = std::fs::read(self.journal()).unwrap();
+        journal.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1)
+    }
+
+    fn crash(&self, written: Option<u64>) -> Box<dyn Engine> {
+        let crashed = Unflushed(scratch());
+        copy_all(self.0.path(), crashed.0.path());
+        if let Some(written) = written {
+            let journal = std::fs::File::options().write(true).open(crashed.journal()).unwrap();
+            journal.set_len(written).unwrap();
+        }
+        Box::new(crashed)
+    }
+}
+
+#[test]
+fn every_crash_leaves_what_the_model_has() {
+    crate::store::behaviour::model::every_crash_leaves_what_the_model_has(|| Unflushed(scratch()));
 }
 
 const NOW: UnixMillis = UnixMillis::from_millis(1_800_000_000_000);
@@ -145,6 +184,28 @@ async fn with_too_little_room_appends_are_refused_and_outcomes_are_not() {
     assert!(matches!(store.append(vec![event]).await, Err(Error::Full)));
     store.record(vec![outcome(&hook, name, Next::Success)]).await.unwrap();
     assert_eq!(store.summary(hook.uid).unwrap().success_count, 1);
+}
+
+#[tokio::test]
+async fn with_little_room_the_namespace_that_uses_most_is_refused_and_the_other_is_not() {
+    let dir = scratch();
+    let (minter, [a, b]) = (Minter::default(), [webhook("team-a", 1), webhook("team-b", 2)]);
+    let of_b = || NewEvent { namespace: "team-b".into(), ..event(&minter, &[&b]) };
+    let store = Embedded::open(options(&dir)).unwrap();
+    store.append(vec![event(&minter, &[&a]), event(&minter, &[&a]), event(&minter, &[&a])]).await.unwrap();
+    store.append(vec![of_b()]).await.unwrap();
+    store.close().await.unwrap();
+    // A third of what is free is beyond the limit, so half of what the largest uses is too much.
+    let disk = rustix::fs::statvfs(dir.path()).unwrap();
+    let least = disk.f_bavail * disk.f_frsize / 3 * 2;
+    let store = Embedded::open(Options { min_free_bytes: least, ..options(&dir) }).unwrap();
+    store.accepting().unwrap();
+    let error = store.append(vec![event(&minter, &[&a])]).await.unwrap_err();
+    assert!(matches!(&error, Error::NearlyFull { namespace } if &**namespace == "team-a"), "{error:?}");
+    store.append(vec![of_b()]).await.unwrap();
+    let mut test = event(&minter, &[&a]);
+    test.deliveries[0].test = true;
+    store.append(vec![test]).await.unwrap();
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ pub(super) fn upgrade(disk: &Disk, from: u32) -> Result<()> {
         count(disk)?;
     }
     if from < 3 {
-        index_ids(disk)?;
+        index_terms(disk)?;
     }
     disk.meta
         .insert(meta::FORMAT, format::VERSION.to_be_bytes())
@@ -39,24 +39,26 @@ fn count(disk: &Disk) -> Result<()> {
     batch.commit().map_err(engine("write what namespaces use"))
 }
 
-/// Which deliveries belong to an event id, which format 2 did not know.
-fn index_ids(disk: &Disk) -> Result<()> {
+/// By what deliveries are found, which format 2 did not know.
+fn index_terms(disk: &Disk) -> Result<()> {
     let (mut batch, mut staged) = (disk.db.batch(), 0);
     for entry in disk.log.iter() {
         let (key, value) = entry.into_inner().map_err(engine("read from the store"))?;
         let Some(name) = keys::name_in_log(&key) else { continue };
         match format::decode::<Delivery>("a delivery", &value) {
             Ok(line) => {
-                batch.insert(&disk.ids, keys::id(&line.webhook.namespace, &line.event_id, name), b"");
+                keys::terms(&line).for_each(|term| batch.insert(&disk.terms, term, b""));
                 staged += 1;
             }
-            Err(error) => tracing::error!(delivery = %name, error = %chain(&error), "not found by its event"),
+            Err(error) => {
+                tracing::error!(delivery = %name, error = %chain(&error), "only found by Webhook and state")
+            }
         }
         if staged >= STEP {
             let full = std::mem::replace(&mut batch, disk.db.batch());
-            full.commit().map_err(engine("write the ids of events"))?;
+            full.commit().map_err(engine("write what deliveries are found by"))?;
             staged = 0;
         }
     }
-    batch.commit().map_err(engine("write the ids of events"))
+    batch.commit().map_err(engine("write what deliveries are found by"))
 }

@@ -62,6 +62,12 @@ impl Usages {
         self.read(namespace, |entry| entry.usage).unwrap_or_default()
     }
 
+    /// Bytes of the namespace that uses most.
+    pub(super) fn largest(&self) -> u64 {
+        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
+        map.values().map(|entry| entry.usage.bytes).max().unwrap_or(0)
+    }
+
     /// Bytes of all.
     pub(super) fn total(&self) -> i64 {
         self.total.load(Ordering::Relaxed)
