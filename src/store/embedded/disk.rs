@@ -7,6 +7,7 @@ use std::sync::Arc;
 use fjall::compaction::Leveled;
 use fjall::config::{
     BlockSizePolicy, BloomConstructionPolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry,
+    PinningPolicy,
 };
 use fjall::{
     CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode, Readable,
@@ -85,10 +86,14 @@ struct Layout {
 }
 
 impl Layout {
-    /// Tables are small, so that one compaction moves tens of megabytes and takes a fraction of a second.
+    /// Tables are small, so that one compaction moves tens of megabytes and takes a fraction of a second. Their
+    /// filters and indexes are in the block cache, not beside it: a table that is moved down as it is would keep
+    /// them in memory until the next opening, and there are as many as the log is long.
     fn keyspace(&self, memtable: u64) -> KeyspaceCreateOptions {
         KeyspaceCreateOptions::default()
             .max_memtable_size(memtable)
+            .filter_block_pinning_policy(PinningPolicy::all(false))
+            .index_block_pinning_policy(PinningPolicy::all(false))
             .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(self.memtable)))
             .filter_policy(FilterPolicy::all(FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(
                 10.0,

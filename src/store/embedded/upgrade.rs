@@ -51,7 +51,7 @@ fn index_terms(disk: &Disk) -> Result<()> {
                 staged += 1;
             }
             Err(error) => {
-                tracing::error!(delivery = %name, error = %chain(&error), "only found by Webhook and state")
+                tracing::error!(delivery = %name, error = %chain(&error), "only found by Webhook and state");
             }
         }
         if staged >= STEP {
