@@ -1,12 +1,12 @@
 //! Erasing a Webhook, in bounded steps, so that the commits of others go between.
 
-use super::disk::{Disk, engine};
+use super::disk::{Disk, chain, engine};
 use super::erase::Erasure;
 use super::format;
 use super::hooks::Hooks;
 use super::keys;
 use crate::model::ids::{DeliveryName, WebhookUid};
-use crate::store::Result;
+use crate::store::{Error, Result};
 
 /// Deliveries that are erased in one step.
 const STEP: usize = 256;
@@ -67,8 +67,15 @@ pub(super) fn step(disk: &Disk, hooks: &Hooks, webhook: WebhookUid, cursor: &Cur
 fn erase(erasure: &mut Erasure<'_>, disk: &Disk, names: &[(fjall::UserKey, DeliveryName)]) -> Result<()> {
     for (key, name) in names {
         erasure.batch.remove(&disk.index, key.clone());
-        if let Some(delivery) = disk.delivery(*name)? {
-            erasure.line(&delivery)?;
+        match disk.delivery(*name) {
+            Ok(Some(delivery)) => erasure.line(&delivery)?,
+            Ok(None) => {}
+            // It must not keep the rest; its event stays.
+            Err(error @ Error::Corrupt { .. }) => {
+                tracing::error!(delivery = %name, error = %chain(&error), "erased unread");
+                erasure.batch.remove(&disk.log, *name.as_bytes());
+            }
+            Err(other) => return Err(other),
         }
     }
     Ok(())

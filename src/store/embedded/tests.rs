@@ -345,6 +345,8 @@ async fn a_corrupt_log_line_is_left_out_and_harms_no_other() {
     let outcomes = names.iter().map(|name| outcome(&hook, *name, Next::Success)).collect();
     store.record(outcomes).await.unwrap();
     assert_eq!(store.summary(hook.uid).unwrap().success_count, 2);
+    store.purge(hook.uid).await.unwrap();
+    assert!(store.shared.disk().unwrap().log.is_empty().unwrap());
 }
 
 #[tokio::test]
