@@ -45,5 +45,9 @@ generated: ## fail when a generated file is not current
 	@bash tests/generated.sh check "$(TARGET)/debug/hookwright"
 
 .PHONY: bench
-bench: control-plane ## end-to-end speed beside its ceiling (release build)
-	$(CARGO) bench --locked --bench end_to_end
+bench: control-plane ## load on the whole system beside its ceiling, in under 5 minutes once built (release build)
+	$(CARGO) bench --locked --workspace --bench load
+
+.PHONY: soak
+soak: control-plane ## half load with kill -9 every 30 s, for MINUTES=n (5)
+	SCENARIOS=soak MINUTES=$(or $(MINUTES),5) $(CARGO) bench --locked --workspace --bench load

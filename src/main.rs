@@ -5,6 +5,11 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use hookwright::cli::Cli;
 
+/// A delivery makes hundreds of small allocations on one thread and frees them on another, which cost a quarter of
+/// the time with the system's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     hookwright::cli::execute(Cli::parse())
 }

@@ -16,8 +16,17 @@ pub const AUDIENCE: &str = "hookwright";
 #[derive(Clone)]
 pub struct Publisher {
     client: reqwest::Client,
+    server: Server,
     base: String,
     token: String,
+}
+
+/// Whom to connect to.
+#[derive(Clone)]
+struct Server {
+    address: SocketAddr,
+    name: String,
+    ca_pem: String,
 }
 
 /// One event with JSON data.
@@ -114,19 +123,31 @@ pub async fn create_account(plane: &ControlPlane, namespace: &str, name: &str) -
     .await
 }
 
+impl Server {
+    fn client(&self) -> anyhow::Result<reqwest::Client> {
+        ensure_crypto_provider();
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only(reqwest::Certificate::from_pem_bundle(self.ca_pem.as_bytes())?)
+            .resolve(&self.name, self.address)
+            .timeout(Duration::from_secs(30))
+            .build()?;
+        Ok(client)
+    }
+}
+
 impl Publisher {
     /// A client of the door at `address`, whose certificate names `server_name` and is signed by
     /// `ca_pem`.
     pub fn new(address: SocketAddr, server_name: &str, ca_pem: &str, token: &str) -> anyhow::Result<Self> {
-        ensure_crypto_provider();
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .tls_certs_only(reqwest::Certificate::from_pem_bundle(ca_pem.as_bytes())?)
-            .resolve(server_name, address)
-            .timeout(Duration::from_secs(30))
-            .build()?;
+        let server = Server { address, name: server_name.to_owned(), ca_pem: ca_pem.to_owned() };
         let base = format!("https://{server_name}:{}", address.port());
-        Ok(Self { client, base, token: token.to_owned() })
+        Ok(Self { client: server.client()?, server, base, token: token.to_owned() })
+    }
+
+    /// The same client, but over a connection of its own.
+    pub fn with_new_connection(&self) -> anyhow::Result<Self> {
+        Ok(Self { client: self.server.client()?, ..self.clone() })
     }
 
     /// A producer with the rights of this ServiceAccount.

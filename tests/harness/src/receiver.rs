@@ -12,7 +12,7 @@ use std::{
     collections::{HashMap, VecDeque},
     net::{Ipv4Addr, SocketAddr},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -82,10 +82,13 @@ pub struct Receiver {
     accepting: Mutex<Option<AbortHandle>>,
 }
 
+/// Sees each request as it arrives.
+type Observer = Box<dyn Fn(&Request) + Send + Sync>;
+
 /// What the connections and the test both see.
-#[derive(Debug)]
 struct Shared {
     endpoints: Mutex<HashMap<String, Endpoint>>,
+    observer: OnceLock<Observer>,
     arrivals: watch::Sender<u64>,
     keep: AtomicBool,
     mute: AtomicBool,
@@ -120,6 +123,7 @@ impl Receiver {
         let (tls, ca_pem) = tls::config(&options)?;
         let shared = Shared {
             endpoints: Mutex::default(),
+            observer: OnceLock::new(),
             arrivals: watch::Sender::new(0),
             keep: AtomicBool::new(true),
             mute: AtomicBool::new(false),
@@ -227,6 +231,12 @@ impl Receiver {
         self.shared.keep.store(keep, Ordering::Relaxed);
     }
 
+    /// Shows each request to `observer` as it arrives, also when requests are not kept. Once only: a second one is
+    /// not asked.
+    pub fn observe(&self, observer: impl Fn(&Request) + Send + Sync + 'static) {
+        let _ = self.shared.observer.set(Box::new(observer));
+    }
+
     /// Whether new connections are accepted and then hear nothing, not even the TLS handshake.
     pub fn mute(&self, mute: bool) {
         self.shared.mute.store(mute, Ordering::Relaxed);
@@ -267,6 +277,12 @@ impl Drop for Receiver {
     }
 }
 
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("endpoints", &self.endpoints().len()).finish_non_exhaustive()
+    }
+}
+
 impl Shared {
     fn endpoints(&self) -> MutexGuard<'_, HashMap<String, Endpoint>> {
         self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
@@ -274,6 +290,9 @@ impl Shared {
 
     /// Records an arrival, and takes the answer that is its turn and what that needs of the request.
     fn arrived(&self, request: Request) -> (Answer, Option<Request>) {
+        if let Some(observer) = self.observer.get() {
+            observer(&request);
+        }
         let taken = {
             let mut endpoints = self.endpoints();
             let endpoint = endpoints.entry(request.path.clone()).or_default();

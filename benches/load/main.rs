@@ -1,0 +1,51 @@
+//! Load on the whole system: a real control plane, real TLS on both sides, synced commits. Prints one table, in which
+//! throughputs stand beside the ceiling of the same run: the same publishers posting the same events straight to the
+//! same receiver.
+//!
+//! `make bench` runs all but `soak` in their short form; `SCENARIOS=neighbours,many` runs only those. The size is
+//! set by `EVENTS` (20,000), `BACKLOG` (100,000), `WEBHOOKS` (1,000) and `NAMESPACES` (50); `MINUTES` is for `soak`.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a bench is there to print")]
+
+mod backlog;
+mod figures;
+mod many;
+mod neighbours;
+mod soak;
+mod throughput;
+mod world;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use figures::Figures;
+use world::World;
+
+/// A number from the environment.
+fn size(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn main() -> anyhow::Result<()> {
+    let wanted = std::env::var("SCENARIOS").unwrap_or_default();
+    let wanted = if wanted.is_empty() { "throughput,neighbours,backlog,many".to_owned() } else { wanted };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut figures = Figures::default();
+        for scenario in wanted.split(',') {
+            eprintln!("==> {scenario}");
+            let begun = Instant::now();
+            let world = Arc::new(World::start(soak::arguments(scenario)).await?);
+            match scenario {
+                "throughput" => throughput::measure(&world, &mut figures).await?,
+                "neighbours" => neighbours::measure(&world, &mut figures).await?,
+                "backlog" => backlog::measure(&world, &mut figures).await?,
+                "many" => many::measure(&world, &mut figures).await?,
+                "soak" => soak::measure(&world, &mut figures).await?,
+                other => anyhow::bail!("no scenario {other}"),
+            }
+            eprintln!("    {:.0} s", begun.elapsed().as_secs_f64());
+        }
+        println!("\n{figures}");
+        Ok(())
+    })
+}

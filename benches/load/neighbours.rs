@@ -1,0 +1,101 @@
+//! Ten endpoints of which one or nine misbehave: what the others lose.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hookwright_harness::receiver::Answer;
+use serde_json::json;
+
+use super::figures::{Figures, Goal, per_second, percentile};
+use super::world::{BATCH, Team, World};
+
+const NAMES: [&str; 10] = ["n0", "n1", "n2", "n3", "n4", "n5", "n6", "n7", "n8", "n9"];
+const NINE: [&str; 9] = ["/n0", "/n1", "/n2", "/n3", "/n4", "/n5", "/n6", "/n7", "/n8"];
+const TENTH: &str = "/n9";
+
+/// What one run gave: speed in events per second, and how long an event travels.
+struct Run {
+    speed: f64,
+    p99: f64,
+}
+
+pub(crate) async fn measure(world: &Arc<World>, figures: &mut Figures) -> anyhow::Result<()> {
+    let events = super::size("EVENTS", 20_000) / BATCH * BATCH;
+    let team = Team::of(world, "neighbours").await?;
+    let hooks = |name: &&str| team.webhook(name, &json!({"timeout": "15s", "maxRetries": 3}));
+    team.apply(NAMES.iter().map(hooks).collect()).await?;
+    run(&team, "warm", events / 4, &NINE).await?;
+    let baseline = run(&team, "fast", events, &NINE).await?;
+    figures.add("ten fast endpoints: nine of them receive", baseline.speed, "/s", Goal::None);
+    figures.add("ten fast endpoints: p99 at the nine", baseline.p99, " ms", Goal::None);
+    let drip = Answer::ok().drip("x".repeat(600), Duration::from_millis(100));
+    let behaviours: [(&'static str, Answer); 8] = [
+        ("hangs until time-out", Answer::hang()),
+        ("answers after 500 ms", Answer::ok().after(Duration::from_millis(500))),
+        ("closes the connection", Answer::close()),
+        ("resets the connection", Answer::reset()),
+        ("answers 503", Answer::status(503)),
+        ("answers 429 with Retry-After", Answer::status(429).header("retry-after", 1)),
+        ("sends a body without end", Answer::ok().endless()),
+        ("sends a body byte by byte", drip),
+    ];
+    for (what, answer) in behaviours {
+        world.receiver.answer(TENTH, answer);
+        fresh(&team, "n9").await?;
+        let run = run(&team, what, events, &NINE).await?;
+        let (kept, slower) = (run.speed / baseline.speed, run.p99 / baseline.p99);
+        figures.add(format!("the tenth {what}: the nine keep"), kept, "", Goal::AtLeast(0.95));
+        figures.add(format!("the tenth {what}: p99 at the nine, times"), slower, "", Goal::AtMost(1.5));
+    }
+    world.receiver.answer(TENTH, Answer::ok());
+    refusing(&team, events, figures).await
+}
+
+/// Nine refuse connections; the tenth is fast.
+async fn refusing(team: &Arc<Team>, events: usize, figures: &mut Figures) -> anyhow::Result<()> {
+    fresh(team, "n9").await?;
+    run(team, "settle", events / 4, &[TENTH]).await?;
+    let before = run(team, "ten", events, &[TENTH]).await?;
+    let closed = hookwright_harness::ports::free_port()?;
+    let dead = NAMES.iter().take(9).map(|name| {
+        let url = format!("https://dead.localhost:{}/{name}", closed.number());
+        team.webhook(name, &json!({"url": url, "maxRetries": 3}))
+    });
+    team.apply(dead.collect()).await?;
+    let alone = run(team, "dead", events, &[TENTH]).await?;
+    let kept = alone.speed / before.speed;
+    figures.add("nine refuse connections: the tenth keeps", kept, "", Goal::AtLeast(0.9));
+    figures.add(
+        "nine refuse connections: p99 at the tenth, times",
+        alone.p99 / before.p99,
+        "",
+        Goal::AtMost(1.5),
+    );
+    Ok(())
+}
+
+/// Makes a Webhook anew, without what waits for it or what is known of its endpoint.
+async fn fresh(team: &Arc<Team>, name: &'static str) -> anyhow::Result<()> {
+    team.world.plane.kubectl().delete("hook", team.namespace, name).await?;
+    team.apply(vec![team.webhook(name, &json!({"timeout": "15s", "maxRetries": 3}))]).await
+}
+
+/// Events for all ten in turn, as fast as they are taken; then one every 4 ms.
+async fn run(
+    team: &Arc<Team>,
+    name: &'static str,
+    events: usize,
+    paths: &[&'static str],
+) -> anyhow::Result<Run> {
+    let target = team.count(paths) + events / NAMES.len() * paths.len();
+    let begun = Instant::now();
+    team.batches(name, events, |n| NAMES.get(n % NAMES.len()).copied().unwrap_or_default()).await?;
+    team.await_count(paths, target).await?;
+    let speed = per_second(events / NAMES.len() * paths.len(), begun.elapsed());
+    let kind: fn(usize) -> &'static str = match paths.len() {
+        9 => |n| NAMES.get(n % 9).copied().unwrap_or_default(),
+        _ => |_| "n9",
+    };
+    let took = team.latencies(name, 500, Duration::from_millis(4), kind).await?;
+    Ok(Run { speed, p99: percentile(&took, 0.99) })
+}
