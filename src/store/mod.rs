@@ -224,7 +224,8 @@ pub trait Store: Send + Sync + 'static {
     fn expunge(&self, expunge: Expunge) -> BoxFuture<'_, Result<Expunged>>;
 
     /// Lets go what [`Retention`] does not keep at `now`, in bounded steps, oldest first; the number of deliveries
-    /// that went. An event goes with its last delivery; that it is a duplicate stays known.
+    /// that went. An event goes with its last delivery; that it is a duplicate stays known. When much has gone, also by
+    /// purges, it gives the space back to the disk before it returns.
     fn retain(&self, now: UnixMillis) -> BoxFuture<'_, Result<u64>>;
 
     /// What a namespace uses. From memory.

@@ -101,12 +101,13 @@ impl Layout {
     }
 
     /// Bodies are written to the journal once and to a blob file once, and never again by compactions. A file
-    /// whose events are mostly erased is rewritten.
+    /// half of which is erased is rewritten: at most a byte is copied for each that is given back.
     fn events(&self) -> KeyspaceCreateOptions {
         let apart = KvSeparationOptions::default()
             .separation_threshold(512)
             .file_target_size(32 * MIB)
-            .staleness_threshold(0.3)
+            .staleness_threshold(0.5)
+            .age_cutoff(1.0)
             .compression(CompressionType::None);
         self.keyspace(self.memtable).with_kv_separation(Some(apart)).expect_point_read_hits(true)
     }
@@ -170,6 +171,23 @@ impl Disk {
             .into_iter()
             .try_for_each(|keyspace| keyspace.rotate_memtable().map(drop))
             .map_err(engine("flush"))
+    }
+
+    /// Gives the space of erased events back. A file of bodies goes when all of its events are known to have gone,
+    /// which is known where the marks of erasure meet what they erase: at the bottom of the tree, where in time
+    /// they would get by themselves. This rewrites the tree, some 60 bytes an event, then once more with the files
+    /// that turned out to be mostly dead. Blocks for seconds when there are millions.
+    pub(super) fn give_back(&self) -> Result<()> {
+        let rewrite = || {
+            self.events.rotate_memtable()?;
+            while self.events.sealed_memtable_count() > 0 {
+                self.db.persist(PersistMode::Buffer)?;
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            self.events.major_compact()?;
+            if self.events.fragmented_blob_bytes() > 0 { self.events.major_compact() } else { Ok(()) }
+        };
+        rewrite().map_err(engine("give back the space of erased events"))
     }
 
     /// A log line.

@@ -101,6 +101,11 @@ impl Embedded {
                 position = step.next;
             }
         }
+        if self.shared.hooks.usages().much_is_gone()
+            && let Err(error) = self.read(|_, disk| disk.give_back()).await
+        {
+            tracing::warn!(error = %chain(&error), "erased events still take room");
+        }
         Ok(gone)
     }
 

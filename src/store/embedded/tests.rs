@@ -483,3 +483,31 @@ async fn retention_goes_in_steps_and_goes_on_where_it_ended() {
     let bytes = i64::try_from(store.usage("team-a").bytes).unwrap();
     assert_eq!(store.metrics().store_bytes.get(), bytes);
 }
+
+#[tokio::test]
+async fn space_is_given_back_when_much_has_gone() {
+    let dir = scratch();
+    let (minter, hook) = (Minter::default(), webhook("team-a", 1));
+    let retention = Retention { max_age: Duration::from_hours(1), max_bytes: u64::MAX };
+    let store = Embedded::open(Options { retention, ..options(&dir) }).unwrap();
+    let body = Bytes::from(vec![b'x'; 64 << 10]);
+    let mut last = None;
+    for _ in 0..24 {
+        let events = (0..50).map(|_| NewEvent { data: body.clone(), ..event(&minter, &[&hook]) });
+        let events: Vec<_> = events.collect();
+        let names: Vec<_> = events.iter().map(|event| event.deliveries[0].name).collect();
+        store.append(events).await.unwrap();
+        last = names.last().copied();
+        let done = names.into_iter().filter(|name| Some(*name) != last);
+        store.record(done.map(|name| outcome(&hook, name, Next::Success)).collect()).await.unwrap();
+    }
+    let disk = store.shared.disk().unwrap();
+    let before = disk.events.disk_space();
+    assert!(before > 48 << 20, "{before} bytes are on disk");
+    let gone = store.retain(NOW + Duration::from_hours(2)).await.unwrap();
+    assert_eq!(gone, 24 * 49);
+    let after = disk.events.disk_space();
+    assert!(after < before / 4, "{after} of {before} bytes are left");
+    let kept = store.delivery(last.unwrap()).await.unwrap().unwrap();
+    assert_eq!(store.event(kept.event).await.unwrap().unwrap().data, body);
+}
