@@ -38,14 +38,14 @@ pub struct Attempted {
 /// `kind` of the reconcile metrics.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Kind {
-    /// `Webhook` or `WebhookTest`.
+    /// `Webhook`, `WebhookTest` or `WebhookReplay`.
     pub kind: &'static str,
 }
 
 /// `kind` and `category` of `hookwright_reconcile_errors_total`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct KindError {
-    /// `Webhook` or `WebhookTest`.
+    /// `Webhook`, `WebhookTest` or `WebhookReplay`.
     pub kind: &'static str,
     /// Of the error.
     pub category: &'static str,

@@ -43,7 +43,7 @@ async fn plane() -> &'static ControlPlane {
             let kinds = ["api-resources", "--api-group=hookwright.dev", "-o", "name"];
             let served = eventually(Duration::from_mins(1), "the kinds to be discovered", async || {
                 let seen = kubectl.ok(&kinds).await.map_err(|error| error.to_string())?;
-                if seen.lines().count() == 2 { Ok(()) } else { Err(seen) }
+                if seen.lines().count() == 3 { Ok(()) } else { Err(seen) }
             });
             served.await.unwrap();
         })
@@ -64,6 +64,16 @@ fn webhook(namespace: &str, name: &str, spec: Value) -> String {
     .to_string()
 }
 
+fn replay(namespace: &str, name: &str, changes: &Value) -> String {
+    let mut spec = json!({ "select": { "from": "2026-11-24T22:00:00Z", "to": "2026-11-25T06:00:00Z" } });
+    for (key, value) in changes.as_object().unwrap() {
+        spec[key] = value.clone();
+    }
+    let (version, kind) = ("hookwright.dev/v1alpha1", "WebhookReplay");
+    let metadata = json!({ "name": name, "namespace": namespace });
+    json!({ "apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec }).to_string()
+}
+
 /// The words of a header line.
 async fn columns(kubectl: &Kubectl, arguments: &[&str]) -> String {
     let printed = kubectl.ok(arguments).await.unwrap();
@@ -74,7 +84,7 @@ async fn columns(kubectl: &Kubectl, arguments: &[&str]) -> String {
 async fn the_definitions_are_taken_without_a_warning_both_ways_and_stay_as_they_are() {
     let kubectl = plane().await.kubectl();
     let again = kubectl.ok(&["apply", "--warnings-as-errors", "-f", CRDS]).await.unwrap();
-    assert_eq!(again.lines().filter(|line| line.ends_with(" unchanged")).count(), 2, "{again}");
+    assert_eq!(again.lines().filter(|line| line.ends_with(" unchanged")).count(), 3, "{again}");
     kubectl.ok(&["diff", "-f", CRDS]).await.unwrap();
 }
 
@@ -146,6 +156,7 @@ async fn the_columns_are_those_of_the_documents() {
     let test = json!({ "apiVersion": "hookwright.dev/v1alpha1", "kind": "WebhookTest",
         "metadata": { "name": "orders-1", "namespace": namespace }, "spec": { "webhookRef": { "name": "orders" } } });
     kubectl.apply(&test.to_string()).await.unwrap();
+    kubectl.apply(&replay(&namespace, "night", &json!({}))).await.unwrap();
     for (arguments, expected) in [
         (&["get", "webhooks.hookwright.dev"][..], "NAME URL READY HEALTHY FAILURES LAST TRIGGERED AGE"),
         (
@@ -154,6 +165,11 @@ async fn the_columns_are_those_of_the_documents() {
         ),
         (&["get", "hooktest"], "NAME WEBHOOK SUCCEEDED CODE AGE"),
         (&["get", "hooktest", "-o", "wide"], "NAME WEBHOOK SUCCEEDED CODE AGE MESSAGE DELIVERY"),
+        (&["get", "hookreplay"], "NAME WEBHOOK SUCCEEDED SELECTED SENT FAILED AGE"),
+        (
+            &["get", "hookreplay", "-o", "wide"],
+            "NAME WEBHOOK SUCCEEDED SELECTED SENT FAILED AGE SKIPPED DRY RUN MESSAGE",
+        ),
     ] {
         let arguments = [arguments, &["-n", &namespace]].concat();
         assert_eq!(columns(&kubectl, &arguments).await, expected);
@@ -195,7 +211,9 @@ async fn the_short_names_are_ours_beside_another_kind_of_the_same_name() {
         assert_eq!(found.trim(), "webhook.hookwright.dev/orders", "{name}");
     }
     let kinds = kubectl.ok(&["api-resources", "--api-group=hookwright.dev", "-o", "wide"]).await.unwrap();
-    for (kind, short) in [("webhooks", "hook"), ("webhooktests", "hooktest")] {
+    for (kind, short) in
+        [("webhooks", "hook"), ("webhooktests", "hooktest"), ("webhookreplays", "hookreplay")]
+    {
         let line = kinds.lines().find(|line| line.starts_with(&format!("{kind} "))).unwrap();
         assert!(line.split_whitespace().any(|word| word == short), "{line}");
         assert!(line.trim_end().ends_with("hookwright"), "the category: {line}");
@@ -212,10 +230,14 @@ async fn kubectl_explains_every_field() {
         let document: Value = serde_json::from_str(&document).map_err(|error| error.to_string())?;
         let schemas = document["components"]["schemas"].clone();
         let has = |kind: &str| schemas[format!("dev.hookwright.v1alpha1.{kind}")].is_object();
-        if has("Webhook") && has("WebhookTest") { Ok(schemas) } else { Err(document["info"].to_string()) }
+        if ["Webhook", "WebhookTest", "WebhookReplay"].into_iter().all(has) {
+            Ok(schemas)
+        } else {
+            Err(document["info"].to_string())
+        }
     });
     let schemas = published.await.unwrap();
-    for kind in ["Webhook", "WebhookTest"] {
+    for kind in ["Webhook", "WebhookTest", "WebhookReplay"] {
         let schema = &schemas[format!("dev.hookwright.v1alpha1.{kind}")]["properties"];
         let mut missing = Vec::new();
         for part in ["spec", "status"] {
@@ -225,7 +247,7 @@ async fn kubectl_explains_every_field() {
     }
     // The schemas of several CRDs are merged one after the other, and kubectl keeps what it saw for a while.
     let explained = eventually(Duration::from_mins(1), "kubectl to know the schemas", async || {
-        for kind in ["hooktest", "webhooks.hookwright.dev"] {
+        for kind in ["hooktest", "hookreplay", "webhooks.hookwright.dev"] {
             kubectl.ok(&["explain", kind]).await.map_err(|error| error.to_string())?;
         }
         let url = ["explain", "webhooks.hookwright.dev.spec.url"];
@@ -237,6 +259,7 @@ async fn kubectl_explains_every_field() {
         "hook.spec.signing.secretRefs.key",
         "hook.status.deliveries.state",
         "hooktest.status.conditions.reason",
+        "hookreplay.spec.select.states",
     ] {
         let text = kubectl.ok(&["explain", path]).await.unwrap();
         assert!(!text.contains("no description") && text.contains("DESCRIPTION"), "{text}");
@@ -283,6 +306,25 @@ async fn the_spec_of_a_test_cannot_be_changed_and_its_payload_is_any_json() {
             message.contains("spec is immutable and must not be changed: create another object"),
             "{message}"
         );
+    }
+}
+
+#[tokio::test]
+async fn the_spec_of_a_replay_cannot_be_changed_and_has_its_defaults() {
+    let plane = plane().await;
+    let (kubectl, namespace) = (plane.kubectl(), plane.namespace("replays").await.unwrap());
+    kubectl.apply(&replay(&namespace, "night", &json!({ "rateLimit": { "requests": 20 } }))).await.unwrap();
+    let object = kubectl.get_json("hookreplay", &namespace, "night").await.unwrap();
+    let expected = json!({
+        "select": { "states": ["Failed"], "from": "2026-11-24T22:00:00Z", "to": "2026-11-25T06:00:00Z" },
+        "dryRun": false,
+        "rateLimit": { "requests": 20, "per": "1s", "burst": 1 },
+    });
+    assert_eq!(object["spec"], expected);
+    assert_eq!(object["status"], json!({ "observedGeneration": -1 }));
+    for changes in [json!({ "rateLimit": { "requests": 21 } }), json!({}), json!({ "dryRun": true })] {
+        let message = kubectl.refused(&replay(&namespace, "night", &changes)).await.unwrap();
+        assert!(message.contains("spec is immutable and must not be changed"), "{message}");
     }
 }
 

@@ -16,11 +16,8 @@ pub(crate) async fn measure(world: &Arc<World>, figures: &mut Figures) -> anyhow
     let events = super::size("EVENTS", 20_000);
     let team = Team::of(world, "throughput").await?;
     let spec = json!({"maxInFlight": CONNECTIONS});
-    let fan = (0..FAN).map(|n| {
-        let mut webhook = team.webhook(&format!("fan{n}"), &json!({"eventTypes": ["fan"]}));
-        webhook["spec"]["url"] = json!(world.receiver.url("hooks", "/fan"));
-        webhook
-    });
+    let all = json!({"eventTypes": ["fan"], "url": world.receiver.url("hooks", "/fan")});
+    let fan = (0..FAN).map(|n| team.webhook(&format!("fan{n}"), &all));
     team.apply(fan.chain([team.webhook("one", &spec)]).collect()).await?;
 
     // Once unmeasured, so that every run finds warm caches and open connections.
@@ -151,8 +148,6 @@ async fn fan_out(team: &Arc<Team>, events: usize) -> anyhow::Result<Duration> {
 
 /// Of one event every 5 ms, while batches keep the system about half busy.
 async fn latencies_under_load(team: &Arc<Team>, events: usize) -> anyhow::Result<Vec<Duration>> {
-    let (full, _) = batches(team, "pace", events / 4).await?;
-    let _ = full;
     let pace = Instant::now();
     batches(team, "paced", events / 4).await?;
     // Twice the time that a batch takes at full speed.

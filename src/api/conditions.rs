@@ -10,5 +10,5 @@ pub const STALLED: &str = "Stalled";
 pub const ENDPOINT_HEALTHY: &str = "EndpointHealthy";
 /// `Disabled`: present when True.
 pub const DISABLED: &str = "Disabled";
-/// `Succeeded`, of a WebhookTest.
+/// `Succeeded`, of what is carried out once: a WebhookTest, a WebhookReplay.
 pub const SUCCEEDED: &str = "Succeeded";

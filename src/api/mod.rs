@@ -5,11 +5,13 @@ pub mod delivery;
 pub mod rules;
 mod schema;
 pub mod webhook;
+pub mod webhook_replay;
 mod webhook_status;
 pub mod webhook_test;
 
 pub use schema::{crds, crds_yaml, explained};
 pub use webhook::{Webhook, WebhookSpec, WebhookStatus};
+pub use webhook_replay::{WebhookReplay, WebhookReplaySpec, WebhookReplayStatus};
 pub use webhook_test::{WebhookTest, WebhookTestSpec, WebhookTestStatus};
 
 /// API group of the custom resources.

@@ -163,6 +163,11 @@ pub(super) fn backoff() -> Value {
     )])
 }
 
+/// The times of a replay's selection, which are of format date-time.
+pub(super) fn replay_times() -> Value {
+    rules([("self.from < self.to".to_owned(), "from must be before to")])
+}
+
 /// The spec of a kind that is carried out once.
 pub(super) fn immutable() -> Value {
     rules([(

@@ -5,14 +5,14 @@ use kube::CustomResourceExt;
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
-use super::{Webhook, WebhookTest};
+use super::{Webhook, WebhookReplay, WebhookTest};
 
 /// The CRDs, in the order in which `hookwright crds` prints them.
 ///
 /// # Panics
 /// When a derived schema is not a CRD's, which a unit test would show first.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    [Webhook::crd(), WebhookTest::crd()].iter().map(finish).collect()
+    [Webhook::crd(), WebhookTest::crd(), WebhookReplay::crd()].iter().map(finish).collect()
 }
 
 /// The CRDs as one YAML stream, as `hookwright crds` prints it.

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::api::{Webhook, WebhookTest};
+use crate::api::{Webhook, WebhookReplay, WebhookTest};
 use crate::model::address::Policy;
-use crate::model::ids::{DeliveryName, EventUid, WebhookRef, WebhookUid};
+use crate::model::ids::{DeliveryName, EventUid, ReplayId, WebhookRef, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::routes::Route;
 use crate::routes::compile::{Compiler, MasterKey};
 use crate::routes::references::References;
 use crate::store::records::{Attempt, Delivery, EndReason, State};
+use crate::store::replays::{NewReplay, Part, Replay, Selection};
 
 pub(super) const UID: &str = "7d9f4d0e-5c1b-4d3e-9b53-6d2f5f2c0a11";
 
@@ -107,4 +108,42 @@ pub(super) fn webhook_test(name: &str, created: i64, status: &Value) -> Arc<Webh
         }))
         .unwrap(),
     )
+}
+
+/// A replay of what failed at `orders`, whose spec has these changes.
+pub(super) fn webhook_replay(name: &str, changes: &Value, status: &Value) -> WebhookReplay {
+    let mut spec = json!({ "webhookRef": { "name": "orders" },
+        "select": { "from": "2026-11-24T09:00:00Z", "to": "2026-11-24T10:00:00Z" } });
+    for (key, value) in changes.as_object().unwrap() {
+        spec[key] = value.clone();
+    }
+    serde_json::from_value(json!({
+        "apiVersion": "hookwright.dev/v1alpha1",
+        "kind": "WebhookReplay",
+        "metadata": { "name": name, "namespace": "team-a", "uid": UID, "generation": 1,
+            "creationTimestamp": format!("{:.0}", at(0).to_jiff()), "resourceVersion": "1" },
+        "spec": spec,
+        "status": status,
+    }))
+    .unwrap()
+}
+
+/// What the store keeps of a replay that began at 0.
+pub(super) fn replay_record<const N: usize>(parts: [(WebhookUid, Part); N]) -> Replay {
+    let selection = Selection {
+        namespace: "team-a".into(),
+        states: vec![State::Failed],
+        from: at(-3600),
+        to: at(0),
+        event_types: vec![],
+        as_of: at(0),
+    };
+    let new = NewReplay {
+        id: ReplayId::from_bytes([1; 16]),
+        name: "night".into(),
+        digest: vec![],
+        selection,
+        webhooks: vec![],
+    };
+    Replay::new(new, parts.into())
 }

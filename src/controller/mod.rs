@@ -1,15 +1,17 @@
-//! Acts on the cluster: writes the statuses of Webhooks, makes the attempts that tests ask for, and erases the
-//! data of Webhooks that are gone. No finalizer anywhere.
+//! Acts on the cluster: writes the statuses of Webhooks, makes the attempts that tests ask for, carries out replays, and
+//! erases the data of Webhooks that are gone. No finalizer anywhere.
 
 mod apply;
 mod conditions;
 #[cfg(test)]
 mod fixtures;
 mod memory;
+mod once;
 mod purge;
 mod reporter;
 mod status;
 mod webhook;
+mod webhook_replay;
 mod webhook_test;
 
 use std::sync::Arc;
@@ -123,6 +125,7 @@ impl Controllers {
             stop.clone(),
         );
         let tests = webhook_test::run(Arc::clone(&deps), stop.clone());
-        tokio::join!(webhook::run(deps, stop), tests, purge);
+        let replays = webhook_replay::run(Arc::clone(&deps), stop.clone());
+        tokio::join!(webhook::run(deps, stop), tests, replays, purge);
     }
 }

@@ -12,37 +12,34 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::stream::{Stream, StreamExt as _};
-use kube::api::{DeleteParams, Preconditions};
+use futures::stream::StreamExt as _;
+use kube::ResourceExt as _;
 use kube::runtime::Controller;
 use kube::runtime::controller::{Action, Config, Error as ControllerError};
 use kube::runtime::reflector::{ObjectRef, Store as Objects};
-use kube::{Api, ResourceExt as _};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::memory::Memory;
+use super::once::{self, Reason, created, time};
 use super::{Deps, Error, apply};
 use crate::api::{WebhookTest, WebhookTestStatus};
 use crate::cli::chain;
 use crate::model::ids::DeliveryName;
 use crate::routes::compile::identity;
-use crate::routes::watch::{reflect, why};
+use crate::routes::watch::reflect;
 use crate::routes::{Endpoint, Route};
 use crate::store::{EndReason, Next, Outcome, State};
 use attempt::{KIND, Used};
-use step::{Reason, Step, Target, View, created, is_finished, status_of, step, time};
+use step::{Step, Target, View, is_finished, status_of, step};
 use turns::Turns;
 
 /// Reconciles under way at once.
 const CONCURRENCY: u16 = 16;
 /// Attempts under way at once. Each Webhook has at most a few, since turns are limited.
 const ATTEMPTS: usize = 512;
-/// No answer within this is a failure.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
 struct Context {
     deps: Arc<Deps>,
     tests: Objects<WebhookTest>,
@@ -68,7 +65,7 @@ pub(super) async fn run(deps: Arc<Deps>, stop: CancellationToken) {
         tasks: tasks.clone(),
         memory: Memory::new(),
     });
-    Controller::for_stream(after_routes(Arc::clone(&context), touched).map(Ok), tests)
+    Controller::for_stream(once::after_routes(Arc::clone(&context.deps.table), touched).map(Ok), tests)
         .with_config(Config::default().concurrency(CONCURRENCY))
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(reconcile, error_policy, context)
@@ -82,20 +79,6 @@ pub(super) async fn run(deps: Arc<Deps>, stop: CancellationToken) {
     if tokio::time::timeout(grace, tasks.wait()).await.is_err() {
         warn!(tests = tasks.len(), "tests were interrupted by the stop");
     }
-}
-
-/// The tests, once all Webhooks are listed: before that, one that is missing may merely not have been seen.
-fn after_routes(
-    context: Arc<Context>,
-    touched: impl Stream<Item = WebhookTest> + Send + 'static,
-) -> impl Stream<Item = WebhookTest> + Send + 'static {
-    let synced = async move {
-        while !context.deps.table.is_synced() {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        touched
-    };
-    futures::stream::once(synced).flatten()
 }
 
 async fn reconcile(test: Arc<WebhookTest>, context: Arc<Context>) -> Result<Action, Error> {
@@ -266,18 +249,7 @@ impl Context {
     }
 
     async fn delete(&self, test: &WebhookTest, uid: &str) -> Result<Action, Error> {
-        let namespace = test.namespace().unwrap_or_default();
-        let api: Api<WebhookTest> = Api::namespaced(self.deps.client.clone(), &namespace);
-        let this = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
-        let params = DeleteParams { preconditions: Some(this), ..DeleteParams::default() };
-        let name = test.name_any();
-        let failed = |why| Error::Api { what: "delete the test, whose time after its end is over", why };
-        match tokio::time::timeout(TIMEOUT, api.delete(&name, &params)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(kube::Error::Api(answer))) if answer.is_not_found() || answer.is_conflict() => {}
-            Ok(Err(error)) => return Err(failed(why(&error))),
-            Err(_) => return Err(failed("no answer".to_owned())),
-        }
+        once::delete(&self.deps.client, test).await?;
         self.memory.forget(&uid.to_owned());
         Ok(Action::await_change())
     }

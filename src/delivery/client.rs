@@ -6,10 +6,12 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
-use reqwest::Response;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use super::clients::{self, Clients};
+use super::connection;
 use super::egress::Guard;
 use super::failure::Failure;
 use super::request::{self, Request};
@@ -83,35 +85,34 @@ impl HttpSender {
         // Again at each attempt: a literal never meets the resolver, and the policy may be another than when
         // the URL was parsed.
         endpoint.target.judge(&policy).map_err(Failure::denied_literal)?;
-        let lease =
-            self.clients.lease(job.webhook.uid, endpoint).map_err(|error| Failure::unusable(&error))?;
-        let sending = lease
-            .client
-            .post(endpoint.target.url().clone())
-            .headers(request.headers)
-            .body(request.body)
-            .send();
-        let explain = |error| Failure::explain(&error, &endpoint.target, clients::connect_timeout(endpoint));
-        let mut response = timeout_at(deadline, sending)
+        let posting = self.clients.post(job.webhook.uid, endpoint, request.headers, request.body);
+        let explain = |error: connection::Error| {
+            Failure::explain(&error, &endpoint.target, clients::connect_timeout(endpoint))
+        };
+        let (response, lease) = timeout_at(deadline, posting)
             .await
             .map_err(|_| Failure::no_answer(endpoint.timeout))?
             .map_err(explain)?;
-        if let Some(address) = response.remote_addr() {
-            policy.judge(address.ip()).map_err(|_| Failure::denied_name())?;
-        }
-        heard.status = Some(response.status());
-        heard.headers = std::mem::take(response.headers_mut());
-        timeout_at(deadline, heard.read(&mut response))
+        let (parts, mut body) = response.into_parts();
+        heard.status = Some(parts.status);
+        heard.headers = parts.headers;
+        timeout_at(deadline, heard.read(&mut body))
             .await
             .map_err(|_| Failure::no_end(endpoint.timeout))?
-            .map_err(explain)
+            .map_err(|error| explain(error.into()))?;
+        if !heard.is_cut {
+            self.clients.give_back(lease);
+        }
+        Ok(())
     }
 }
 
 impl Heard {
     /// Reads until the end or the limit. What was read stays, also when this is dropped half-way.
-    async fn read(&mut self, response: &mut Response) -> Result<(), reqwest::Error> {
-        while let Some(chunk) = response.chunk().await? {
+    async fn read(&mut self, body: &mut Incoming) -> Result<(), hyper::Error> {
+        while let Some(frame) = body.frame().await.transpose()? {
+            // Trailers say nothing to us.
+            let Ok(chunk) = frame.into_data() else { continue };
             let room = MAX_READ - self.body.len();
             self.body.extend_from_slice(chunk.get(..room).unwrap_or(&chunk));
             if chunk.len() > room {

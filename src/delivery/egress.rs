@@ -2,7 +2,7 @@
 //!
 //! A connection is made to exactly the addresses that were judged; nothing resolves a name a second time.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -159,21 +159,5 @@ fn explain(error: NetError) -> Error {
             Error::NoAddress
         }
         _ => Error::Failed(error),
-    }
-}
-
-/// The guard as reqwest's resolver. Literal addresses never come here: who sends judges them.
-#[derive(Clone, Debug)]
-pub(super) struct Names(pub(super) Arc<Guard>);
-
-impl reqwest::dns::Resolve for Names {
-    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
-        let guard = Arc::clone(&self.0);
-        Box::pin(async move {
-            let addresses = guard.addresses(name.as_str()).await?;
-            // Port 0 stands for that of the URL.
-            let addresses = addresses.into_iter().map(|address| SocketAddr::new(address, 0));
-            Ok(Box::new(addresses) as reqwest::dns::Addrs)
-        })
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustls::CertificateError;
 
-use super::{clients, egress};
+use super::{connection, egress};
 use crate::model::address::Denied;
 use crate::model::target::{Host, Target};
 use crate::model::verdict::Answer;
@@ -60,24 +60,21 @@ impl Failure {
         Self::TimedOut(format!("the answer did not end within {}", seconds(limit)))
     }
 
-    /// No client could be made.
-    pub(super) fn unusable(error: &clients::Error) -> Self {
-        Self::Broken(format!("TLS: {error}"))
-    }
-
-    /// What the client library reports.
-    pub(super) fn explain(error: &reqwest::Error, target: &Target, connect_limit: Duration) -> Self {
-        for cause in causes(error) {
-            if let Some(error) = cause.downcast_ref::<egress::Error>() {
-                return unresolved(error);
-            }
-            if let Some(error) = cause.downcast_ref::<rustls::Error>() {
-                return Self::Broken(format!("TLS: {}", tls(error)));
-            }
-        }
+    /// Why there was no connection, or no answer on it.
+    pub(super) fn explain(error: &connection::Error, target: &Target, connect_limit: Duration) -> Self {
         let to = authority(target);
-        if error.is_timeout() && error.is_connect() {
-            return Self::TimedOut(format!("no connection to {to} within {}", seconds(connect_limit)));
+        let is_connect = match error {
+            connection::Error::Material(error) => return Self::Broken(format!("TLS: {error}")),
+            connection::Error::Resolve(error) => return unresolved(error),
+            connection::Error::TooSlow => {
+                return Self::TimedOut(format!("no connection to {to} within {}", seconds(connect_limit)));
+            }
+            connection::Error::Url(_) => return Self::Broken(error.to_string()),
+            connection::Error::Connect(_) => true,
+            connection::Error::Http(_) => false,
+        };
+        if let Some(error) = causes(error).find_map(|cause| cause.downcast_ref::<rustls::Error>()) {
+            return Self::Broken(format!("TLS: {}", tls(error)));
         }
         let said = causes(error).find_map(|cause| {
             if let Some(error) = cause.downcast_ref::<hyper::Error>() {
@@ -86,7 +83,7 @@ impl Failure {
             cause.downcast_ref::<io::Error>().and_then(|error| network(error.kind(), &to))
         });
         Self::Broken(said.unwrap_or_else(|| {
-            if error.is_connect() {
+            if is_connect {
                 format!("no connection to {to}")
             } else {
                 format!("the connection to {to} failed")

@@ -5,6 +5,7 @@ pub mod client;
 #[cfg(test)]
 mod client_tests;
 mod clients;
+mod connection;
 pub mod egress;
 #[cfg(test)]
 mod egress_tests;

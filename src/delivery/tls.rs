@@ -78,21 +78,21 @@ fn roots(bundle: &[u8]) -> Result<RootCertStore, Error> {
 
 /// Configurations by material, so that Webhooks with the same one share its sessions and memory.
 #[derive(Debug, Default)]
-pub(super) struct Configs(Mutex<HashMap<TlsMaterial, ClientConfig>>);
+pub(super) struct Configs(Mutex<HashMap<TlsMaterial, Arc<ClientConfig>>>);
 
 impl Configs {
     /// The configuration of this material.
-    pub(super) fn get(&self, material: &TlsMaterial) -> Result<ClientConfig, Error> {
+    pub(super) fn get(&self, material: &TlsMaterial) -> Result<Arc<ClientConfig>, Error> {
         if let Some(config) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(material) {
-            return Ok(config.clone());
+            return Ok(Arc::clone(config));
         }
-        let config = build(material)?;
+        let config = Arc::new(build(material)?);
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Rare: more materials than that in use at once. They are built anew, which costs time and no harm.
         if kept.len() >= MAX_KEPT {
             kept.clear();
         }
-        kept.insert(material.clone(), config.clone());
+        kept.insert(material.clone(), Arc::clone(&config));
         Ok(config)
     }
 }

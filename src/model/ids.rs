@@ -67,6 +67,11 @@ uuid_newtype! {
     DeliveryName
 }
 
+uuid_newtype! {
+    /// `metadata.uid` of a WebhookReplay: one of the same name made later has another.
+    ReplayId
+}
+
 /// A namespace's name. Cheap to clone.
 pub type Namespace = Arc<str>;
 
@@ -112,6 +117,15 @@ impl Minter {
 }
 
 impl DeliveryName {
+    /// No delivery that was accepted at this time or later has a name before this, and none that was accepted
+    /// earlier has one after it.
+    pub fn first_at(time: UnixMillis) -> Self {
+        let mut bytes = [0; 16];
+        let [_, _, millis @ ..] = time.as_millis().clamp(0, (1 << 48) - 1).to_be_bytes();
+        bytes[..6].copy_from_slice(&millis);
+        Self::from_bytes(bytes)
+    }
+
     /// The time in the name: when the delivery was accepted.
     pub fn accepted_at(self) -> UnixMillis {
         let mut bytes = [0; 8];
@@ -132,5 +146,16 @@ mod tests {
             [now, now, now, UnixMillis::from_millis(1_600_000_000_000)].map(|at| minter.delivery(at)).into();
         assert!(names.is_sorted_by(|a, b| a < b), "{names:?}");
         assert_eq!(names[0].accepted_at(), now);
+    }
+
+    #[test]
+    fn the_first_name_of_a_time_parts_before_from_after() {
+        let (minter, at) = (Minter::default(), UnixMillis::from_millis(1_700_000_000_123));
+        let [before, then] =
+            [1, 0].map(|earlier| minter.delivery(UnixMillis::from_millis(at.as_millis() - earlier)));
+        let first = DeliveryName::first_at(at);
+        assert!(before < first && first < then, "{before} {first} {then}");
+        assert_eq!(first.accepted_at(), at);
+        assert_eq!(DeliveryName::first_at(UnixMillis::from_millis(-5)), DeliveryName::from_bytes([0; 16]));
     }
 }

@@ -202,6 +202,8 @@ impl Recorder {
     }
 }
 
+crate::store::replays::without_replays!(Recorder);
+
 impl Store for Recorder {
     fn append(&self, events: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Appended>>> {
         async move {

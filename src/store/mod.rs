@@ -3,9 +3,10 @@
 //! [`Store`] is the seam between the engines. It assumes neither one process nor one machine: ids are made by
 //! the caller, time is given by the caller, a claim expires. What an engine promises:
 //!
-//! 1. [`Store::append`], [`Store::record`], [`Store::redeliver`], [`Store::expunge`], [`Store::update`] and
-//!    [`Store::adopt`] return after their effect is synced to disk (one sync serves the group of callers that came together). It then survives `kill -9` and
-//!    power loss. Each call is atomic: all of it is there after a crash, or nothing.
+//! 1. [`Store::append`], [`Store::record`], [`Store::redeliver`], [`Store::expunge`], [`Store::update`],
+//!    [`Store::adopt`] and what [`Replays`] changes return after their effect is synced to disk (one sync serves the
+//!    group of callers that came together). It then survives `kill -9` and power loss. Each call is atomic: all of
+//!    it is there after a crash, or nothing.
 //! 2. A delivery is claimed by one claimant at a time until the claim is recorded, released or expired.
 //! 3. After a failed sync nothing more is written ([`Error::Poisoned`]): the process must end.
 //! 4. What is read ([`Store::summary`], [`Store::query`]) reflects every call that has returned.
@@ -16,6 +17,7 @@
 mod behaviour;
 pub mod embedded;
 pub mod records;
+pub mod replays;
 pub mod wakes;
 
 use std::sync::Arc;
@@ -29,6 +31,7 @@ pub use records::{
     Asked, Attempt, Claimed, Delivery, EndReason, Event, Expunge, Expunged, NewDelivery, NewEvent, Next,
     Outcome, Purpose, Redelivered, Redelivery, Retention, State, Summary, Usage,
 };
+pub use replays::{NewReplay, Replay, Replays, Selection};
 pub use wakes::Wakes;
 
 /// What can go wrong in a store.
@@ -179,7 +182,7 @@ pub enum Change {
 }
 
 /// A durable queue and log. See the module for what each engine promises.
-pub trait Store: Send + Sync + 'static {
+pub trait Store: Replays + Send + Sync + 'static {
     /// Stores the events with their deliveries, all or nothing, in the order given; returns after the sync.
     /// Two events with the same dedup key within the window, also within one call, give one and a duplicate.
     /// [`Error::OverQuota`] when too much waits in a namespace already, [`Error::NearlyFull`] when the disk has

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::model::event::Attributes;
-use crate::model::ids::{DeliveryName, EventUid, Namespace, WebhookRef, WebhookUid};
+use crate::model::ids::{DeliveryName, EventUid, Namespace, ReplayId, WebhookRef, WebhookUid};
 use crate::model::time::UnixMillis;
 
 /// First 16 bytes of the SHA-256 of namespace, `source` and `id` (each with its length): what makes two
@@ -171,6 +171,27 @@ pub struct Waiting {
     /// Whether it had arrived before: it is not counted as arrived again.
     #[serde(rename = "s", default)]
     pub had_arrived: bool,
+    /// Set when a replay put it here.
+    #[serde(rename = "p", default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<PutByReplay>,
+}
+
+/// Which replay put a delivery among those that wait, and what it was before: what it is again when the replay is
+/// cancelled first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutByReplay {
+    /// Which.
+    #[serde(rename = "i")]
+    pub id: ReplayId,
+    /// Success or Failed.
+    #[serde(rename = "s")]
+    pub state: State,
+    /// Why it was Failed.
+    #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<EndReason>,
+    /// When it had become final.
+    #[serde(rename = "z", default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<UnixMillis>,
 }
 
 /// What a delivery's outcome counts as.
@@ -244,6 +265,11 @@ impl Delivery {
     pub fn has_arrived(&self) -> bool {
         let arrived = |attempt: &Attempt| attempt.status.is_some_and(|status| (200..300).contains(&status));
         self.state == State::Success || self.attempts.iter().any(arrived)
+    }
+
+    /// The replay that put it among those that wait, while it waits.
+    pub fn put_by(&self) -> Option<&PutByReplay> {
+        self.redelivery.as_ref().and_then(|waiting| waiting.replay.as_ref())
     }
 
     /// What its next outcome counts as.
@@ -521,6 +547,12 @@ impl Summary {
     pub fn redelivers(&mut self, bytes: u64) {
         self.pending += 1;
         self.pending_bytes += bytes;
+    }
+
+    /// Takes into account that such a delivery is what it was before, without an attempt.
+    pub fn recalls(&mut self, bytes: u64) {
+        self.pending = self.pending.saturating_sub(1);
+        self.pending_bytes = self.pending_bytes.saturating_sub(bytes);
     }
 
     /// Takes into account that nothing waits any more.

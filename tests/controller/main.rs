@@ -7,6 +7,7 @@
     reason = "a helper of a test fails the test"
 )]
 
+mod replays;
 mod status;
 mod testing;
 mod webhooks;

@@ -3,6 +3,7 @@
 
 mod kill;
 mod purge;
+mod replay;
 mod stop;
 #[path = "../e2e/world.rs"]
 #[allow(dead_code, reason = "the same ground as the other tests, of which these use a part")]

@@ -38,12 +38,22 @@ async fn a_canary_is_nowhere_but_at_the_receiver() -> anyhow::Result<()> {
     team.kubectl.apply(&test.to_string()).await?;
     team.kubectl.wait("hooktest/try", &team.namespace, "condition=Succeeded").await?;
 
+    let replay = json!({"apiVersion": "hookwright.dev/v1alpha1", "kind": "WebhookReplay",
+        "metadata": {"name": "again", "namespace": team.namespace},
+        "spec": {"select": {"from": "2000-01-01T00:00:00Z", "to": "2100-01-01T00:00:00Z"}}});
+    team.kubectl.apply(&replay.to_string()).await?;
+    // The 410 has disabled it.
+    team.kubectl
+        .ok(&["annotate", "-n", &team.namespace, "hook/orders", "hookwright.dev/requestedAt=1"])
+        .await?;
+    team.kubectl.wait("hookreplay/again", &team.namespace, "condition=Succeeded").await?;
+
     let operator = team.world.operator.lock().await;
     let mut places = vec![("log", operator.log()), ("metrics", operator.metrics().await?)];
     drop(operator);
     let events = ["get", "events.events.k8s.io", "-n", &team.namespace, "-o", "yaml"];
     places.push(("Events", team.kubectl.ok(&events).await?));
-    for kind in ["webhooks.hookwright.dev", "webhooktests.hookwright.dev"] {
+    for kind in ["webhooks.hookwright.dev", "webhooktests.hookwright.dev", "webhookreplays.hookwright.dev"] {
         let jsonpath = ["get", kind, "-n", &team.namespace, "-o", "jsonpath={.items[*].status}"];
         places.push((kind, team.kubectl.ok(&jsonpath).await?));
     }

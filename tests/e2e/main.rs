@@ -9,6 +9,7 @@ mod doors;
 mod holding;
 mod publishing;
 mod references;
+mod replaying;
 mod testing;
 #[allow(dead_code, reason = "the same ground as the other tests, of which these use a part")]
 mod world;

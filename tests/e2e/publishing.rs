@@ -60,7 +60,7 @@ async fn admins_declare_viewers_read_and_edit_is_not_enough() -> anyhow::Result<
         let user = format!("--as={user}");
         team.kubectl.ok(&["auth", "can-i", verb, kind, "-n", &team.namespace, &user]).await.is_ok()
     };
-    for kind in ["webhooks.hookwright.dev", "webhooktests.hookwright.dev"] {
+    for kind in ["webhooks.hookwright.dev", "webhooktests.hookwright.dev", "webhookreplays.hookwright.dev"] {
         // The aggregation takes a moment.
         hookwright_harness::wait::eventually(SOON, "the roles to be aggregated", async || {
             let aggregated = may("admin", "create", kind).await && may("view", "get", kind).await;

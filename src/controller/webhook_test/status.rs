@@ -1,12 +1,11 @@
 //! The status of a WebhookTest. Pure.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Resource as _;
 
-use super::step::{Reason, status_of};
-use crate::api::conditions::{READY, RECONCILING, STALLED, SUCCEEDED};
+use super::step::status_of;
 use crate::api::{WebhookTest, WebhookTestStatus};
-use crate::controller::conditions::{Maker, Status, cut_chars};
+use crate::controller::conditions::{Maker, cut_chars};
+use crate::controller::once::{Reason, closed, open};
 use crate::model::ids::DeliveryName;
 use crate::model::time::UnixMillis;
 use crate::store::{Attempt, Delivery, EndReason, State};
@@ -79,26 +78,6 @@ fn outcome(attempt: Option<&Attempt>, succeeded: bool, reason: Option<EndReason>
         (false, _, Some(code)) => ("UnexpectedAnswer", format!("the endpoint answered {code}, not 2xx")),
         (false, _, None) => ("NoAnswer", error.unwrap_or_else(|| "the endpoint gave no answer".to_owned())),
     }
-}
-
-/// The conditions of a test without a result.
-fn open(maker: &Maker<'_>, reason: &str, message: &str) -> Vec<Condition> {
-    vec![
-        maker.make(SUCCEEDED, Status::Unknown, reason, message),
-        maker.make(READY, Status::Unknown, reason, message),
-        maker.make(RECONCILING, Status::True, reason, message),
-    ]
-}
-
-/// The conditions of a test with its result.
-fn closed(maker: &Maker<'_>, succeeded: bool, reason: &str, message: &str) -> Vec<Condition> {
-    let result = if succeeded { Status::True } else { Status::False };
-    let mut conditions =
-        vec![maker.make(SUCCEEDED, result, reason, message), maker.make(READY, result, reason, message)];
-    if !succeeded {
-        conditions.push(maker.make(STALLED, Status::True, reason, message));
-    }
-    conditions
 }
 
 fn with(

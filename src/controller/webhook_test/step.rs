@@ -5,18 +5,13 @@ use std::time::Duration;
 
 use kube::Resource as _;
 
-use crate::api::conditions::SUCCEEDED;
 use crate::api::{WebhookTest, WebhookTestStatus};
-use crate::controller::conditions::find;
+use crate::controller::once::{self, Afterwards, LOOK, PATIENCE, Reason, afterwards, created, time};
 use crate::model::ids::DeliveryName;
 use crate::model::time::UnixMillis;
 use crate::routes::compile::READING;
 use crate::routes::{Route, Unready};
 
-/// A Webhook that does not exist, or is not ready, for so long after the test was created fails the test.
-pub(super) const PATIENCE: Duration = Duration::from_mins(5);
-/// How often what a test waits for is looked at. Costs no call.
-const LOOK: Duration = Duration::from_secs(1);
 /// How often a test under way is looked at: only to find one whose last status could not be written.
 const CHECK: Duration = Duration::from_secs(5);
 /// An attempt that nobody knows of any more has ended after this: longer than the longest timeout.
@@ -66,15 +61,6 @@ pub(super) enum Step {
     Ready(Arc<Route>),
 }
 
-/// Reason and message of a condition.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Reason {
-    pub(super) word: &'static str,
-    pub(super) message: String,
-    /// When to look again.
-    pub(super) again: Duration,
-}
-
 /// What is next for this test.
 pub(super) fn step(view: &View<'_>) -> Step {
     let status = status_of(view.test);
@@ -91,10 +77,12 @@ pub(super) fn step(view: &View<'_>) -> Step {
 }
 
 fn after_the_end(view: &View<'_>, status: &WebhookTestStatus) -> Step {
-    let Some(ttl) = view.test.spec.ttl_seconds_after_finished else { return Step::Rest };
-    let Some(ended) = time(status.completed_at.as_deref()) else { return Step::Rest };
-    let due = ended + Duration::from_secs(u64::try_from(ttl).unwrap_or(0));
-    if due <= view.now { Step::Delete } else { Step::Later(due.since(view.now)) }
+    let ttl = view.test.spec.ttl_seconds_after_finished;
+    match afterwards(ttl, status.completed_at.as_deref(), view.now) {
+        Afterwards::Rest => Step::Rest,
+        Afterwards::Later(wait) => Step::Later(wait),
+        Afterwards::Delete => Step::Delete,
+    }
 }
 
 fn begun(view: &View<'_>, status: &WebhookTestStatus, delivery: &str) -> Step {
@@ -148,18 +136,7 @@ pub(super) fn status_of(test: &WebhookTest) -> WebhookTestStatus {
 
 /// Whether there is a result, which is for good.
 pub(super) fn is_finished(status: &WebhookTestStatus) -> bool {
-    find(&status.conditions, SUCCEEDED).is_some_and(|condition| condition.status != "Unknown")
-}
-
-/// When the test was created.
-pub(super) fn created(test: &WebhookTest) -> UnixMillis {
-    let time = test.meta().creation_timestamp.as_ref();
-    time.map(|time| UnixMillis::from_jiff(time.0)).unwrap_or_default()
-}
-
-/// A time of the status.
-pub(super) fn time(text: Option<&str>) -> Option<UnixMillis> {
-    text.and_then(|text| text.parse().ok()).map(UnixMillis::from_jiff)
+    once::is_finished(&status.conditions)
 }
 
 #[cfg(test)]

@@ -148,6 +148,8 @@ impl Rows {
     }
 }
 
+crate::store::replays::without_replays!(FakeStore);
+
 impl Store for FakeStore {
     fn append(&self, events: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Appended>>> {
         let webhooks: Vec<_> = events
@@ -221,7 +223,7 @@ impl Store for FakeStore {
             let mut rows = self.rows();
             let delivery = &mut rows.by_name.get_mut(&name).unwrap().delivery;
             delivery.redelivery =
-                Some(Waiting { asked: Asked { by, at }, had_arrived: delivery.has_arrived() });
+                Some(Waiting { asked: Asked { by, at }, had_arrived: delivery.has_arrived(), replay: None });
             (delivery.state, delivery.due, delivery.reason) = (State::Pending, Some(at), None);
             let webhook = delivery.webhook.uid;
             rows.summaries.get_mut(&webhook).unwrap().redelivers(0);

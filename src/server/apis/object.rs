@@ -316,7 +316,7 @@ pub(super) mod tests {
         assert_eq!((before["status"].get("redelivery"), before["status"].get("expunged")), (None, None));
 
         delivery.state = State::Pending;
-        delivery.redelivery = Some(Waiting { asked: asked(60), had_arrived: false });
+        delivery.redelivery = Some(Waiting { asked: asked(60), had_arrived: false, replay: None });
         let waiting = shown(&delivery);
         let expected = json!({"requestedBy": "jane", "requestedAt": "2027-01-15T08:01:00.000Z"});
         assert_eq!(waiting["status"]["redelivery"], expected);

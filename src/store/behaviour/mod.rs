@@ -8,6 +8,7 @@ pub(super) mod purging;
 pub(super) mod queueing;
 pub(super) mod reading;
 pub(super) mod redelivering;
+pub(super) mod replaying;
 pub(super) mod retaining;
 
 use std::sync::Arc;
@@ -248,6 +249,14 @@ macro_rules! suite {
             redelivering: what_cannot_be_redelivered_is_told_apart,
             redelivering: a_redelivery_survives_reopening_with_who_asked,
             redelivering: a_redelivery_is_found_as_pending,
+            replaying: a_replay_sends_what_had_ended_before_it_once_more_and_counts,
+            replaying: a_replay_takes_by_time_state_type_and_webhook,
+            replaying: a_replay_goes_on_after_reopening_and_repeats_nothing,
+            replaying: what_ended_after_the_start_or_waits_already_is_skipped,
+            replaying: a_cancelled_replay_leaves_what_was_not_sent_as_it_was,
+            replaying: an_attempt_under_way_outlives_the_cancellation,
+            replaying: a_finished_replay_is_remembered_with_its_numbers,
+            replaying: what_is_expunged_or_purged_does_not_hold_a_replay_up,
             expunging: an_expunged_event_is_gone_with_all_its_answers,
             expunging: what_is_unfinished_ends_and_is_never_sent,
             expunging: only_those_of_the_namespace_can_expunge,

@@ -1,5 +1,7 @@
 //! Random calls, beside a plain model.
 
+mod replays;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +39,7 @@ enum Op {
     Expunge {
         which: usize,
     },
+    Replay(replays::Op),
     Retain,
     Pass(u64),
     Purge {
@@ -93,6 +96,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<usize>().prop_map(|which| Op::Release { which }),
         3 => prop::collection::vec((any::<usize>(), 0..60_u64), 1..4).prop_map(Op::Redeliver),
         1 => any::<usize>().prop_map(|which| Op::Expunge { which }),
+        6 => replays::op().prop_map(Op::Replay),
         1 => Just(Op::Retain),
         2 => prop_oneof![3 => 1..40_u64, 1 => 1000..4000_u64].prop_map(Op::Pass),
         1 => (0..HOOKS).prop_map(|hook| Op::Purge { hook }),
@@ -121,6 +125,7 @@ struct Line {
     arrived: bool,
     redelivered: bool,
     expunged: bool,
+    put: Option<replays::Put>,
 }
 
 impl Line {
@@ -143,6 +148,7 @@ struct Model {
     summaries: BTreeMap<usize, Summary>,
     seen: HashMap<u8, (EventUid, UnixMillis)>,
     events: BTreeSet<EventUid>,
+    replays: replays::Replays,
 }
 
 impl Model {
@@ -179,6 +185,7 @@ impl Run<'_> {
             }
             Op::Redeliver(which) => self.redeliver(&which).await,
             Op::Expunge { which } => self.expunge(which).await,
+            Op::Replay(op) => self.replay(op).await,
             Op::Retain => self.retain().await,
             Op::Pass(seconds) => self.world.pass(Duration::from_secs(seconds)),
             Op::Purge { hook } => self.purge(hook).await,
@@ -259,6 +266,7 @@ impl Run<'_> {
                 arrived: false,
                 redelivered: false,
                 expunged: false,
+                put: None,
             };
             self.model.lines.insert(delivery.name, line);
             self.model.events.insert(event.uid);
@@ -344,7 +352,12 @@ impl Run<'_> {
                 self.model.summaries.get_mut(&hook).unwrap().apply(&outcome, line.purpose(), line.bytes);
                 line.redelivered = false;
                 line.arrived |= line.state == State::Success;
-                line.ended = outcome.attempt.as_ref().map_or(self.world.now, |made| made.at + made.duration);
+                let ended = outcome.attempt.as_ref().map_or(self.world.now, |made| made.at + made.duration);
+                line.ended = line.ended.max(ended);
+                if let Some(put) = line.put.take() {
+                    let (attempted, arrived) = (outcome.attempt.is_some(), line.state == State::Success);
+                    self.model.replays.ended(&put, hook, attempted, arrived);
+                }
             }
             outcomes.push(outcome);
         }
@@ -393,7 +406,10 @@ impl Run<'_> {
             let outcome = Outcome { name: *name, webhook, attempt: None, next, disable: None, at: now };
             self.model.summaries.get_mut(&line.hook).unwrap().apply(&outcome, line.purpose(), line.bytes);
             (line.state, line.due, line.reason) = (State::Failed, None, Some(EndReason::Expunged));
-            (line.claimed, line.redelivered, line.ended) = (None, false, now);
+            (line.claimed, line.redelivered, line.ended) = (None, false, line.ended.max(now));
+            if let Some(put) = line.put.take() {
+                self.model.replays.recalled(&put, line.hook);
+            }
         }
         self.model.events.remove(&event);
         let namespace = Arc::clone(&self.hooks[hook].namespace);
@@ -419,7 +435,9 @@ impl Run<'_> {
     async fn purge(&mut self, hook: usize) {
         self.world.store.purge(self.hooks[hook].uid).await.unwrap();
         self.model.lines.retain(|_, line| line.hook != hook);
-        self.model.summaries.remove(&hook);
+        let was_known = self.model.summaries.remove(&hook).is_some();
+        let alone = was_known && self.model.summaries.keys().all(|other| other % 2 != hook % 2);
+        self.model.replays.purged(hook, alone);
         self.forget_events();
     }
 
@@ -450,6 +468,7 @@ impl Run<'_> {
 
     /// Everything is as the model has it.
     async fn compare(&self) {
+        self.compare_replays();
         let store = &self.world.store;
         for (hook, reference) in self.hooks.iter().enumerate() {
             assert_eq!(store.summary(reference.uid).as_deref(), self.model.summaries.get(&hook));
@@ -512,7 +531,10 @@ async fn run(engine: &dyn Engine, ops: Vec<Op>) {
 pub(in crate::store) fn a_plain_model_agrees<E: Engine>(engine: impl Fn() -> E) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let config = Config { cases: 48, failure_persistence: None, ..Config::default() };
-    let ops = prop::collection::vec(op(), 1..60);
+    let ops = prop_oneof![
+        2 => prop::collection::vec(op(), 1..60),
+        1 => prop::collection::vec(replays::busy(), 1..80),
+    ];
     let outcome = TestRunner::new(config).run(&ops, |ops| {
         runtime.block_on(run(&engine(), ops));
         Ok(())
@@ -550,7 +572,7 @@ async fn crash_everywhere(engine: &dyn Crashing, ops: Vec<(Op, u64)>) -> usize {
     let mut run = Run { world: World::new(engine), model: Model::default(), hooks: hooks() };
     for (op, cut) in ops {
         // These are made in several commits, or open the store.
-        let is_one = !matches!(op, Op::Purge { .. } | Op::Retain | Op::Reopen);
+        let is_one = !matches!(op, Op::Purge { .. } | Op::Retain | Op::Replay(_) | Op::Reopen);
         let (before, model, now) = (engine.written(), run.model.clone(), run.world.now);
         run.step(op).await;
         let written = engine.written() - before;

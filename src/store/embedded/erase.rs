@@ -40,6 +40,9 @@ impl<'a> Erasure<'a> {
         if delivery.test && !delivery.state.is_final() {
             self.batch.remove(&disk.meta, keys::meta::test(delivery.name));
         }
+        if let Some(put) = delivery.put_by() {
+            self.batch.remove(&disk.meta, keys::meta::replayed(put.id, delivery.name));
+        }
         self.deltas.line_gone(delivery);
         self.forget_reference(delivery)
     }

@@ -52,6 +52,9 @@ impl Group<'_> {
             if let Some(summary) = self.summary(before.webhook.uid) {
                 summary.apply(&outcome, before.purpose(), bytes);
             }
+            if let Some(put) = before.put_by() {
+                self.recall(put.id, before);
+            }
             after = settled(after, outcome);
         }
         let nothing = Arc::new(nothing_of(before));
@@ -60,7 +63,7 @@ impl Group<'_> {
 }
 
 /// What remains of an event.
-fn nothing_of(line: &Delivery) -> Event {
+pub(super) fn nothing_of(line: &Delivery) -> Event {
     Event {
         uid: line.event,
         namespace: Arc::clone(&line.webhook.namespace),

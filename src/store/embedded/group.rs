@@ -15,6 +15,7 @@ use super::format::{self, References};
 use super::hooks::Hooks;
 use super::keys::{self, Slot, Tag};
 use super::lane::{LaneId, Loaded};
+use super::replays::Changes;
 use super::usage::Deltas;
 use crate::model::ids::{DeliveryName, EventUid, Namespace, WebhookRef, WebhookUid};
 use crate::model::time::UnixMillis;
@@ -91,15 +92,16 @@ enum Effect {
 
 /// Calls that are committed together.
 pub(super) struct Group<'a> {
-    disk: &'a Disk,
-    hooks: &'a Hooks,
+    pub(super) disk: &'a Disk,
+    pub(super) hooks: &'a Hooks,
     window: Duration,
-    batch: fjall::OwnedWriteBatch,
+    pub(super) batch: fjall::OwnedWriteBatch,
     summaries: HashMap<WebhookUid, Summary>,
     lines: HashMap<DeliveryName, Arc<Loaded>>,
     seen: HashMap<DedupKey, (EventUid, UnixMillis)>,
     effects: HashMap<WebhookUid, Vec<Effect>>,
     deltas: Deltas,
+    pub(super) replays: Changes,
     woken: HashSet<WebhookUid>,
     generations: &'a mut Generations,
 }
@@ -110,6 +112,7 @@ pub(super) struct Committed {
     summaries: HashMap<WebhookUid, Summary>,
     effects: HashMap<WebhookUid, Vec<Effect>>,
     deltas: Deltas,
+    replays: Changes,
     /// Webhooks that may have something to claim.
     pub woken: HashSet<WebhookUid>,
 }
@@ -131,6 +134,7 @@ impl<'a> Group<'a> {
             seen: HashMap::new(),
             effects: HashMap::new(),
             deltas: Deltas::default(),
+            replays: Changes::default(),
             woken: HashSet::new(),
             generations,
         }
@@ -245,6 +249,9 @@ impl<'a> Group<'a> {
         let bytes = before.event.data.len() as u64;
         let Some(summary) = self.summary(uid) else { return Ok(()) };
         summary.apply(&outcome, purpose, bytes);
+        if let Some(put) = before.delivery.put_by() {
+            self.replayed(put.id, &before.delivery, &outcome);
+        }
         let after = settled(before.delivery.clone(), outcome);
         let event = Arc::clone(&before.event);
         self.put(&before.delivery, Arc::new(Loaded { delivery: after, event, cost: before.cost }))
@@ -389,17 +396,19 @@ impl<'a> Group<'a> {
 
     /// Writes everything, synced. A failure poisons the store: what is on disk is then known to nobody.
     pub(super) fn commit(self) -> Result<Committed> {
-        let Self { disk, hooks, mut batch, summaries, effects, deltas, woken, generations, .. } = self;
+        let Self { disk, hooks, mut batch, summaries, effects, deltas, replays, woken, generations, .. } =
+            self;
         for (webhook, summary) in &summaries {
             batch.insert(&disk.meta, keys::meta::summary(*webhook), format::encode(summary)?);
         }
         deltas.save(disk, hooks.usages(), &mut batch)?;
+        replays.save(disk, &mut batch)?;
         generations.save(disk, &mut batch);
         if !batch.is_empty() {
             batch.commit().map_err(super::disk::engine("commit"))?;
         }
         generations.saved();
-        Ok(Committed { summaries, effects, deltas, woken })
+        Ok(Committed { summaries, effects, deltas, replays, woken })
     }
 }
 
@@ -409,6 +418,7 @@ impl Committed {
     pub(super) fn apply(&mut self, hooks: &Hooks) -> (Vec<WebhookUid>, i64) {
         let mut more = 0;
         self.deltas.apply(hooks.usages());
+        self.replays.apply(hooks.replays());
         let mut changed = Vec::with_capacity(self.summaries.len());
         for (uid, summary) in self.summaries.drain() {
             let before = hooks.get(uid).map_or(0, |hook| hook.summary().pending);

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use arc_swap::ArcSwap;
 
 use super::queue::{Budgets, Queue};
+use super::replays::Replays;
 use super::usage::Usages;
 use crate::model::ids::{Namespace, WebhookRef, WebhookUid};
 use crate::store::records::Summary;
@@ -68,6 +69,7 @@ pub(super) struct Hooks {
     known: RwLock<Known>,
     budgets: Budgets,
     usages: Usages,
+    replays: Replays,
 }
 
 impl Hooks {
@@ -76,6 +78,7 @@ impl Hooks {
         summaries: impl IntoIterator<Item = Summary>,
         budgets: Budgets,
         usages: Usages,
+        replays: Replays,
     ) -> Self {
         let mut known = Known::default();
         for summary in summaries {
@@ -83,7 +86,7 @@ impl Hooks {
             let queue = if summary.pending == 0 { Queue::empty } else { Queue::on_disk };
             known.insert(Arc::new(Hook::new(summary, queue(&budgets))));
         }
-        Self { known: RwLock::new(known), budgets, usages }
+        Self { known: RwLock::new(known), budgets, usages, replays }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Known> {
@@ -114,6 +117,11 @@ impl Hooks {
     /// What namespaces use.
     pub(super) fn usages(&self) -> &Usages {
         &self.usages
+    }
+
+    /// Every replay.
+    pub(super) fn replays(&self) -> &Replays {
+        &self.replays
     }
 
     /// Sets the numbers of a Webhook, which is new if it was not known.

@@ -16,7 +16,7 @@
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::model::ids::{DeliveryName, EventUid, WebhookUid};
+use crate::model::ids::{DeliveryName, EventUid, ReplayId, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::store::records::{Delivery, State};
 
@@ -28,7 +28,7 @@ pub(super) const TOUCH: &[u8] = b"touch";
 
 /// Keys of `meta`.
 pub(super) mod meta {
-    use super::{DeliveryName, EventUid, WebhookUid};
+    use super::{DeliveryName, EventUid, ReplayId, WebhookUid};
 
     /// Version of the format of all the rest.
     pub(in super::super) const FORMAT: &[u8] = b"format";
@@ -42,6 +42,33 @@ pub(super) mod meta {
     pub(in super::super) const USAGES: &[u8] = b"u:";
     /// Prefix of tests under way.
     pub(in super::super) const TESTS: &[u8] = b"t:";
+
+    /// Prefix of replays.
+    pub(in super::super) const REPLAYS: &[u8] = b"p:";
+    /// Prefix of where replays stand at Webhooks.
+    pub(in super::super) const REPLAY_PARTS: &[u8] = b"q:";
+    /// Prefix of what replays have put among those that wait.
+    pub(in super::super) const REPLAYED: &[u8] = b"w:";
+
+    /// A replay, without its parts.
+    pub(in super::super) fn replay(id: ReplayId) -> Vec<u8> {
+        [REPLAYS, id.as_bytes()].concat()
+    }
+
+    /// Where a replay stands at a Webhook.
+    pub(in super::super) fn replay_part(id: ReplayId, webhook: WebhookUid) -> Vec<u8> {
+        [REPLAY_PARTS, id.as_bytes(), webhook.as_bytes()].concat()
+    }
+
+    /// All that a replay has put among those that wait.
+    pub(in super::super) fn replayed_by(id: ReplayId) -> Vec<u8> {
+        [REPLAYED, id.as_bytes()].concat()
+    }
+
+    /// A delivery that a replay has put among those that wait; the value is empty.
+    pub(in super::super) fn replayed(id: ReplayId, name: DeliveryName) -> Vec<u8> {
+        [REPLAYED, id.as_bytes(), name.as_bytes()].concat()
+    }
 
     /// The summary of a Webhook.
     pub(in super::super) fn summary(webhook: WebhookUid) -> Vec<u8> {

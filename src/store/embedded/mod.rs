@@ -21,6 +21,10 @@ mod queue;
 #[cfg(test)]
 mod queue_tests;
 mod redeliver;
+mod replaying;
+#[cfg(test)]
+mod replaying_tests;
+mod replays;
 mod retain;
 mod room;
 mod seam;

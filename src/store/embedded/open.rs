@@ -14,6 +14,7 @@ use super::group::Group;
 use super::hooks::Hooks;
 use super::keys::meta;
 use super::queue::Budgets;
+use super::replays::Replays;
 use super::room::Room;
 use super::space::Space;
 use super::upgrade;
@@ -64,7 +65,8 @@ pub(super) fn open(options: Options) -> Result<Opened> {
     check_format(&disk)?;
     bind(&disk, cluster.as_deref())?;
 
-    let hooks = Hooks::new(summaries(&disk)?, Budgets::new(FRESH_BUDGET, RETRY_BUDGET), Usages::load(&disk)?);
+    let budgets = Budgets::new(FRESH_BUDGET, RETRY_BUDGET);
+    let hooks = Hooks::new(summaries(&disk)?, budgets, Usages::load(&disk)?, Replays::load(&disk)?);
     let mut generations = Generations::load(&disk)?;
     interrupt_tests(&disk, &hooks, dedup_window, &mut generations)?;
 

@@ -5,7 +5,9 @@ use super::erase::Erasure;
 use super::format;
 use super::hooks::Hooks;
 use super::keys;
+use super::replays::Changes;
 use crate::model::ids::{DeliveryName, WebhookUid};
+use crate::store::records::Summary;
 use crate::store::{Error, Result};
 
 /// Deliveries that are erased in one step.
@@ -53,15 +55,30 @@ pub(super) fn step(disk: &Disk, hooks: &Hooks, webhook: WebhookUid, cursor: &Cur
         Some(summary) => batch.insert(&disk.meta, keys::meta::summary(webhook), format::encode(summary)?),
         None => {}
     }
+    let mut replays = Changes::default();
+    if next.is_none() {
+        let namespace = after.as_ref().map(|summary| &*summary.webhook.namespace);
+        let alone = namespace.filter(|namespace| !has_another(hooks, webhook, namespace));
+        replays.webhook_gone(hooks.replays(), webhook, alone);
+    }
     deltas.save(disk, hooks.usages(), &mut batch)?;
+    replays.save(disk, &mut batch)?;
     batch.commit().map_err(engine("commit"))?;
     deltas.apply(hooks.usages());
+    replays.apply(hooks.replays());
     match after {
         _ if next.is_none() => hooks.remove(webhook),
         Some(summary) => drop(hooks.set(summary)),
         None => {}
     }
     Ok(Step { discarded, next })
+}
+
+/// Whether a namespace has a Webhook beside this one.
+fn has_another(hooks: &Hooks, webhook: WebhookUid, namespace: &str) -> bool {
+    let is_another =
+        |summary: &Summary| summary.webhook.uid != webhook && *summary.webhook.namespace == *namespace;
+    !hooks.pick(|summary| is_another(summary).then_some(())).is_empty()
 }
 
 fn erase(erasure: &mut Erasure<'_>, disk: &Disk, names: &[(fjall::UserKey, DeliveryName)]) -> Result<()> {

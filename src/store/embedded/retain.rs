@@ -102,7 +102,8 @@ pub(super) fn step(
     let of_namespace: Vec<_> =
         hooks.of_namespace(namespace).iter().map(|hook| hook.summary().webhook.uid).collect();
     let snapshot = disk.db.snapshot();
-    let mut oldest = Oldest::new(disk, &snapshot, &of_namespace, from)?;
+    let tags = [State::Success, State::Failed];
+    let mut oldest = Oldest::new(disk, &snapshot, &of_namespace, &tags, from)?;
     let (mut step, mut erasure) = (Step::default(), Erasure::new(disk, disk.db.batch()));
     for _ in 0..STEP {
         let Some((name, webhook, tag)) = oldest.next()? else {
@@ -159,21 +160,23 @@ fn line(disk: &Disk, name: DeliveryName) -> Result<Option<Delivery>> {
 type Names = Box<dyn Iterator<Item = Result<DeliveryName>>>;
 
 /// The finished deliveries of some Webhooks, oldest first.
-struct Oldest {
+pub(super) struct Oldest {
     heads: BinaryHeap<Reverse<(DeliveryName, usize)>>,
     parts: Vec<(WebhookUid, Tag, Names)>,
 }
 
 impl Oldest {
-    fn new(
+    /// Those of these states.
+    pub(super) fn new(
         disk: &Disk,
         snapshot: &Snapshot,
         webhooks: &[WebhookUid],
+        states: &[State],
         from: Bound<DeliveryName>,
     ) -> Result<Self> {
         let mut all = Self { heads: BinaryHeap::new(), parts: Vec::new() };
         for webhook in webhooks {
-            for tag in [State::Success, State::Failed].map(Tag::from) {
+            for tag in states.iter().copied().map(Tag::from) {
                 all.parts.push((*webhook, tag, names(disk, snapshot, *webhook, tag, from)));
                 all.advance(all.parts.len() - 1)?;
             }
@@ -187,7 +190,8 @@ impl Oldest {
         Ok(())
     }
 
-    fn next(&mut self) -> Result<Option<(DeliveryName, WebhookUid, Tag)>> {
+    /// The next, with its Webhook and its part of the index.
+    pub(super) fn next(&mut self) -> Result<Option<(DeliveryName, WebhookUid, Tag)>> {
         let Some(Reverse((name, part))) = self.heads.pop() else { return Ok(None) };
         self.advance(part)?;
         Ok(self.parts.get(part).map(|(webhook, tag, _)| (name, *webhook, *tag)))

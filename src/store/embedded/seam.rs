@@ -4,24 +4,28 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use futures::{FutureExt as _, TryFutureExt as _};
 
 use super::disk::{Disk, chain};
 use super::group::Prepared;
 use super::lane::LaneId;
 use super::purge::Cursor;
 use super::query;
+use super::replaying::{self, ReplayStep};
 use super::retain::Position;
 use super::space::{Admits, Used};
 use super::writer::Command;
 use super::{Embedded, Shared};
-use crate::model::ids::{DeliveryName, EventUid, WebhookRef, WebhookUid};
+use crate::model::ids::{DeliveryName, EventUid, ReplayId, WebhookRef, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::store::records::{
     DedupKey, Delivery, Event, Expunge, Expunged, NewEvent, Outcome, Redelivered, Redelivery, Summary, Usage,
 };
-use crate::store::{Appended, Change, ClaimRequest, Claims, Error, Page, Query, Result, Store, Wakes};
+use crate::store::{
+    Appended, Change, ClaimRequest, Claims, Error, NewReplay, Page, Query, Replay, Replays, Result,
+    Selection, Store, Wakes,
+};
 
 impl Embedded {
     async fn append_all(&self, events: Vec<NewEvent>) -> Result<Vec<Appended>> {
@@ -122,6 +126,29 @@ impl Embedded {
         self.read(move |shared, disk| query::page(disk, &shared.hooks, &query)).await
     }
 
+    async fn begin(&self, new: NewReplay) -> Result<()> {
+        if self.shared.hooks.replays().get(new.id).is_some() {
+            return Ok(());
+        }
+        let step = self.read(move |_, disk| replaying::begin(disk, new)).await?;
+        self.ask(|reply| Command::Replay(step, reply)).await.map(drop)
+    }
+
+    async fn advance(&self, id: ReplayId, webhook: WebhookUid, due: Vec<UnixMillis>) -> Result<usize> {
+        let replay = self.shared.hooks.replays().get(id).filter(|replay| replay.runs());
+        let Some(replay) = replay.filter(|_| !due.is_empty()) else { return Ok(0) };
+        match self.read(move |_, disk| replaying::find(disk, &replay, webhook, due)).await? {
+            Some(step) => self.ask(|reply| Command::Replay(step, reply)).await,
+            None => Ok(0),
+        }
+    }
+
+    /// In steps, so that the commits of others go between; until nothing more could be recalled.
+    async fn cancel(&self, id: ReplayId, now: UnixMillis) -> Result<()> {
+        while self.ask(|reply| Command::Replay(ReplayStep::Cancel(id, now), reply)).await? > 0 {}
+        Ok(())
+    }
+
     fn oldest(&self, webhook: WebhookUid) -> Option<UnixMillis> {
         let hook = self.shared.hooks.get(webhook)?;
         let disk = self.shared.disk().ok()?;
@@ -190,6 +217,44 @@ impl Drop for Embedded {
             let _ = thread.join();
             self.shared.let_go();
         }
+    }
+}
+
+impl Replays for Embedded {
+    fn count_replay(&self, selection: Selection, webhooks: Vec<WebhookUid>) -> BoxFuture<'_, Result<u64>> {
+        self.read(move |_, disk| {
+            webhooks.iter().map(|webhook| replaying::count(disk, &selection, *webhook)).sum()
+        })
+        .boxed()
+    }
+
+    fn begin_replay(&self, new: NewReplay) -> BoxFuture<'_, Result<()>> {
+        self.begin(new).boxed()
+    }
+
+    fn advance_replay(
+        &self,
+        id: ReplayId,
+        webhook: WebhookUid,
+        due: Vec<UnixMillis>,
+    ) -> BoxFuture<'_, Result<usize>> {
+        self.advance(id, webhook, due).boxed()
+    }
+
+    fn finish_replay(&self, id: ReplayId, at: UnixMillis) -> BoxFuture<'_, Result<()>> {
+        self.ask(move |reply| Command::Replay(ReplayStep::Finish(id, at), reply)).map_ok(drop).boxed()
+    }
+
+    fn cancel_replay(&self, id: ReplayId, now: UnixMillis) -> BoxFuture<'_, Result<()>> {
+        self.cancel(id, now).boxed()
+    }
+
+    fn replay(&self, id: ReplayId) -> Option<Arc<Replay>> {
+        self.shared.hooks.replays().get(id)
+    }
+
+    fn replays(&self) -> Vec<Arc<Replay>> {
+        self.shared.hooks.replays().all()
     }
 }
 

@@ -27,7 +27,7 @@ impl InDirectory {
 }
 
 /// In memory where the system has a place for that: syncs take no time there, and nothing here depends on them.
-fn scratch() -> TempDir {
+pub(super) fn scratch() -> TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
@@ -82,13 +82,13 @@ fn every_crash_leaves_what_the_model_has() {
     crate::store::behaviour::model::every_crash_leaves_what_the_model_has(|| Unflushed(scratch()));
 }
 
-const NOW: UnixMillis = UnixMillis::from_millis(1_800_000_000_000);
+pub(super) const NOW: UnixMillis = UnixMillis::from_millis(1_800_000_000_000);
 
-fn options(dir: &TempDir) -> Options {
+pub(super) fn options(dir: &TempDir) -> Options {
     Options { min_free_bytes: 0, ..Options::new(dir.path()) }
 }
 
-fn event(minter: &Minter, hooks: &[&WebhookRef]) -> NewEvent {
+pub(super) fn event(minter: &Minter, hooks: &[&WebhookRef]) -> NewEvent {
     NewEvent {
         uid: minter.event(NOW),
         namespace: "team-a".into(),
@@ -112,7 +112,7 @@ fn event(minter: &Minter, hooks: &[&WebhookRef]) -> NewEvent {
     }
 }
 
-fn outcome(hook: &WebhookRef, name: DeliveryName, next: Next) -> Outcome {
+pub(super) fn outcome(hook: &WebhookRef, name: DeliveryName, next: Next) -> Outcome {
     Outcome { name, webhook: hook.uid, attempt: None, next, disable: None, at: NOW }
 }
 

@@ -11,6 +11,7 @@ use super::dedup::Generations;
 use super::disk::{Disk, chain};
 use super::group::{Group, Prepared};
 use super::purge::{self, Cursor};
+use super::replaying::ReplayStep;
 use super::retain::{self, Position};
 use crate::model::ids::{DeliveryName, Namespace, WebhookUid};
 use crate::model::time::UnixMillis;
@@ -27,6 +28,7 @@ pub(super) enum Command {
     Redeliver(Vec<Redelivery>, Reply<Vec<Redelivered>>),
     /// The names are those of all deliveries of the event.
     Expunge(Expunge, Vec<DeliveryName>, Reply<Expunged>),
+    Replay(ReplayStep, Reply<usize>),
     Adopt(Summary, Reply<()>),
     Update(WebhookUid, Change, Reply<()>),
     /// One step; the answer is where to go on.
@@ -44,6 +46,7 @@ impl Command {
             Self::Record(outcomes, _) => 1024 * outcomes.len(),
             Self::Redeliver(redeliveries, _) => 1024 * redeliveries.len(),
             Self::Expunge(_, names, _) => 1024 * names.len(),
+            Self::Replay(step, _) => step.weight(),
             Self::Adopt(..) | Self::Update(..) | Self::Purge(..) | Self::Retain(..) | Self::Close(_) => 256,
         }
     }
@@ -55,6 +58,7 @@ impl Command {
             | Self::Record(..)
             | Self::Redeliver(..)
             | Self::Expunge(..)
+            | Self::Replay(..)
             | Self::Adopt(..)
             | Self::Update(..) => true,
             Self::Purge(..) | Self::Retain(..) | Self::Close(_) => false,
@@ -72,6 +76,7 @@ impl Command {
             }
             Self::Redeliver(_, reply) => answer(reply, Err(error)),
             Self::Expunge(_, _, reply) => answer(reply, Err(error)),
+            Self::Replay(_, reply) => answer(reply, Err(error)),
             Self::Purge(_, _, reply) => answer(reply, Err(error)),
             Self::Retain(_, _, _, reply) => answer(reply, Err(error)),
         }
@@ -88,6 +93,7 @@ enum Waiting {
     Appended(Reply<Vec<Appended>>, Vec<Appended>),
     Redelivered(Reply<Vec<Redelivered>>, Vec<Redelivered>),
     Expunged(Reply<Expunged>, Expunged),
+    Replayed(Reply<usize>, usize),
     Done(Reply<()>),
 }
 
@@ -97,6 +103,7 @@ impl Waiting {
             Self::Appended(reply, appended) => answer(reply, result.map(|()| appended)),
             Self::Redelivered(reply, redelivered) => answer(reply, result.map(|()| redelivered)),
             Self::Expunged(reply, expunged) => answer(reply, result.map(|()| expunged)),
+            Self::Replayed(reply, count) => answer(reply, result.map(|()| count)),
             Self::Done(reply) => answer(reply, result),
         }
     }
@@ -309,6 +316,12 @@ fn stage(group: &mut Group<'_>, command: Command, waiting: &mut Vec<Waiting>) ->
             let (expunged, error) =
                 staged.map_or_else(|error| (Expunged::NotFound, Some(error)), |done| (done, None));
             waiting.push(Waiting::Expunged(reply, expunged));
+            error.map_or(Ok(()), Err)?;
+        }
+        Command::Replay(step, reply) => {
+            let staged = group.replay(step);
+            let (count, error) = staged.map_or_else(|error| (0, Some(error)), |count| (count, None));
+            waiting.push(Waiting::Replayed(reply, count));
             error.map_or(Ok(()), Err)?;
         }
         Command::Adopt(summary, reply) => {

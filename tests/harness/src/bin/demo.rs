@@ -178,7 +178,7 @@ async fn keep(plane: &ControlPlane, receiver: &Receiver, kubectl: &Kubectl) -> a
     println!("\nEverything keeps running. In another terminal:\n");
     println!("  export KUBECONFIG={}", plane.kubeconfig_path().display());
     println!("  export PATH={}:$PATH", plane.programs().display());
-    println!("  kubectl get hook,hooktest -A");
+    println!("  kubectl get hook,hooktest,hookreplay -A");
     println!("\nThe receiver is at {} (its CA: ConfigMap demo-receiver-ca).", receiver.url("hooks", "/"));
     println!("Ctrl-C takes everything down.");
     kubectl.ok(&["get", "hook", "-n", NAMESPACE]).await?;
@@ -188,7 +188,8 @@ async fn keep(plane: &ControlPlane, receiver: &Receiver, kubectl: &Kubectl) -> a
 async fn clean(plane: &ControlPlane, kubectl: &Kubectl) -> anyhow::Result<()> {
     kubectl.ok(&["delete", "namespace", NAMESPACE, "--ignore-not-found"]).await?;
     plane.helm().await?.uninstall("hookwright", "hookwright-system").await?;
-    for object in ["webhooks.hookwright.dev", "webhooktests.hookwright.dev"] {
+    for object in ["webhooks.hookwright.dev", "webhooktests.hookwright.dev", "webhookreplays.hookwright.dev"]
+    {
         kubectl.ok(&["delete", "crd", object, "--ignore-not-found"]).await?;
     }
     kubectl.ok(&["delete", "namespace", "hookwright-system", "--ignore-not-found"]).await?;
