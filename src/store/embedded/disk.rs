@@ -187,7 +187,9 @@ impl Disk {
             self.events.major_compact()?;
             if self.events.fragmented_blob_bytes() > 0 { self.events.major_compact() } else { Ok(()) }
         };
-        rewrite().map_err(engine("give back the space of erased events"))
+        rewrite().map_err(engine("give back the space of erased events"))?;
+        // The files of the trees before go with the next flush, and so do old journals.
+        self.flush_all()
     }
 
     /// A log line.
