@@ -65,7 +65,7 @@ pub(super) fn busy() -> impl Strategy<Value = super::Op> {
 }
 
 /// What a line was before a replay put it among those that wait.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Put {
     number: u8,
     state: State,
