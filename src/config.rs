@@ -200,7 +200,9 @@ pub struct Config {
     )]
     pub quota_events_per_second: u32,
 
-    /// Free space in the data directory's file system below which publishing is refused, in bytes.
+    /// Free space in the data directory's file system below which publishing is refused (503), in bytes; beside a
+    /// kibibyte for each delivery that waits, so that outcomes have room. With less than twice as much free, the
+    /// namespaces that use most are refused.
     #[arg(long, env = "HOOKWRIGHT_MIN_FREE_BYTES", value_name = "BYTES", default_value_t = 256 << 20)]
     pub min_free_bytes: u64,
 
