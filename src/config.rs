@@ -209,7 +209,9 @@ pub struct Config {
     )]
     pub quota_events_per_second: u32,
 
-    /// Free space in the data directory's file system below which publishing is refused.
+    /// Free space in the data directory's file system below which publishing is refused (503); beside a
+    /// kibibyte for each delivery that waits, so that outcomes have room. With less than twice as much free, the
+    /// namespaces that use most are refused.
     #[arg(long, env = "HOOKWRIGHT_MIN_FREE_BYTES", value_name = "SIZE", default_value = "256Mi", value_parser = size::parse)]
     pub min_free_bytes: u64,
 

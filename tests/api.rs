@@ -36,7 +36,8 @@ async fn plane() -> &'static ControlPlane {
                     .await
                     .unwrap();
                 if way == "--server-side=true" {
-                    kubectl.ok(&["delete", "-f", CRDS, "--timeout=60s"]).await.unwrap();
+                    // kube-apiserver looks for objects of the kind first, and again later when it could not.
+                    kubectl.ok(&["delete", "-f", CRDS, "--timeout=180s"]).await.unwrap();
                 }
             }
             // Discovery follows a moment later, and kubectl keeps what it has read of it: this makes it read anew.

@@ -10,9 +10,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -27,7 +27,7 @@ use hookwright::store::records::{DedupKey, Delivery, Redelivered, Redelivery};
 use hookwright::store::{
     Appended, Attempt, ClaimRequest, EndReason, NewDelivery, NewEvent, Next, Outcome, Query, State, Store,
 };
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 const HOOKS: u8 = 5;
 /// Is purged again and again.
@@ -311,40 +311,83 @@ async fn be_the_load(dir: &str) {
     let _ = tokio::time::timeout(Duration::from_secs(20), Arc::new(load).run()).await;
 }
 
-/// Runs the load for a while and kills it; what it said.
-fn run_and_kill(dir: &Path, seed: u64, after: Duration) -> Vec<String> {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "what_was_acknowledged_is_there_after_each_of_many_kills"])
-        .args(["--nocapture", "--test-threads=1"])
-        .env(DIRECTORY, dir)
-        .env(SEED, seed.to_string())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut said = BufReader::new(child.stdout.take().unwrap());
-    let mut first = String::new();
-    while !first.ends_with("ready\n") {
-        first.clear();
-        if said.read_line(&mut first).unwrap() == 0 {
-            let output = child.wait_with_output().unwrap();
-            panic!("the load does not start: {}", String::from_utf8_lossy(&output.stderr));
+/// The load in a process of its own.
+struct Running {
+    child: Child,
+    /// What it says, where it is at once when it is said.
+    said: NamedTempFile,
+}
+
+impl Running {
+    fn start(dir: &Path, seed: u64) -> Self {
+        let said = NamedTempFile::new_in(dir.parent().unwrap()).unwrap();
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "what_was_acknowledged_is_there_after_each_of_many_kills"])
+            .args(["--nocapture", "--test-threads=1"])
+            .env(DIRECTORY, dir)
+            .env(SEED, seed.to_string())
+            .stdout(said.reopen().unwrap())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut running = Self { child, said };
+        while !running.text().contains("ready\n") {
+            running.must_run();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        running
+    }
+
+    fn must_run(&mut self) {
+        if self.child.try_wait().unwrap().is_some() {
+            let mut errors = String::new();
+            self.child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+            panic!("the load ended by itself: {errors}");
         }
     }
-    let reader = std::thread::spawn(move || {
-        let mut text = String::new();
-        said.read_to_string(&mut text).unwrap();
-        text
-    });
+
+    fn text(&self) -> String {
+        fs::read_to_string(self.said.path()).unwrap()
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let text = self.text();
+        let said = text.split_once("ready\n").map_or("", |(_, said)| said);
+        // The last line may be cut.
+        let whole = said.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().map(str::to_owned).collect()
+    }
+
+    /// Stops it where it is, or lets it go on.
+    fn signal(&self, signal: &str) {
+        let kill = format!("kill -{signal} {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    }
+
+    fn has_stopped(&self) -> bool {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        tasks.flatten().all(|task| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+        })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs the load for a while and kills it; what it said.
+fn run_and_kill(dir: &Path, seed: u64, after: Duration) -> Vec<String> {
+    let mut running = Running::start(dir, seed);
     std::thread::sleep(after);
-    let early = child.try_wait().unwrap();
-    child.kill().unwrap();
-    let output = child.wait_with_output().unwrap();
-    let text = reader.join().unwrap();
-    assert!(early.is_none(), "the load ended by itself: {}", String::from_utf8_lossy(&output.stderr));
-    // The last line may be cut.
-    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-    whole.lines().map(str::to_owned).collect()
+    running.must_run();
+    running.child.kill().unwrap();
+    running.child.wait().unwrap();
+    running.lines()
 }
 
 #[derive(Clone, Debug)]
@@ -627,22 +670,66 @@ fn journals(store: &Path) -> Vec<PathBuf> {
     entries.filter(|path| path.extension().is_some_and(|extension| extension == "jnl")).collect()
 }
 
-/// Copies a store that nobody has open, but of its journal only the beginning, with zeros behind it or nothing.
-fn copy_cut(from: &Path, to: &Path, journal: &[u8], zeros: u64) {
+/// Copies a store, with what `file` makes of each of its files.
+fn copy(from: &Path, to: &Path, file: &dyn Fn(&Path, &Path)) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
         let target = to.join(path.file_name().unwrap());
         if path.is_dir() {
-            copy_cut(&path, &target, journal, zeros);
-        } else if path.extension().is_some_and(|extension| extension == "jnl") {
-            fs::write(&target, journal).unwrap();
-            let file = fs::File::options().write(true).open(&target).unwrap();
-            file.set_len(journal.len() as u64 + zeros).unwrap();
+            copy(&path, &target, file);
         } else {
-            fs::copy(&path, &target).unwrap();
+            file(&path, &target);
         }
     }
+}
+
+fn as_it_is(from: &Path, to: &Path) {
+    fs::copy(from, to).unwrap();
+}
+
+/// Copies a store that nobody has open, but of its journal only the beginning, with zeros behind it or nothing.
+fn copy_cut(from: &Path, to: &Path, journal: &[u8], zeros: u64) {
+    copy(from, to, &|from, to| {
+        as_it_is(from, to);
+        if from.extension().is_some_and(|extension| extension == "jnl") {
+            fs::write(to, journal).unwrap();
+            let file = fs::File::options().write(true).open(to).unwrap();
+            file.set_len(journal.len() as u64 + zeros).unwrap();
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_taken_at_any_moment_has_what_was_acknowledged_until_then() {
+    let random = Random(AtomicU64::new(u64::from(std::process::id())));
+    let (dir, mut copies) = (scratch(), Vec::new());
+    let mut running = Running::start(dir.path(), random.next(u64::MAX));
+    for _ in 0..10 {
+        std::thread::sleep(Duration::from_millis(random.next(60)));
+        running.must_run();
+        running.signal("STOP");
+        while !running.has_stopped() {
+            std::thread::yield_now();
+        }
+        let taken = scratch();
+        copy(dir.path(), taken.path(), &as_it_is);
+        copies.push((taken, running.lines()));
+        running.signal("CONT");
+    }
+    drop(running);
+    let mut acknowledged = 0;
+    for (taken, lines) in copies {
+        let mut ledger = Ledger::default();
+        ledger.read(&lines);
+        let store = Embedded::open(options(taken.path())).unwrap();
+        ledger.check(&store).await;
+        acknowledged = ledger.acknowledged;
+        store.purge(webhook(PURGED).uid).await.unwrap();
+        check_agreement(&store).await;
+        store.close().await.unwrap();
+    }
+    assert!(acknowledged > 300, "only {acknowledged} calls were acknowledged");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -180,8 +180,8 @@ async fn page(
         namespace: Some(Arc::clone(&route.webhook.namespace)),
         webhook: Some(route.webhook.uid),
         states: states.to_vec(),
-        before: None,
         limit,
+        ..Query::default()
     };
     Ok(context.deps.store.query(query).await?.deliveries)
 }

@@ -54,7 +54,9 @@ impl Error {
         match self {
             Self::RoutesNotReady => Duration::from_secs(1),
             Self::TooFast { retry_after, .. } => *retry_after,
-            Self::Store(store::Error::Full | store::Error::OverQuota { .. }) => Duration::from_secs(30),
+            Self::Store(
+                store::Error::Full | store::Error::NearlyFull { .. } | store::Error::OverQuota { .. },
+            ) => Duration::from_secs(30),
             Self::Store(_) | Self::Timeout => Duration::from_secs(5),
         }
     }

@@ -306,12 +306,15 @@ impl Store for Recorder {
         async move {
             self.accepting()?;
             self.queries.lock().unwrap().push(query.clone());
-            let Query { namespace, webhook, states, before, limit } = query;
+            let Query { namespace, webhook, states, event_id, event_type, test, before, limit } = query;
             let mut found: Vec<_> = self.log.lock().unwrap().clone();
             found.retain(|line| {
                 namespace.as_ref().is_none_or(|is| *is == line.webhook.namespace)
                     && webhook.is_none_or(|is| is == line.webhook.uid)
                     && (states.is_empty() || states.contains(&line.state))
+                    && event_id.as_ref().is_none_or(|is| *is == line.event_id)
+                    && event_type.as_ref().is_none_or(|is| *is == line.event_type)
+                    && test.is_none_or(|is| is == line.test)
                     && before.is_none_or(|before| line.name < before)
             });
             found.sort_by_key(|line| std::cmp::Reverse(line.name));

@@ -46,6 +46,15 @@ pub enum Error {
     /// The disk has too little room to accept more; outcomes are still recorded.
     #[error("too little room on the disk of the data directory: free some or enlarge the volume")]
     Full,
+    /// The disk has little room, and this namespace uses more of it than others, which are not affected.
+    #[error(
+        "little room is left on the disk of the data directory, and namespace {namespace} uses more of it than \
+             others: free some, enlarge the volume, or shorten the retention"
+    )]
+    NearlyFull {
+        /// Which namespace.
+        namespace: Namespace,
+    },
     /// What waits in a namespace is more than it may be; other namespaces are not affected.
     #[error(
         "what waits to be delivered in namespace {namespace} has reached its limit of {limit} bytes: mend, resume \
@@ -86,7 +95,7 @@ impl Error {
         match self {
             Self::Poisoned => "poisoned",
             Self::Closed => "closed",
-            Self::Full => "full",
+            Self::Full | Self::NearlyFull { .. } => "full",
             Self::OverQuota { .. } => "over_quota",
             Self::Unusable(_) => "unusable",
             Self::Corrupt { .. } => "corrupt",
@@ -141,13 +150,20 @@ pub struct Query {
     pub webhook: Option<WebhookUid>,
     /// Only these stored states; empty: all.
     pub states: Vec<State>,
+    /// Only of events with this `CloudEvents` id.
+    pub event_id: Option<Arc<str>>,
+    /// Only of events of this type.
+    pub event_type: Option<Arc<str>>,
+    /// Only tests, or none of them.
+    pub test: Option<bool>,
     /// Only older than this name (exclusive), for paging newest first.
     pub before: Option<DeliveryName>,
     /// At most so many.
     pub limit: usize,
 }
 
-/// A page of the log, newest first.
+/// A page of the log, newest first. A look at it takes a bounded time: it may have fewer than were asked for, or
+/// none, and still say where the next begins.
 #[derive(Clone, Debug, Default)]
 pub struct Page {
     /// The deliveries.
@@ -169,7 +185,8 @@ pub enum Change {
 pub trait Store: Replays + Send + Sync + 'static {
     /// Stores the events with their deliveries, all or nothing, in the order given; returns after the sync.
     /// Two events with the same dedup key within the window, also within one call, give one and a duplicate.
-    /// [`Error::OverQuota`] when too much waits in a namespace already; tests are taken all the same.
+    /// [`Error::OverQuota`] when too much waits in a namespace already, [`Error::NearlyFull`] when the disk has
+    /// little room and it uses more than others; tests are taken all the same.
     fn append(&self, events: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Appended>>>;
 
     /// Whether [`Store::append`] would be taken now.
@@ -210,7 +227,8 @@ pub trait Store: Replays + Send + Sync + 'static {
     fn expunge(&self, expunge: Expunge) -> BoxFuture<'_, Result<Expunged>>;
 
     /// Lets go what [`Retention`] does not keep at `now`, in bounded steps, oldest first; the number of deliveries
-    /// that went. An event goes with its last delivery; that it is a duplicate stays known.
+    /// that went. An event goes with its last delivery; that it is a duplicate stays known. When much has gone, also by
+    /// purges, it gives the space back to the disk before it returns.
     fn retain(&self, now: UnixMillis) -> BoxFuture<'_, Result<u64>>;
 
     /// What a namespace uses. From memory.

@@ -10,7 +10,7 @@ use http::StatusCode;
 use http::request::Parts;
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use super::negotiate::{Count, Form, form};
@@ -38,9 +38,12 @@ pub(in crate::server) use change::{Change, nothing};
 /// Its name in paths and in RBAC.
 pub(in crate::server) const RESOURCE: &str = "deliveries";
 
-/// Lines that one request looks at. A list that needs more answers what it has found, with a token to go on.
+/// Lines that one request looks at, and how long it does so. A list that needs more answers what it has found, with
+/// a token to go on: clients do so by themselves.
 const WORK: usize = 5000;
-/// Lines that are read at once when each is looked at.
+const WORKS_FOR: Duration = Duration::from_millis(10);
+/// Lines that are read at once when each is looked at, at first and at most.
+const FIRST_BATCH: usize = 100;
 const BATCH: usize = 500;
 /// For one call to the store.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -111,11 +114,11 @@ impl Log {
     }
 
     /// A page of the log: of one namespace, or of all.
-    pub(in crate::server) async fn list(
-        &self,
-        namespace: Option<&str>,
-        parts: &Parts,
-    ) -> Result<Answer, Failure> {
+    ///
+    /// # Errors
+    ///
+    /// When the request cannot be understood, or the store or the routes are not ready.
+    pub async fn list(&self, namespace: Option<&str>, parts: &Parts) -> Result<Answer, Failure> {
         let form = form(&parts.headers, Count::Many)?;
         let options = ListOptions::parse(parts.uri.query().unwrap_or_default())?;
         let selection = Selection::parse(&options.fields, &options.labels)?;
@@ -243,25 +246,28 @@ impl Lines<'_> {
             return Ok(None);
         }
         let Some(mut query) = self.query(namespace, from) else { return Ok(None) };
-        query.limit = if self.selection.looks_closer() { BATCH } else { limit };
-        let mut looked_at = 0;
+        let looks_closer = self.selection.looks_closer();
+        query.limit = if looks_closer { limit.clamp(FIRST_BATCH, BATCH) } else { limit };
+        let (mut looked_at, until) = (0, Instant::now() + WORKS_FOR);
         loop {
             let page = asked(self.log.store.query(query.clone())).await?;
+            // A page that the store gave up early took as much work as a full one.
+            looked_at += page.deliveries.len().max(query.limit);
             for delivery in page.deliveries {
                 if self.found.len() >= limit {
                     return Ok(query.before);
                 }
                 query.before = Some(delivery.name);
-                looked_at += 1;
                 self.take(delivery);
             }
             if page.next.is_none() {
                 return Ok(None);
             }
             query.before = page.next;
-            if self.found.len() >= limit || looked_at >= WORK {
+            if self.found.len() >= limit || looked_at >= WORK || Instant::now() >= until {
                 return Ok(query.before);
             }
+            query.limit = if looks_closer { BATCH } else { limit };
         }
     }
 
@@ -296,7 +302,16 @@ impl Lines<'_> {
         if states.len() == crate::store::State::ALL.len() {
             states.clear();
         }
-        Some(Query { namespace: namespace.map(Into::into), webhook, states, before, limit: 0 })
+        Some(Query {
+            namespace: namespace.map(Into::into),
+            webhook,
+            states,
+            event_id: self.selection.event_id().map(Into::into),
+            event_type: self.selection.event_type().map(Into::into),
+            test: self.selection.test(),
+            before,
+            limit: 0,
+        })
     }
 
     fn take(&mut self, delivery: Delivery) {
@@ -333,7 +348,11 @@ async fn answered<T>(
         warn!(error = crate::cli::chain(&error), silent, "the delivery log cannot be read or changed");
     }
     match &error {
-        Error::Closed | Error::Poisoned | Error::Full | Error::OverQuota { .. } => {
+        Error::Closed
+        | Error::Poisoned
+        | Error::Full
+        | Error::NearlyFull { .. }
+        | Error::OverQuota { .. } => {
             Err(Failure::later(Reason::ServiceUnavailable, error.to_string(), RETRY_AFTER))
         }
         Error::Unusable(_) | Error::Corrupt { .. } | Error::Engine { .. } => {

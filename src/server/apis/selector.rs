@@ -81,6 +81,22 @@ impl Selection {
         self.required(Field::Webhook)
     }
 
+    /// The one id of events that is wanted.
+    pub(super) fn event_id(&self) -> Option<&str> {
+        self.required(Field::EventId)
+    }
+
+    /// The one type of events that is wanted.
+    pub(super) fn event_type(&self) -> Option<&str> {
+        self.required(Field::EventType)
+    }
+
+    /// Whether tests are wanted, or what is none.
+    pub(super) fn test(&self) -> Option<bool> {
+        let required = self.fields.iter().find(|requirement| requirement.field == Field::Test)?;
+        Some((required.value == "true") == required.equal)
+    }
+
     /// The states that are wanted, as people see them.
     fn shown_states(&self) -> impl Iterator<Item = DeliveryState> {
         let of_state = |requirement: &&Requirement| requirement.field == Field::State;
@@ -109,10 +125,21 @@ impl Selection {
 
     /// Whether each line that the store finds has to be looked at.
     pub(super) fn looks_closer(&self) -> bool {
-        let by_store = |required: &Requirement| {
-            required.equal && matches!(required.field, Field::Namespace | Field::Webhook)
+        let by_store = |required: &Requirement| match required.field {
+            Field::Namespace | Field::Webhook | Field::EventId | Field::EventType => {
+                required.equal && self.required(required.field) == Some(required.value.as_str())
+            }
+            Field::State => self.is_as_stored(),
+            Field::Name | Field::Test => false,
         };
         !self.labels.is_empty() || !self.fields.iter().all(by_store)
+    }
+
+    /// Whether the states that are wanted are states of the store: what waits may be shown as Held.
+    fn is_as_stored(&self) -> bool {
+        let waiting = [DeliveryState::Pending, DeliveryState::Retrying, DeliveryState::Held];
+        let shown: Vec<_> = self.shown_states().filter(|state| waiting.contains(state)).collect();
+        shown.is_empty() || shown.len() == waiting.len()
     }
 
     /// Whether a line that is shown in this state and with these labels is wanted.
@@ -251,7 +278,16 @@ mod tests {
             ("", "", false),
             ("spec.webhook=orders,metadata.namespace=team-a", "", false),
             ("spec.webhook!=orders", "", true),
-            ("status.state=Failed", "", true),
+            ("spec.eventId=7", "", false),
+            ("spec.eventId!=7", "", true),
+            ("spec.eventId=7,spec.eventId=8", "", true),
+            ("spec.eventType=order.created", "", false),
+            ("status.state=Failed", "", false),
+            ("status.state!=Success", "", false),
+            ("status.state!=Held", "", true),
+            ("status.state=Pending", "", true),
+            ("status.state=Failed,status.state=Held", "", false),
+            ("status.state=Failed,spec.test=true", "", true),
             ("", "a=b", true),
         ] {
             assert_eq!(Selection::parse(fields, labels).unwrap().looks_closer(), closer, "{fields} {labels}");

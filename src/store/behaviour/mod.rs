@@ -27,6 +27,15 @@ pub(super) trait Engine: Send + Sync {
     fn open(&self) -> Arc<dyn Store>;
 }
 
+/// An engine whose data can be looked at as a crash leaves it.
+pub(super) trait Crashing: Engine {
+    /// How many bytes its commits have written.
+    fn written(&self) -> u64;
+
+    /// The data as it is after a crash now, or when only so many bytes of commits had reached the disk.
+    fn crash(&self, written: Option<u64>) -> Box<dyn Engine>;
+}
+
 /// How long the same `source` and `id` are a duplicate, in these sentences.
 pub(super) const WINDOW: Duration = Duration::from_hours(1);
 /// What of the log is kept, in these sentences.
@@ -231,6 +240,7 @@ macro_rules! suite {
             counting: the_last_fifty_attempts_are_kept,
             reading: a_delivery_and_its_event_are_read_as_they_were_written,
             reading: pages_go_from_the_newest_to_the_oldest,
+            reading: deliveries_are_found_by_the_id_of_their_event,
             reading: a_query_of_something_unknown_is_an_empty_page,
             reading: every_call_that_returned_is_seen,
             redelivering: a_finished_delivery_is_attempted_once_more_under_its_name,

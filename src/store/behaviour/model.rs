@@ -9,7 +9,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::{Engine, LEASE, RETENTION, WINDOW, World, webhook};
+use super::{Crashing, Engine, LEASE, RETENTION, WINDOW, World, webhook};
+use crate::model::event::Attributes;
 use crate::model::ids::{DeliveryName, EventUid, WebhookRef};
 use crate::model::time::UnixMillis;
 use crate::store::records::{
@@ -50,6 +51,9 @@ enum Op {
         states: [bool; 4],
         limit: usize,
         before: Option<usize>,
+        event: Option<usize>,
+        paid: Option<bool>,
+        test: Option<bool>,
     },
     Reopen,
 }
@@ -79,8 +83,11 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Verdict::Expired),
     ];
     let before = prop::option::of(any::<usize>());
-    let query =
-        (prop::option::of(any::<bool>()), prop::option::of(0..HOOKS), any::<[bool; 4]>(), 1..8_usize, before);
+    let event = prop::option::weighted(0.3, any::<usize>());
+    let hook = prop::option::of(0..HOOKS);
+    let [paid, test] = [0.3, 0.2].map(|share| prop::option::weighted(share, any::<bool>()));
+    let terms = (event, paid, test);
+    let query = (prop::option::of(any::<bool>()), hook, any::<[bool; 4]>(), 1..8_usize, before, terms);
     prop_oneof![
         6 => prop::collection::vec(new, 1..4).prop_map(Op::Append),
         6 => (0..HOOKS, 0..5_usize).prop_map(|(hook, limit)| Op::Claim { hook, limit }),
@@ -93,17 +100,19 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Retain),
         2 => prop_oneof![3 => 1..40_u64, 1 => 1000..4000_u64].prop_map(Op::Pass),
         1 => (0..HOOKS).prop_map(|hook| Op::Purge { hook }),
-        4 => query.prop_map(|(namespace, hook, states, limit, before)| Op::Query {
-            namespace, hook, states, limit, before,
+        4 => query.prop_map(|(namespace, hook, states, limit, before, (event, paid, test))| Op::Query {
+            namespace, hook, states, limit, before, event, paid, test,
         }),
         1 => Just(Op::Reopen),
     ]
 }
 
+#[derive(Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "a plain model")]
 struct Line {
     hook: usize,
     event: EventUid,
+    event_type: Arc<str>,
     bytes: u64,
     test: bool,
     state: State,
@@ -133,13 +142,26 @@ impl Line {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Model {
     lines: BTreeMap<DeliveryName, Line>,
     summaries: BTreeMap<usize, Summary>,
     seen: HashMap<u8, (EventUid, UnixMillis)>,
     events: BTreeSet<EventUid>,
     replays: replays::Replays,
+}
+
+impl Model {
+    /// What opening a store does.
+    fn opened(&mut self) {
+        for line in self.lines.values_mut() {
+            line.claimed = None;
+            if line.test && !line.state.is_final() {
+                (line.state, line.due, line.reason) = (State::Failed, None, Some(EndReason::Interrupted));
+                line.ended = line.accepted;
+            }
+        }
+    }
 }
 
 struct Run<'a> {
@@ -167,8 +189,19 @@ impl Run<'_> {
             Op::Retain => self.retain().await,
             Op::Pass(seconds) => self.world.pass(Duration::from_secs(seconds)),
             Op::Purge { hook } => self.purge(hook).await,
-            Op::Query { namespace, hook, states, limit, before } => {
-                self.query(namespace, hook, states, limit, before).await;
+            Op::Query { namespace, hook, states, limit, before, event, paid, test } => {
+                let namespace = namespace.map(|second| if second { "team-b" } else { "team-a" }.into());
+                let query = Query {
+                    namespace,
+                    webhook: hook.map(|hook| self.hooks[hook].uid),
+                    states: State::ALL.into_iter().filter(|state| states[*state as usize]).collect(),
+                    event_id: event.and_then(|which| self.event_id(which)),
+                    event_type: paid.map(|paid| if paid { "order.paid" } else { "order.created" }.into()),
+                    test,
+                    before: before.and_then(|which| self.pick(which)).map(|(name, _)| name),
+                    limit,
+                };
+                self.query(query).await;
             }
             Op::Reopen => self.reopen().await,
         }
@@ -191,6 +224,11 @@ impl Run<'_> {
             let wanted: Vec<_> = hooks.iter().map(|hook| &self.hooks[*hook]).collect();
             let mut event = self.world.event(&wanted);
             event.dedup = new.key.map(|key| DedupKey([key; 16]));
+            if new.key.is_some() {
+                let attributes =
+                    Attributes { event_type: "order.paid".into(), ..(*event.attributes).clone() };
+                event.attributes = Arc::new(attributes);
+            }
             for delivery in &mut event.deliveries {
                 delivery.test = new.test;
             }
@@ -215,6 +253,7 @@ impl Run<'_> {
             let line = Line {
                 hook: *hook,
                 event: event.uid,
+                event_type: Arc::clone(&event.attributes.event_type),
                 bytes,
                 test: delivery.test,
                 state: State::Pending,
@@ -402,26 +441,20 @@ impl Run<'_> {
         self.forget_events();
     }
 
-    async fn query(
-        &self,
-        namespace: Option<bool>,
-        hook: Option<usize>,
-        states: [bool; 4],
-        limit: usize,
-        before: Option<usize>,
-    ) {
-        let states: Vec<_> = State::ALL.into_iter().filter(|state| states[*state as usize]).collect();
-        let query = Query {
-            namespace: namespace.map(|second| if second { "team-b".into() } else { "team-a".into() }),
-            webhook: hook.map(|hook| self.hooks[hook].uid),
-            states: states.clone(),
-            before: before.and_then(|which| self.pick(which)).map(|(name, _)| name),
-            limit,
-        };
+    fn event_id(&self, which: usize) -> Option<Arc<str>> {
+        let (name, _) = self.pick(which)?;
+        // The id of an event is its uid here.
+        Some(self.model.lines[&name].event.to_string().into())
+    }
+
+    async fn query(&self, query: Query) {
         let wanted = |(name, line): &(&DeliveryName, &Line)| {
             query.namespace.as_ref().is_none_or(|namespace| self.hooks[line.hook].namespace == *namespace)
-                && hook.is_none_or(|hook| line.hook == hook)
-                && (states.is_empty() || states.contains(&line.state))
+                && query.webhook.is_none_or(|webhook| self.hooks[line.hook].uid == webhook)
+                && (query.states.is_empty() || query.states.contains(&line.state))
+                && query.event_type.as_ref().is_none_or(|event_type| line.event_type == *event_type)
+                && query.test.is_none_or(|test| line.test == test)
+                && query.event_id.as_ref().is_none_or(|id| **id == line.event.to_string())
                 && query.before.is_none_or(|before| **name < before)
         };
         let expected: Vec<_> = self.model.lines.iter().rev().filter(wanted).map(|(name, _)| *name).collect();
@@ -430,13 +463,7 @@ impl Run<'_> {
 
     async fn reopen(&mut self) {
         self.world.reopen().await;
-        for line in self.model.lines.values_mut() {
-            line.claimed = None;
-            if line.test && !line.state.is_final() {
-                (line.state, line.due, line.reason) = (State::Failed, None, Some(EndReason::Interrupted));
-                line.ended = line.accepted;
-            }
-        }
+        self.model.opened();
     }
 
     /// Everything is as the model has it.
@@ -478,10 +505,13 @@ impl Run<'_> {
     }
 }
 
+fn hooks() -> Vec<WebhookRef> {
+    let hook = |hook| webhook(["team-a", "team-b"][hook % 2], u8::try_from(hook).unwrap() + 1);
+    (0..HOOKS).map(hook).collect()
+}
+
 async fn run(engine: &dyn Engine, ops: Vec<Op>) {
-    let hooks =
-        (0..HOOKS).map(|hook| webhook(["team-a", "team-b"][hook % 2], u8::try_from(hook).unwrap() + 1));
-    let mut run = Run { world: World::new(engine), model: Model::default(), hooks: hooks.collect() };
+    let mut run = Run { world: World::new(engine), model: Model::default(), hooks: hooks() };
     for op in ops {
         run.step(op).await;
     }
@@ -510,4 +540,67 @@ pub(in crate::store) fn a_plain_model_agrees<E: Engine>(engine: impl Fn() -> E) 
         Ok(())
     });
     outcome.unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+impl Run<'_> {
+    /// What can be claimed is what is not done, each once.
+    async fn claim_everything(&mut self) {
+        self.world.pass(Duration::from_hours(10_000));
+        for (hook, reference) in self.hooks.iter().enumerate() {
+            let waiting = self.model.lines.iter().filter(|(_, line)| line.hook == hook && line.waits());
+            let mut claimed = self.world.claim(reference, usize::MAX).await;
+            claimed.sort_unstable();
+            assert_eq!(claimed, waiting.map(|(name, _)| *name).collect::<Vec<_>>());
+        }
+    }
+}
+
+/// A store that was opened after a crash is what the model was.
+async fn crashed(engine: &dyn Engine, model: &Model, now: UnixMillis) {
+    let mut world = World::new(engine);
+    world.now = now;
+    let mut run = Run { world, model: model.clone(), hooks: hooks() };
+    run.model.opened();
+    run.compare().await;
+    run.claim_everything().await;
+    run.world.store.close().await.unwrap();
+}
+
+/// How many crashes were looked at.
+async fn crash_everywhere(engine: &dyn Crashing, ops: Vec<(Op, u64)>) -> usize {
+    let mut looked_at = 0;
+    let mut run = Run { world: World::new(engine), model: Model::default(), hooks: hooks() };
+    for (op, cut) in ops {
+        // These are made in several commits, or open the store.
+        let is_one = !matches!(op, Op::Purge { .. } | Op::Retain | Op::Replay(_) | Op::Reopen);
+        let (before, model, now) = (engine.written(), run.model.clone(), run.world.now);
+        run.step(op).await;
+        let written = engine.written() - before;
+        if is_one && written > 0 {
+            crashed(&*engine.crash(Some(before + cut % written)), &model, now).await;
+            looked_at += 1;
+        }
+        if written > 0 {
+            crashed(&*engine.crash(None), &run.model, run.world.now).await;
+            looked_at += 1;
+        }
+    }
+    looked_at
+}
+
+/// After each of some random calls, and in the middle of each, a crash leaves what a plain model has.
+pub(in crate::store) fn every_crash_leaves_what_the_model_has<E: Crashing>(engine: impl Fn() -> E) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let config = Config { cases: 24, failure_persistence: None, ..Config::default() };
+    let writes = op().prop_filter("opens the store", |op| !matches!(op, Op::Reopen | Op::Query { .. }));
+    let ops = prop::collection::vec((writes, any::<u64>()), 1..40);
+    let looked_at = std::sync::atomic::AtomicUsize::new(0);
+    let outcome = TestRunner::new(config).run(&ops, |ops| {
+        let more = runtime.block_on(crash_everywhere(&engine(), ops));
+        looked_at.fetch_add(more, std::sync::atomic::Ordering::Relaxed);
+        Ok(())
+    });
+    outcome.unwrap_or_else(|failure| panic!("{failure}"));
+    let looked_at = looked_at.into_inner();
+    assert!(looked_at > 100, "only {looked_at} crashes");
 }

@@ -65,6 +65,49 @@ pub(in crate::store) async fn pages_go_from_the_newest_to_the_oldest(mut world: 
     assert_eq!((names, page.next), (all[5..10].to_vec(), Some(all[9])));
 }
 
+pub(in crate::store) async fn deliveries_are_found_by_the_id_of_their_event(mut world: World<'_>) {
+    let [a, b, other] = [webhook("team-a", 1), webhook("team-a", 2), webhook("team-b", 3)];
+    let with_id = |world: &World<'_>, id: &str, hooks: &[&crate::model::ids::WebhookRef]| {
+        let mut event = world.event(hooks);
+        let attributes = crate::model::event::Attributes { id: id.into(), ..(*event.attributes).clone() };
+        event.attributes = std::sync::Arc::new(attributes);
+        event
+    };
+    let (mut expected, mut theirs) = (Vec::new(), Vec::new());
+    for round in 0..4 {
+        let events = [("1", vec![&a, &b]), ("2", vec![&a]), ("1", vec![&other]), ("", vec![&a])];
+        for (id, hooks) in events {
+            let event = with_id(&world, id, &hooks);
+            let names = event.deliveries.iter().map(|delivery| delivery.name);
+            match (id, hooks.len()) {
+                ("1", 2) => expected.extend(names),
+                ("1", 1) => theirs.extend(names),
+                _ => {}
+            }
+            world.store.append(vec![event]).await.unwrap();
+        }
+        if round == 1 {
+            world.succeed(&a, expected[0]).await;
+            world.reopen().await;
+        }
+        world.pass(Duration::from_secs(1));
+    }
+    let newest_first = |names: &[DeliveryName]| names.iter().rev().copied().collect::<Vec<_>>();
+    let query = Query { event_id: Some("1".into()), limit: 3, ..Query::default() };
+    let here = Query { namespace: Some("team-a".into()), ..query.clone() };
+    assert_eq!(world.find(here.clone()).await, newest_first(&expected));
+    let everywhere =
+        [expected.clone(), theirs].concat().into_iter().collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(world.find(query.clone()).await, newest_first(&everywhere.into_iter().collect::<Vec<_>>()));
+    let done = Query { states: vec![State::Success], ..here.clone() };
+    assert_eq!(world.find(done).await, [expected[0]]);
+    let of_b = Query { webhook: Some(b.uid), ..here.clone() };
+    assert_eq!(world.find(of_b).await, newest_first(&[expected[1], expected[3], expected[5], expected[7]]));
+    world.store.purge(b.uid).await.unwrap();
+    assert_eq!(world.find(here).await.len(), 4);
+    assert_eq!(world.find(Query { event_id: Some("3".into()), ..query }).await, []);
+}
+
 pub(in crate::store) async fn a_query_of_something_unknown_is_an_empty_page(world: World<'_>) {
     let hook = webhook("team-a", 1);
     world.accept(&[&hook]).await;

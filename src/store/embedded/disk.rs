@@ -7,6 +7,7 @@ use std::sync::Arc;
 use fjall::compaction::Leveled;
 use fjall::config::{
     BlockSizePolicy, BloomConstructionPolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry,
+    PinningPolicy,
 };
 use fjall::{
     CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode, Readable,
@@ -32,6 +33,7 @@ pub(super) struct Disk {
     pub log: Keyspace,
     pub index: Keyspace,
     pub retries: Keyspace,
+    pub terms: Keyspace,
     /// Two generations of dedup keys, each as long as the window. The older one is emptied at once when the
     /// newer one is full of time, so that expiry costs nothing for each key.
     pub dedup: [Keyspace; 2],
@@ -84,10 +86,14 @@ struct Layout {
 }
 
 impl Layout {
-    /// Tables are small, so that one compaction moves tens of megabytes and takes a fraction of a second.
+    /// Tables are small, so that one compaction moves tens of megabytes and takes a fraction of a second. Their
+    /// filters and indexes are in the block cache, not beside it: a table that is moved down as it is would keep
+    /// them in memory until the next opening, and there are as many as the log is long.
     fn keyspace(&self, memtable: u64) -> KeyspaceCreateOptions {
         KeyspaceCreateOptions::default()
             .max_memtable_size(memtable)
+            .filter_block_pinning_policy(PinningPolicy::all(false))
+            .index_block_pinning_policy(PinningPolicy::all(false))
             .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(self.memtable)))
             .filter_policy(FilterPolicy::all(FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(
                 10.0,
@@ -95,12 +101,13 @@ impl Layout {
     }
 
     /// Bodies are written to the journal once and to a blob file once, and never again by compactions. A file
-    /// whose events are mostly erased is rewritten.
+    /// half of which is erased is rewritten: at most a byte is copied for each that is given back.
     fn events(&self) -> KeyspaceCreateOptions {
         let apart = KvSeparationOptions::default()
             .separation_threshold(512)
             .file_target_size(32 * MIB)
-            .staleness_threshold(0.3)
+            .staleness_threshold(0.5)
+            .age_cutoff(1.0)
             .compression(CompressionType::None);
         self.keyspace(self.memtable).with_kv_separation(Some(apart)).expect_point_read_hits(true)
     }
@@ -136,6 +143,7 @@ impl Disk {
             log: keyspace("log", Layout::log)?,
             index: keyspace("index", Layout::index)?,
             retries: keyspace("retries", Layout::small)?,
+            terms: keyspace("terms", Layout::small)?,
             dedup: [keyspace("dedup-0", Layout::small)?, keyspace("dedup-1", Layout::small)?],
             db,
         })
@@ -146,9 +154,9 @@ impl Disk {
         self.db.persist(PersistMode::Buffer).map_err(engine("write"))
     }
 
-    pub(super) fn keyspaces(&self) -> [&Keyspace; 7] {
+    pub(super) fn keyspaces(&self) -> [&Keyspace; 8] {
         let [first, second] = &self.dedup;
-        [&self.meta, &self.events, &self.log, &self.index, &self.retries, first, second]
+        [&self.meta, &self.events, &self.log, &self.index, &self.retries, &self.terms, first, second]
     }
 
     /// Flushes every keyspace in the background. Each gets a key that means nothing, since one whose data was
@@ -163,6 +171,25 @@ impl Disk {
             .into_iter()
             .try_for_each(|keyspace| keyspace.rotate_memtable().map(drop))
             .map_err(engine("flush"))
+    }
+
+    /// Gives the space of erased events back. A file of bodies goes when all of its events are known to have gone,
+    /// which is known where the marks of erasure meet what they erase: at the bottom of the tree, where in time
+    /// they would get by themselves. This rewrites the tree, some 60 bytes an event, then once more with the files
+    /// that turned out to be mostly dead. Blocks for seconds when there are millions.
+    pub(super) fn give_back(&self) -> Result<()> {
+        let rewrite = || {
+            self.events.rotate_memtable()?;
+            while self.events.sealed_memtable_count() > 0 {
+                self.db.persist(PersistMode::Buffer)?;
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            self.events.major_compact()?;
+            if self.events.fragmented_blob_bytes() > 0 { self.events.major_compact() } else { Ok(()) }
+        };
+        rewrite().map_err(engine("give back the space of erased events"))?;
+        // The files of the trees before go with the next flush, and so do old journals.
+        self.flush_all()
     }
 
     /// A log line.

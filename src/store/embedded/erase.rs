@@ -31,6 +31,9 @@ impl<'a> Erasure<'a> {
     pub(super) fn line(&mut self, delivery: &Delivery) -> Result<()> {
         let disk = self.disk;
         self.batch.remove(&disk.log, *delivery.name.as_bytes());
+        for term in keys::terms(delivery) {
+            self.batch.remove(&disk.terms, term);
+        }
         if let Some((LaneId::Retry, slot)) = place(delivery) {
             self.batch.remove(&disk.retries, keys::retry(delivery.webhook.uid, slot));
         }

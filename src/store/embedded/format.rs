@@ -15,8 +15,8 @@ use crate::store::{Error, Result};
 
 /// Version of the format as a whole: keyspaces, keys, values. A program opens what is no newer than itself, and
 /// brings what is older up to it. Version 2 has what namespaces use, redeliveries, and the names of an event's
-/// deliveries.
-pub(super) const VERSION: u32 = 2;
+/// deliveries; version 3 has deliveries by id and type of their event.
+pub(super) const VERSION: u32 = 3;
 
 /// `MessagePack`, structs as maps of short names, so that fields can be added.
 const MSGPACK: u8 = 1;

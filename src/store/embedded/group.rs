@@ -214,6 +214,9 @@ impl<'a> Group<'a> {
             summary.pending_bytes += bytes;
         }
         self.batch.insert(&self.disk.log, *name.as_bytes(), line);
+        for term in keys::terms(&loaded.delivery) {
+            self.batch.insert(&self.disk.terms, term, b"");
+        }
         self.deltas.line(&loaded.delivery);
         let index = keys::index(uid, State::Pending, name);
         if test {

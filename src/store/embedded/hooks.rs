@@ -1,14 +1,14 @@
 //! What memory knows of each Webhook: its numbers and its queue.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use arc_swap::ArcSwap;
 
 use super::queue::{Budgets, Queue};
 use super::replays::Replays;
 use super::usage::Usages;
-use crate::model::ids::{WebhookRef, WebhookUid};
+use crate::model::ids::{Namespace, WebhookRef, WebhookUid};
 use crate::store::records::Summary;
 
 /// One Webhook.
@@ -36,10 +36,37 @@ impl Hook {
     }
 }
 
+/// Webhooks by identity and by namespace.
+#[derive(Debug, Default)]
+struct Known {
+    by_uid: HashMap<WebhookUid, Arc<Hook>>,
+    by_namespace: HashMap<Namespace, HashMap<WebhookUid, Arc<Hook>>>,
+}
+
+impl Known {
+    fn insert(&mut self, hook: Arc<Hook>) {
+        let webhook = hook.summary().webhook.clone();
+        self.by_namespace.entry(webhook.namespace).or_default().insert(webhook.uid, Arc::clone(&hook));
+        self.by_uid.insert(webhook.uid, hook);
+    }
+
+    fn remove(&mut self, webhook: WebhookUid) -> Option<Arc<Hook>> {
+        let hook = self.by_uid.remove(&webhook)?;
+        let namespace = &hook.summary().webhook.namespace;
+        if let Some(others) = self.by_namespace.get_mut(namespace) {
+            others.remove(&webhook);
+            if others.is_empty() {
+                self.by_namespace.remove(namespace);
+            }
+        }
+        Some(hook)
+    }
+}
+
 /// Every known Webhook.
 #[derive(Debug)]
 pub(super) struct Hooks {
-    map: RwLock<HashMap<WebhookUid, Arc<Hook>>>,
+    known: RwLock<Known>,
     budgets: Budgets,
     usages: Usages,
     replays: Replays,
@@ -53,18 +80,38 @@ impl Hooks {
         usages: Usages,
         replays: Replays,
     ) -> Self {
-        let hook = |summary: Summary| {
+        let mut known = Known::default();
+        for summary in summaries {
             usages.waits(&summary.webhook.namespace, 0, summary.pending_bytes);
             let queue = if summary.pending == 0 { Queue::empty } else { Queue::on_disk };
-            (summary.webhook.uid, Arc::new(Hook::new(summary, queue(&budgets))))
-        };
-        let map = summaries.into_iter().map(hook).collect();
-        Self { map: RwLock::new(map), budgets, usages, replays }
+            known.insert(Arc::new(Hook::new(summary, queue(&budgets))));
+        }
+        Self { known: RwLock::new(known), budgets, usages, replays }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Known> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One Webhook.
     pub(super) fn get(&self, webhook: WebhookUid) -> Option<Arc<Hook>> {
-        self.map.read().unwrap_or_else(PoisonError::into_inner).get(&webhook).cloned()
+        self.read().by_uid.get(&webhook).cloned()
+    }
+
+    /// Those of a namespace.
+    pub(super) fn of_namespace(&self, namespace: &str) -> Vec<Arc<Hook>> {
+        let of_namespace =
+            |known: &Known| Some(known.by_namespace.get(namespace)?.values().cloned().collect());
+        of_namespace(&self.read()).unwrap_or_default()
+    }
+
+    /// Namespaces that have a Webhook.
+    pub(super) fn namespaces(&self) -> Vec<Namespace> {
+        self.read().by_namespace.keys().cloned().collect()
     }
 
     /// What namespaces use.
@@ -84,17 +131,22 @@ impl Hooks {
         let before = known.as_ref().map_or(0, |hook| hook.summary().pending_bytes);
         self.usages.waits(&summary.webhook.namespace, before, summary.pending_bytes);
         if let Some(hook) = known {
+            let moves = hook.summary().webhook.namespace != summary.webhook.namespace;
+            let gone = if moves { self.write().remove(uid) } else { None };
             hook.summary.store(Arc::new(summary));
+            if let Some(hook) = gone {
+                self.write().insert(hook);
+            }
             return hook;
         }
         let hook = Arc::new(Hook::new(summary, Queue::empty(&self.budgets)));
-        self.map.write().unwrap_or_else(PoisonError::into_inner).insert(uid, Arc::clone(&hook));
+        self.write().insert(Arc::clone(&hook));
         hook
     }
 
     /// Forgets a Webhook.
     pub(super) fn remove(&self, webhook: WebhookUid) {
-        let gone = self.map.write().unwrap_or_else(PoisonError::into_inner).remove(&webhook);
+        let gone = self.write().remove(webhook);
         if let Some(summary) = gone.map(|hook| hook.summary()) {
             self.usages.waits(&summary.webhook.namespace, summary.pending_bytes, 0);
         }
@@ -104,20 +156,24 @@ impl Hooks {
     /// back: what waits for a paused Webhook must not keep the others out of memory.
     pub(super) fn share_memory(&self) {
         if self.budgets.were_short() {
-            for hook in self.pick(|hook, _| Some(Arc::clone(hook))) {
+            for hook in self.all() {
                 hook.queue().rest();
             }
         }
     }
 
-    /// Names of all.
-    pub(super) fn known(&self) -> Vec<WebhookRef> {
-        self.pick(|_, summary| Some(summary.webhook.clone()))
+    /// All of them.
+    pub(super) fn all(&self) -> Vec<Arc<Hook>> {
+        self.read().by_uid.values().cloned().collect()
     }
 
-    /// What `pick` takes of each.
-    pub(super) fn pick<T>(&self, pick: impl Fn(&Arc<Hook>, &Summary) -> Option<T>) -> Vec<T> {
-        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
-        map.values().filter_map(|hook| pick(hook, &hook.summary.load())).collect()
+    /// Names of all.
+    pub(super) fn known(&self) -> Vec<WebhookRef> {
+        self.pick(|summary| Some(summary.webhook.clone()))
+    }
+
+    /// What `pick` takes of the numbers of each.
+    pub(super) fn pick<T>(&self, pick: impl Fn(&Summary) -> Option<T>) -> Vec<T> {
+        self.read().by_uid.values().filter_map(|hook| pick(&hook.summary.load())).collect()
     }
 }

@@ -7,11 +7,14 @@
 //! | `log` | delivery name | the delivery |
 //! | `index` | Webhook uid, [`Tag`], delivery name | empty; [`TEST`] for a test |
 //! | `retries` | Webhook uid, due, delivery name | empty |
+//! | `terms` | hash of namespace and [`Term`], delivery name | empty |
 //! | `dedup-0`, `dedup-1` | dedup key | event uid, time of acceptance |
 //!
 //! The part of `index` with state Pending is also the queue of first attempts: a delivery that was never
 //! attempted is due since its acceptance, and its name sorts by that. A redelivery is Pending too, but has a tag
 //! of its own and waits in `retries`.
+
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::model::ids::{DeliveryName, EventUid, ReplayId, WebhookUid};
 use crate::model::time::UnixMillis;
@@ -171,6 +174,58 @@ pub(super) fn slot_of_retry(key: &[u8]) -> Option<Slot> {
     Some(Slot { due: from_sortable(u64::from_be_bytes(due)), name: DeliveryName::from_bytes(name) })
 }
 
+/// What deliveries are found by, beside Webhook and state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Term<'a> {
+    /// The `CloudEvents` id.
+    EventId(&'a str),
+    /// The `CloudEvents` type.
+    EventType(&'a str),
+    /// It is a test.
+    Test,
+}
+
+impl<'a> Term<'a> {
+    /// Those of a delivery, which never change.
+    pub(super) fn of(delivery: &'a Delivery) -> impl Iterator<Item = Self> {
+        let always = [Self::EventId(&delivery.event_id), Self::EventType(&delivery.event_type)];
+        always.into_iter().chain(delivery.test.then_some(Self::Test))
+    }
+}
+
+/// All deliveries in `terms` that a namespace has for one, and perhaps others: the lines must be looked at. The
+/// namespace is in it so that no other's deliveries stand between.
+pub(super) fn terms_of(namespace: &str, term: Term<'_>) -> [u8; 8] {
+    let (tag, text) = match term {
+        Term::EventId(id) => (0xff, id),
+        Term::EventType(event_type) => (0xfe, event_type),
+        Term::Test => (0xfd, ""),
+    };
+    let mut hash = Xxh3::new();
+    hash.update(namespace.as_bytes());
+    hash.update(&[tag]);
+    hash.update(text.as_bytes());
+    hash.digest().to_be_bytes()
+}
+
+/// One delivery in `terms`.
+pub(super) fn term(namespace: &str, term: Term<'_>, name: DeliveryName) -> [u8; 24] {
+    let mut key = [0; 24];
+    key[..8].copy_from_slice(&terms_of(namespace, term));
+    key[8..].copy_from_slice(name.as_bytes());
+    key
+}
+
+/// The keys of a delivery in `terms`.
+pub(super) fn terms(delivery: &Delivery) -> impl Iterator<Item = [u8; 24]> {
+    Term::of(delivery).map(|of| term(&delivery.webhook.namespace, of, delivery.name))
+}
+
+/// The delivery of a key of `terms`.
+pub(super) fn name_in_terms(key: &[u8]) -> Option<DeliveryName> {
+    key.get(8..).and_then(|name| name.try_into().ok()).map(DeliveryName::from_bytes)
+}
+
 /// The name of a key of `log`; none for a key that means nothing.
 pub(super) fn name_in_log(key: &[u8]) -> Option<DeliveryName> {
     key.try_into().ok().map(DeliveryName::from_bytes)
@@ -221,5 +276,27 @@ mod tests {
         assert!(keys.is_sorted_by(|a, b| a < b));
         assert_eq!(name_in_index(&keys[1]), Some(two));
         assert_eq!(name_in_index(b"touch"), None);
+    }
+
+    #[test]
+    fn deliveries_of_one_term_are_together_and_those_of_another_or_of_another_namespace_are_not() {
+        let (id, names) = (Term::EventId("order-1"), [1, 2].map(|name| DeliveryName::from_bytes([name; 16])));
+        let keys = names.map(|name| term("team-a", id, name));
+        assert!(keys[0] < keys[1]);
+        assert!(keys.iter().all(|key| key.starts_with(&terms_of("team-a", id))));
+        let others = [
+            ("team-b", id),
+            ("team-a", Term::EventId("order-2")),
+            ("team-ao", Term::EventId("rder-1")),
+            ("team-a", Term::EventType("order-1")),
+            ("team-a", Term::Test),
+        ];
+        for (namespace, other) in others {
+            assert_ne!(terms_of(namespace, other), terms_of("team-a", id), "{namespace} {other:?}");
+        }
+        assert_eq!(keys.map(|key| name_in_terms(&key)), names.map(Some));
+        assert_eq!(name_in_terms(TOUCH), None);
+        // What is on disks already: the hash must not change.
+        assert_eq!(terms_of("team-a", id), 0x31bb_5aa7_302c_35a7_u64.to_be_bytes());
     }
 }

@@ -32,6 +32,7 @@ mod space;
 #[cfg(test)]
 mod tests;
 mod torn;
+mod upgrade;
 mod usage;
 mod writer;
 
@@ -69,7 +70,9 @@ pub struct Options {
     pub cluster: Option<String>,
     /// Commits and pending deliveries are counted here.
     pub metrics: Metrics,
-    /// With less free space on the file system, [`append`](crate::store::Store::append) is refused.
+    /// With less free space on the file system, beside a kibibyte for each delivery that waits,
+    /// [`append`](crate::store::Store::append) is refused; with less than twice as much, to the namespaces that use
+    /// most.
     pub min_free_bytes: u64,
     /// How long the same `source` and `id` are a duplicate.
     pub dedup_window: Duration,

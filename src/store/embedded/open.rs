@@ -17,7 +17,8 @@ use super::queue::Budgets;
 use super::replays::Replays;
 use super::room::Room;
 use super::space::Space;
-use super::usage::{self, Usages};
+use super::upgrade;
+use super::usage::Usages;
 use super::writer::Writer;
 use super::{Options, Shared};
 use crate::model::ids::{DeliveryName, WebhookUid};
@@ -69,9 +70,9 @@ pub(super) fn open(options: Options) -> Result<Opened> {
     let mut generations = Generations::load(&disk)?;
     interrupt_tests(&disk, &hooks, dedup_window, &mut generations)?;
 
-    let pending: u64 = hooks.pick(|_, summary| Some(summary.pending)).into_iter().sum();
+    let pending: u64 = hooks.pick(|summary| Some(summary.pending)).into_iter().sum();
     let work = Wakes::default();
-    work.add(hooks.pick(|_, summary| (summary.pending > 0).then_some(summary.webhook.uid)));
+    work.add(hooks.pick(|summary| (summary.pending > 0).then_some(summary.webhook.uid)));
     let shared = Shared {
         hooks,
         disk: arc_swap::ArcSwapOption::new(Some(Arc::clone(&disk))),
@@ -155,7 +156,7 @@ fn check_format(disk: &Disk) -> Result<()> {
     let value = disk.meta.get(meta::FORMAT).map_err(engine(READ))?;
     match value.and_then(|value| value.as_ref().try_into().ok()).map(u32::from_be_bytes) {
         Some(format::VERSION) => Ok(()),
-        Some(1) => upgrade(disk),
+        Some(older @ 1..format::VERSION) => upgrade::upgrade(disk, older),
         Some(other) => Err(Error::Unusable(format!(
             "the data directory has format {other}, this program knows {}: start the program that wrote it, or a \
              newer one",
@@ -165,17 +166,6 @@ fn check_format(disk: &Disk) -> Result<()> {
             "the data directory has no format version: it is not a store of this program".to_owned(),
         )),
     }
-}
-
-/// Counts what namespaces use, which format 1 did not. Reads everything, once.
-fn upgrade(disk: &Disk) -> Result<()> {
-    tracing::info!("counting what the data directory holds, for a newer format");
-    let mut batch = disk.db.batch().durability(Some(PersistMode::SyncAll));
-    for (namespace, usage) in usage::recount(disk)? {
-        batch.insert(&disk.meta, meta::usage(&namespace), format::encode(&usage)?);
-    }
-    batch.insert(&disk.meta, meta::FORMAT, format::VERSION.to_be_bytes());
-    batch.commit().map_err(engine("write the format version"))
 }
 
 /// A store belongs to the cluster that it was first opened in: in another, every Webhook would seem deleted.

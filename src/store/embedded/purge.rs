@@ -1,14 +1,14 @@
 //! Erasing a Webhook, in bounded steps, so that the commits of others go between.
 
-use super::disk::{Disk, engine};
+use super::disk::{Disk, chain, engine};
 use super::erase::Erasure;
 use super::format;
 use super::hooks::Hooks;
 use super::keys;
 use super::replays::Changes;
 use crate::model::ids::{DeliveryName, WebhookUid};
-use crate::store::Result;
 use crate::store::records::Summary;
+use crate::store::{Error, Result};
 
 /// Deliveries that are erased in one step.
 const STEP: usize = 256;
@@ -78,14 +78,21 @@ pub(super) fn step(disk: &Disk, hooks: &Hooks, webhook: WebhookUid, cursor: &Cur
 fn has_another(hooks: &Hooks, webhook: WebhookUid, namespace: &str) -> bool {
     let is_another =
         |summary: &Summary| summary.webhook.uid != webhook && *summary.webhook.namespace == *namespace;
-    !hooks.pick(|_, summary| is_another(summary).then_some(())).is_empty()
+    !hooks.pick(|summary| is_another(summary).then_some(())).is_empty()
 }
 
 fn erase(erasure: &mut Erasure<'_>, disk: &Disk, names: &[(fjall::UserKey, DeliveryName)]) -> Result<()> {
     for (key, name) in names {
         erasure.batch.remove(&disk.index, key.clone());
-        if let Some(delivery) = disk.delivery(*name)? {
-            erasure.line(&delivery)?;
+        match disk.delivery(*name) {
+            Ok(Some(delivery)) => erasure.line(&delivery)?,
+            Ok(None) => {}
+            // It must not keep the rest; its event stays.
+            Err(error @ Error::Corrupt { .. }) => {
+                tracing::error!(delivery = %name, error = %chain(&error), "erased unread");
+                erasure.batch.remove(&disk.log, *name.as_bytes());
+            }
+            Err(other) => return Err(other),
         }
     }
     Ok(())

@@ -99,8 +99,8 @@ pub(super) fn step(
         Some(after) => Bound::Excluded(after),
         None => usages.begin_look(namespace).map_or(Bound::Unbounded, Bound::Included),
     };
-    let of_namespace =
-        hooks.pick(|_, summary| (summary.webhook.namespace == *namespace).then_some(summary.webhook.uid));
+    let of_namespace: Vec<_> =
+        hooks.of_namespace(namespace).iter().map(|hook| hook.summary().webhook.uid).collect();
     let snapshot = disk.db.snapshot();
     let tags = [State::Success, State::Failed];
     let mut oldest = Oldest::new(disk, &snapshot, &of_namespace, &tags, from)?;

@@ -9,20 +9,18 @@ use futures::{FutureExt as _, TryFutureExt as _};
 
 use super::disk::{Disk, chain};
 use super::group::Prepared;
-use super::hooks::Hook;
-use super::keys::Tag;
 use super::lane::LaneId;
 use super::purge::Cursor;
-use super::query::{self, Part, Walk};
+use super::query;
 use super::replaying::{self, ReplayStep};
 use super::retain::Position;
+use super::space::{Admits, Used};
 use super::writer::Command;
 use super::{Embedded, Shared};
 use crate::model::ids::{DeliveryName, EventUid, ReplayId, WebhookRef, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::store::records::{
-    DedupKey, Delivery, Event, Expunge, Expunged, NewEvent, Outcome, Redelivered, Redelivery, State, Summary,
-    Usage,
+    DedupKey, Delivery, Event, Expunge, Expunged, NewEvent, Outcome, Redelivered, Redelivery, Summary, Usage,
 };
 use crate::store::{
     Appended, Change, ClaimRequest, Claims, Error, NewReplay, Page, Query, Replay, Replays, Result,
@@ -31,8 +29,8 @@ use crate::store::{
 
 impl Embedded {
     async fn append_all(&self, events: Vec<NewEvent>) -> Result<Vec<Appended>> {
-        self.accepting()?;
-        events.iter().try_for_each(|event| self.within_quota(event))?;
+        let admits = self.admits()?;
+        events.iter().try_for_each(|event| self.within_quota(event, admits))?;
         let Some(first) = events.first() else { return Ok(vec![]) };
         let bytes = events.iter().map(|event| event.data.len() + 512 * event.deliveries.len()).sum();
         let _place = self.shared.room.enter(&Arc::clone(&first.namespace), bytes).await?;
@@ -42,13 +40,46 @@ impl Embedded {
     }
 
     /// Asked before the call waits its turn: those that come at the same time may exceed the limit together.
-    fn within_quota(&self, event: &NewEvent) -> Result<()> {
+    fn within_quota(&self, event: &NewEvent, admits: Admits) -> Result<()> {
+        if event.deliveries.iter().all(|delivery| delivery.test) {
+            return Ok(());
+        }
         let limit = self.shared.quota_pending_bytes;
-        let counts = event.deliveries.iter().any(|delivery| !delivery.test);
-        if counts && self.shared.hooks.usages().get(&event.namespace).pending_bytes >= limit {
-            return Err(Error::OverQuota { namespace: Arc::clone(&event.namespace), limit });
+        let used = self.shared.hooks.usages().get(&event.namespace);
+        let namespace = || Arc::clone(&event.namespace);
+        if used.pending_bytes >= limit {
+            return Err(Error::OverQuota { namespace: namespace(), limit });
+        }
+        if !admits.admits(used.bytes) {
+            return Err(Error::NearlyFull { namespace: namespace() });
         }
         Ok(())
+    }
+
+    /// Whose events are taken now.
+    fn admits(&self) -> Result<Admits> {
+        let shared = &self.shared;
+        if shared.is_poisoned() {
+            return Err(Error::Poisoned);
+        }
+        if shared.closed.load(Ordering::SeqCst) {
+            return Err(Error::Closed);
+        }
+        let admits = shared.space.admits(|| {
+            // Flushes and compactions fail in threads of the engine, which then takes no more writes.
+            if let Ok(disk) = shared.disk()
+                && let Err(error) = disk.check()
+            {
+                shared.poison(&error);
+            }
+            let waiting = u64::try_from(shared.pending.load(Ordering::SeqCst)).unwrap_or(0);
+            Used { waiting, largest: shared.hooks.usages().largest() }
+        });
+        match admits {
+            _ if shared.is_poisoned() => Err(Error::Poisoned),
+            Admits::Nobody => Err(Error::Full),
+            admits => Ok(admits),
+        }
     }
 
     async fn expunge_all(&self, expunge: Expunge) -> Result<Expunged> {
@@ -74,6 +105,11 @@ impl Embedded {
                 position = step.next;
             }
         }
+        if self.shared.hooks.usages().much_is_gone()
+            && let Err(error) = self.read(|_, disk| disk.give_back()).await
+        {
+            tracing::warn!(error = %chain(&error), "erased events still take room");
+        }
         Ok(gone)
     }
 
@@ -87,24 +123,7 @@ impl Embedded {
     }
 
     async fn page(&self, query: Query) -> Result<Page> {
-        self.read(move |shared, disk| {
-            let Query { namespace, webhook, mut states, before, limit } = query;
-            states.sort_unstable();
-            states.dedup();
-            let every = states.is_empty() || states == State::ALL;
-            let states = if every { State::ALL.to_vec() } else { states };
-            if every && namespace.is_none() && webhook.is_none() {
-                return query::page(disk, &Walk::Everything, before, limit);
-            }
-            let hooks = shared.hooks.pick(|hook, summary| {
-                let wanted = webhook.is_none_or(|webhook| summary.webhook.uid == webhook)
-                    && namespace.as_ref().is_none_or(|namespace| summary.webhook.namespace == *namespace);
-                wanted.then(|| Arc::clone(hook))
-            });
-            let parts = hooks.iter().flat_map(|hook| states.iter().flat_map(|state| parts(hook, *state)));
-            query::page(disk, &Walk::Of(parts.collect(), states.clone()), before, limit)
-        })
-        .await
+        self.read(move |shared, disk| query::page(disk, &shared.hooks, &query)).await
     }
 
     async fn begin(&self, new: NewReplay) -> Result<()> {
@@ -167,23 +186,6 @@ impl Embedded {
         });
         end.await.map_err(|error| Error::Engine { what: "close the store", source: error.into() })?;
         result
-    }
-}
-
-/// The parts of the index with one state of one Webhook; none when it is known to be empty.
-fn parts(hook: &Hook, state: State) -> Vec<Part> {
-    let summary = hook.summary();
-    let webhook = summary.webhook.uid;
-    match state {
-        // Under load, the end of this part is full of what has just left it: memory knows what is there.
-        State::Pending => {
-            let first_attempts = hook.queue().pending();
-            let first_attempts =
-                first_attempts.map_or_else(|| Part::OnDisk(webhook, state.into()), Part::Known);
-            vec![first_attempts, Part::OnDisk(webhook, Tag::REDELIVERY)]
-        }
-        State::Retrying if summary.pending == 0 => vec![],
-        State::Retrying | State::Success | State::Failed => vec![Part::OnDisk(webhook, state.into())],
     }
 }
 
@@ -262,26 +264,7 @@ impl Store for Embedded {
     }
 
     fn accepting(&self) -> Result<()> {
-        let shared = &self.shared;
-        if shared.is_poisoned() {
-            return Err(Error::Poisoned);
-        }
-        if shared.closed.load(Ordering::SeqCst) {
-            return Err(Error::Closed);
-        }
-        // Flushes and compactions fail in threads of the engine, which then takes no more writes.
-        let enough = shared.space.enough(|| {
-            if let Ok(disk) = shared.disk()
-                && let Err(error) = disk.check()
-            {
-                shared.poison(&error);
-            }
-        });
-        match enough {
-            _ if shared.is_poisoned() => Err(Error::Poisoned),
-            true => Ok(()),
-            false => Err(Error::Full),
-        }
+        self.admits().map(drop)
     }
 
     fn duplicate_of(&self, key: DedupKey, now: UnixMillis) -> Result<Option<EventUid>> {

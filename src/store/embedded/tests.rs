@@ -12,7 +12,7 @@ use crate::metrics::Metrics;
 use crate::model::event::Attributes;
 use crate::model::ids::{DeliveryName, EventUid, Minter, WebhookRef};
 use crate::model::time::UnixMillis;
-use crate::store::behaviour::{Engine, QUOTA, RETENTION, suite, webhook};
+use crate::store::behaviour::{Crashing, Engine, QUOTA, RETENTION, suite, webhook};
 use crate::store::records::{
     DedupKey, EndReason, Expunge, Expunged, Next, Outcome, Redelivered, Redelivery, Retention, Usage,
 };
@@ -41,6 +41,45 @@ impl Engine for InDirectory {
 mod every_engine {
     use super::*;
     suite!(InDirectory::new());
+}
+
+/// Nothing is flushed, so that what was written is in the one journal, commit after commit.
+struct Unflushed(TempDir);
+
+impl Unflushed {
+    fn journal(&self) -> std::path::PathBuf {
+        self.0.path().join("store/0.jnl")
+    }
+}
+
+impl Engine for Unflushed {
+    fn open(&self) -> Arc<dyn Store> {
+        let options = Options { memtable_bytes: 64 << 20, ..options(&self.0) };
+        Embedded::open(Options { retention: RETENTION, quota_pending_bytes: QUOTA, ..options }).unwrap()
+    }
+}
+
+impl Crashing for Unflushed {
+    fn written(&self) -> u64 {
+        // A commit does not end with a zero.
+        let journal = std::fs::read(self.journal()).unwrap();
+        journal.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1)
+    }
+
+    fn crash(&self, written: Option<u64>) -> Box<dyn Engine> {
+        let crashed = Unflushed(scratch());
+        copy_all(self.0.path(), crashed.0.path());
+        if let Some(written) = written {
+            let journal = std::fs::File::options().write(true).open(crashed.journal()).unwrap();
+            journal.set_len(written).unwrap();
+        }
+        Box::new(crashed)
+    }
+}
+
+#[test]
+fn every_crash_leaves_what_the_model_has() {
+    crate::store::behaviour::model::every_crash_leaves_what_the_model_has(|| Unflushed(scratch()));
 }
 
 pub(super) const NOW: UnixMillis = UnixMillis::from_millis(1_800_000_000_000);
@@ -113,7 +152,7 @@ fn a_format_of_the_future_or_none_is_refused() {
     store.shared.disk().unwrap().meta.insert(meta::FORMAT, 7_u32.to_be_bytes()).unwrap();
     drop(store);
     let sentence = unusable(Embedded::open(options(&dir)));
-    assert!(sentence.contains("has format 7, this program knows 2"), "{sentence}");
+    assert!(sentence.contains("has format 7, this program knows 3"), "{sentence}");
 
     let other = scratch();
     drop(fjall::Database::builder(other.path().join("store")).open().unwrap());
@@ -145,6 +184,28 @@ async fn with_too_little_room_appends_are_refused_and_outcomes_are_not() {
     assert!(matches!(store.append(vec![event]).await, Err(Error::Full)));
     store.record(vec![outcome(&hook, name, Next::Success)]).await.unwrap();
     assert_eq!(store.summary(hook.uid).unwrap().success_count, 1);
+}
+
+#[tokio::test]
+async fn with_little_room_the_namespace_that_uses_most_is_refused_and_the_other_is_not() {
+    let dir = scratch();
+    let (minter, [a, b]) = (Minter::default(), [webhook("team-a", 1), webhook("team-b", 2)]);
+    let of_b = || NewEvent { namespace: "team-b".into(), ..event(&minter, &[&b]) };
+    let store = Embedded::open(options(&dir)).unwrap();
+    store.append(vec![event(&minter, &[&a]), event(&minter, &[&a]), event(&minter, &[&a])]).await.unwrap();
+    store.append(vec![of_b()]).await.unwrap();
+    store.close().await.unwrap();
+    // A third of what is free is beyond the limit, so half of what the largest uses is too much.
+    let disk = rustix::fs::statvfs(dir.path()).unwrap();
+    let least = disk.f_bavail * disk.f_frsize / 3 * 2;
+    let store = Embedded::open(Options { min_free_bytes: least, ..options(&dir) }).unwrap();
+    store.accepting().unwrap();
+    let error = store.append(vec![event(&minter, &[&a])]).await.unwrap_err();
+    assert!(matches!(&error, Error::NearlyFull { namespace } if &**namespace == "team-a"), "{error:?}");
+    store.append(vec![of_b()]).await.unwrap();
+    let mut test = event(&minter, &[&a]);
+    test.deliveries[0].test = true;
+    store.append(vec![test]).await.unwrap();
 }
 
 #[tokio::test]
@@ -284,6 +345,8 @@ async fn a_corrupt_log_line_is_left_out_and_harms_no_other() {
     let outcomes = names.iter().map(|name| outcome(&hook, *name, Next::Success)).collect();
     store.record(outcomes).await.unwrap();
     assert_eq!(store.summary(hook.uid).unwrap().success_count, 2);
+    store.purge(hook.uid).await.unwrap();
+    assert!(store.shared.disk().unwrap().log.is_empty().unwrap());
 }
 
 #[tokio::test]
@@ -375,6 +438,25 @@ async fn a_store_of_format_1_opens_with_everything() {
     assert_eq!([store.usage("team-a"), store.usage("team-b")], [Usage::default(); 2]);
 }
 
+/// A directory that the last program with format 2 wrote, which was killed meanwhile.
+#[tokio::test]
+async fn a_store_of_format_2_opens_with_everything_and_finds_it_by_the_id_of_its_event() {
+    let dir = tempfile::tempdir().unwrap();
+    let written = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/store-format-2");
+    copy_all(std::path::Path::new(written), dir.path());
+    for _ in 0..2 {
+        let store = Embedded::open(options(&dir)).unwrap();
+        let lines = store.query(Query { limit: 100, ..Query::default() }).await.unwrap().deliveries;
+        assert_eq!(lines.len(), 12);
+        for line in lines {
+            let event_id = Some(Arc::clone(&line.event_id));
+            let found = store.query(Query { event_id, limit: 9, ..Query::default() }).await.unwrap();
+            assert_eq!(found.deliveries, [line]);
+        }
+        store.close().await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn retention_goes_in_steps_and_goes_on_where_it_ended() {
     let dir = tempfile::tempdir().unwrap();
@@ -400,4 +482,45 @@ async fn retention_goes_in_steps_and_goes_on_where_it_ended() {
     assert_eq!((disk.log.len().unwrap(), disk.events.len().unwrap(), disk.index.len().unwrap()), (1, 1, 1));
     let bytes = i64::try_from(store.usage("team-a").bytes).unwrap();
     assert_eq!(store.metrics().store_bytes.get(), bytes);
+}
+
+/// Bytes of all files below a directory; some may go meanwhile.
+fn size(path: &std::path::Path) -> u64 {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => size(&entry.path()),
+        meta => meta.map_or(0, |meta| meta.len()),
+    };
+    entries.map(size).sum()
+}
+
+#[tokio::test]
+async fn space_is_given_back_when_much_has_gone() {
+    let dir = scratch();
+    let (minter, hook) = (Minter::default(), webhook("team-a", 1));
+    let retention = Retention { max_age: Duration::from_hours(1), max_bytes: u64::MAX };
+    let store = Embedded::open(Options { retention, ..options(&dir) }).unwrap();
+    let body = Bytes::from(vec![b'x'; 64 << 10]);
+    let mut last = None;
+    for _ in 0..24 {
+        let events = (0..50).map(|_| NewEvent { data: body.clone(), ..event(&minter, &[&hook]) });
+        let events: Vec<_> = events.collect();
+        let names: Vec<_> = events.iter().map(|event| event.deliveries[0].name).collect();
+        store.append(events).await.unwrap();
+        last = names.last().copied();
+        let done = names.into_iter().filter(|name| Some(*name) != last);
+        store.record(done.map(|name| outcome(&hook, name, Next::Success)).collect()).await.unwrap();
+    }
+    let files = dir.path().join("store/keyspaces");
+    let before = size(&files);
+    assert!(before > 48 << 20, "{before} bytes are on disk");
+    let gone = store.retain(NOW + Duration::from_hours(2)).await.unwrap();
+    assert_eq!(gone, 24 * 49);
+    let limit = std::time::Instant::now() + Duration::from_mins(1);
+    while size(&files) > before / 4 {
+        assert!(std::time::Instant::now() < limit, "{} of {before} bytes are left", size(&files));
+        tokio::task::yield_now().await;
+    }
+    let kept = store.delivery(last.unwrap()).await.unwrap().unwrap();
+    assert_eq!(store.event(kept.event).await.unwrap().unwrap().data, body);
 }

@@ -1,7 +1,7 @@
 //! What each namespace uses, in memory and on disk, and how far its log has been looked through for what is old.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::disk::{Disk, engine};
@@ -13,6 +13,9 @@ use crate::store::records::{Delivery, Retention, Usage};
 use crate::store::{Error, Result};
 
 const READ: &str = "read from the store";
+
+/// Bytes of erased events for which files are not rewritten yet.
+const MUCH: u64 = 64 << 20;
 
 /// One namespace.
 #[derive(Debug, Default)]
@@ -31,6 +34,8 @@ struct Entry {
 pub(super) struct Usages {
     map: RwLock<HashMap<Namespace, Entry>>,
     total: AtomicI64,
+    /// Bytes of events that were erased since the disk's files were last rewritten.
+    gone: AtomicU64,
 }
 
 impl Usages {
@@ -60,6 +65,22 @@ impl Usages {
     /// Of one namespace.
     pub(super) fn get(&self, namespace: &str) -> Usage {
         self.read(namespace, |entry| entry.usage).unwrap_or_default()
+    }
+
+    /// Whether so much has gone that files are worth rewriting for it. Begins to count anew, if so.
+    pub(super) fn much_is_gone(&self) -> bool {
+        let (gone, left) = (self.gone.load(Ordering::Relaxed), u64::try_from(self.total()).unwrap_or(0));
+        let much = gone >= MUCH && gone >= left / 4;
+        if much {
+            self.gone.fetch_sub(gone, Ordering::Relaxed);
+        }
+        much
+    }
+
+    /// Bytes of the namespace that uses most.
+    pub(super) fn largest(&self) -> u64 {
+        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
+        map.values().map(|entry| entry.usage.bytes).max().unwrap_or(0)
     }
 
     /// Bytes of all.
@@ -111,6 +132,8 @@ struct Delta {
     deliveries: i64,
     /// The first delivery that became final.
     finished: Option<DeliveryName>,
+    /// Bytes of events that are erased.
+    gone: u64,
 }
 
 impl Delta {
@@ -139,7 +162,9 @@ impl Deltas {
 
     /// An event has gone.
     pub(super) fn event_gone(&mut self, namespace: &Namespace, bytes: u64) {
-        self.of(namespace).bytes -= bytes.cast_signed();
+        let delta = self.of(namespace);
+        delta.bytes -= bytes.cast_signed();
+        delta.gone += bytes;
     }
 
     /// A log line has come.
@@ -191,6 +216,7 @@ impl Deltas {
     /// The commit was made.
     pub(super) fn apply(&mut self, usages: &Usages) {
         for (namespace, delta) in self.0.drain() {
+            usages.gone.fetch_add(delta.gone, Ordering::Relaxed);
             usages.change(&namespace, |entry| {
                 let before = entry.usage;
                 entry.usage = delta.applied_to(before);

@@ -65,15 +65,17 @@ pub(super) fn busy() -> impl Strategy<Value = super::Op> {
 }
 
 /// What a line was before a replay put it among those that wait.
+#[derive(Clone)]
 pub(super) struct Put {
     number: u8,
     state: State,
     reason: Option<EndReason>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Replays(BTreeMap<u8, Replay>);
 
+#[derive(Clone)]
 struct Replay {
     second: bool,
     states: Vec<State>,

@@ -1,0 +1,323 @@
+//! The store on a disk that is full, or fails: a small file system of its own, and a limit on the size of files.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test: what is unexpected ends it"
+)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hookwright::clock::Clock;
+use hookwright::model::event::Attributes;
+use hookwright::model::ids::{DeliveryName, EventUid, Minter, WebhookRef, WebhookUid};
+use hookwright::store::embedded::{Embedded, Options};
+use hookwright::store::records::Retention;
+use hookwright::store::{
+    ClaimRequest, Error, NewDelivery, NewEvent, Next, Outcome, Page, Query, State, Store,
+};
+use tempfile::TempDir;
+
+const DIRECTORY: &str = "STORE_FULL_DIRECTORY";
+const LEASE: Duration = Duration::from_mins(1);
+const MIB: u64 = 1 << 20;
+
+fn scratch() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+fn options(dir: &Path) -> Options {
+    Options { memtable_bytes: 512 << 10, min_free_bytes: 0, ..Options::new(dir) }
+}
+
+fn webhook(namespace: &str) -> WebhookRef {
+    let uid = WebhookUid::from_bytes([namespace.as_bytes()[0]; 16]);
+    WebhookRef { uid, namespace: namespace.into(), name: "orders".into() }
+}
+
+/// Any event's body follows from its uid.
+fn body(uid: EventUid) -> Bytes {
+    let seed = uid.as_bytes();
+    let noise = (0..64_u64).flat_map(|word| {
+        let low = u64::from_be_bytes(seed[8..].try_into().unwrap());
+        (low ^ word.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xbf58_476d_1ce4_e5b9).to_be_bytes()
+    });
+    noise.collect::<Vec<_>>().repeat(8).into()
+}
+
+fn events(minter: &Minter, hook: &WebhookRef, count: usize) -> Vec<NewEvent> {
+    let now = Clock::system().now();
+    let event = |_| {
+        let uid = minter.event(now);
+        NewEvent {
+            uid,
+            namespace: Arc::clone(&hook.namespace),
+            attributes: Arc::new(Attributes {
+                id: uid.to_string().into(),
+                source: "/full".into(),
+                event_type: "order.created".into(),
+                data_content_type: None,
+                data_schema: None,
+                subject: None,
+                time: None,
+                extensions: vec![],
+            }),
+            data: body(uid),
+            accepted_at: now,
+            dedup: None,
+            deliveries: vec![NewDelivery { name: minter.delivery(now), webhook: hook.clone(), test: false }],
+        }
+    };
+    (0..count).map(event).collect()
+}
+
+async fn claim(store: &Embedded, hook: &WebhookRef, limit: usize) -> Vec<DeliveryName> {
+    let now = Clock::system().now();
+    let request = ClaimRequest { webhook: hook.uid, now, limit, only: None, lease: LEASE };
+    let claims = store.claim(request).await.unwrap().deliveries;
+    for claimed in &claims {
+        assert_eq!(claimed.event.data, body(claimed.event.uid));
+    }
+    claims.into_iter().map(|claimed| claimed.delivery.name).collect()
+}
+
+async fn succeed(store: &Embedded, hook: &WebhookRef, names: &[DeliveryName]) -> Result<(), Error> {
+    let at = Clock::system().now();
+    let outcome = |name: &DeliveryName| Outcome {
+        name: *name,
+        webhook: hook.uid,
+        attempt: None,
+        next: Next::Success,
+        disable: None,
+        at,
+    };
+    store.record(names.iter().map(outcome).collect()).await
+}
+
+/// What was said about each delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    /// It may be there.
+    Appending,
+    Appended,
+    /// It may be done.
+    Recording,
+    Recorded,
+}
+
+type Ledger = BTreeMap<DeliveryName, Said>;
+
+/// Publishes and delivers until the disk fails.
+async fn until_it_fails(dir: &Path) -> Ledger {
+    let (minter, hook, mut ledger) = (Minter::default(), webhook("team"), Ledger::new());
+    let store = Embedded::open(options(dir)).unwrap();
+    for round in 0.. {
+        assert!(round < 10_000, "the disk has no end");
+        let events = events(&minter, &hook, 20);
+        let names: Vec<_> = events.iter().map(|event| event.deliveries[0].name).collect();
+        ledger.extend(names.iter().map(|name| (*name, Said::Appending)));
+        if store.append(events).await.is_err() {
+            break;
+        }
+        ledger.extend(names.iter().map(|name| (*name, Said::Appended)));
+        let claimed = claim(&store, &hook, 10).await;
+        ledger.extend(claimed.iter().map(|name| (*name, Said::Recording)));
+        if succeed(&store, &hook, &claimed).await.is_err() {
+            break;
+        }
+        ledger.extend(claimed.iter().map(|name| (*name, Said::Recorded)));
+    }
+    // From now on it says that it does not write, and serves what it has.
+    assert!(matches!(store.accepting(), Err(Error::Poisoned)), "{:?}", store.accepting());
+    assert!(matches!(store.append(events(&minter, &hook, 1)).await, Err(Error::Poisoned)));
+    assert!(matches!(succeed(&store, &hook, &[]).await, Err(Error::Poisoned)));
+    check(&store, &ledger).await;
+    drop(store);
+    ledger
+}
+
+async fn everything(store: &Embedded) -> BTreeMap<DeliveryName, State> {
+    let (mut query, mut lines) = (Query { limit: 500, ..Query::default() }, BTreeMap::new());
+    loop {
+        let Page { deliveries, next } = store.query(query.clone()).await.unwrap();
+        for line in deliveries {
+            let event = store.event(line.event).await.unwrap().unwrap();
+            assert_eq!(event.data, body(line.event), "{} has half of its event", line.name);
+            lines.insert(line.name, line.state);
+        }
+        if next.is_none() {
+            return lines;
+        }
+        query.before = next;
+    }
+}
+
+/// Everything acknowledged is there, and nothing is that was not asked for.
+async fn check(store: &Embedded, ledger: &Ledger) {
+    let lines = everything(store).await;
+    assert!(lines.keys().all(|name| ledger.contains_key(name)), "something is invented");
+    for (name, said) in ledger {
+        let expected: &[Option<State>] = match said {
+            Said::Appending => &[None, Some(State::Pending)],
+            Said::Appended => &[Some(State::Pending)],
+            Said::Recording => &[Some(State::Pending), Some(State::Success)],
+            Said::Recorded => &[Some(State::Success)],
+        };
+        let state = lines.get(name).copied();
+        assert!(expected.contains(&state), "{name}: {said:?}, and is {state:?}");
+    }
+    // The last call is there as a whole or not at all.
+    let appending = ledger.iter().filter(|(_, said)| **said == Said::Appending);
+    let there = appending.clone().filter(|(name, _)| lines.contains_key(name)).count();
+    assert!(there == 0 || there == appending.count(), "{there} of the last call");
+}
+
+/// Once there is room again, everything is there, and goes on.
+async fn check_healed(dir: &Path, ledger: &Ledger) {
+    let (minter, hook) = (Minter::default(), webhook("team"));
+    let store = Embedded::open(options(dir)).unwrap();
+    check(&store, ledger).await;
+    store.append(events(&minter, &hook, 20)).await.unwrap();
+    let lines = everything(&store).await;
+    let waiting: Vec<_> =
+        lines.iter().filter(|(_, state)| **state == State::Pending).map(|(name, _)| *name).collect();
+    let mut claimed = claim(&store, &hook, usize::MAX).await;
+    claimed.sort_unstable();
+    assert_eq!(claimed, waiting, "what can be claimed is what is not done");
+    succeed(&store, &hook, &claimed).await.unwrap();
+    assert!(everything(&store).await.values().all(|state| *state == State::Success));
+    assert_eq!(store.summary(hook.uid).unwrap().success_count, lines.len() as u64);
+    store.close().await.unwrap();
+}
+
+/// Runs a test of this file anew, in a process that a shell has prepared.
+fn in_a_shell(prepare: &str, test: &str, dir: &Path) {
+    let script = format!("{prepare}; exec \"$0\" --exact {test} --nocapture --test-threads=1");
+    let output = Command::new("unshare")
+        .args(["--mount", "--map-root-user", "sh", "-ec", &script])
+        .arg(std::env::current_exe().unwrap())
+        .env(DIRECTORY, dir)
+        .output();
+    let output = output.unwrap_or_else(|error| panic!("needs `unshare` of util-linux: {error}"));
+    assert!(
+        output.status.success(),
+        "in a mount namespace of its own (which needs root, or user namespaces): {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// A file system of so many MiB.
+fn small_disk(mib: u64) -> String {
+    format!("mount -t tmpfs -o size={mib}m none \"${DIRECTORY}\"")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_loses_nothing_and_room_heals_it() {
+    let Ok(dir) = std::env::var(DIRECTORY) else {
+        let dir = scratch();
+        return in_a_shell(&small_disk(40), "a_full_disk_loses_nothing_and_room_heals_it", dir.path());
+    };
+    let dir = Path::new(&dir);
+    let ballast = dir.join("ballast");
+    fs::write(&ballast, vec![1; 8 << 20]).unwrap();
+    let ledger = until_it_fails(dir).await;
+    assert!(ledger.len() > 1000, "only {}", ledger.len());
+    // It may open or say why not, but nothing is lost by trying.
+    if let Ok(store) = Embedded::open(options(dir)) {
+        check(&store, &ledger).await;
+        drop(store);
+    }
+    fs::remove_file(ballast).unwrap();
+    check_healed(dir, &ledger).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_fails_loses_nothing_and_a_restart_heals_it() {
+    if let Ok(dir) = std::env::var(DIRECTORY) {
+        let ledger = until_it_fails(Path::new(&dir)).await;
+        let line = |(name, said): (&DeliveryName, &Said)| format!("{name} {said:?}\n");
+        return fs::write(Path::new(&dir).join("ledger"), ledger.iter().map(line).collect::<String>())
+            .unwrap();
+    }
+    let dir = scratch();
+    // The engine makes its journal larger than the limit, and empty.
+    drop(Embedded::open(options(dir.path())).unwrap());
+    // A write beyond the limit fails, and does not kill.
+    let prepare = "trap '' XFSZ; ulimit -f 6000";
+    in_a_shell(prepare, "a_write_that_fails_loses_nothing_and_a_restart_heals_it", dir.path());
+    let mut ledger = Ledger::new();
+    for line in fs::read_to_string(dir.path().join("ledger")).unwrap().lines() {
+        let (name, said) = line.split_once(' ').unwrap();
+        let all = [Said::Appending, Said::Appended, Said::Recording, Said::Recorded];
+        let said = all.into_iter().find(|known| format!("{known:?}") == said).unwrap();
+        ledger.insert(name.parse().unwrap(), said);
+    }
+    assert!(ledger.len() > 100, "only {}", ledger.len());
+    check_healed(dir.path(), &ledger).await;
+}
+
+/// Appends until it is refused.
+async fn publish(store: &Embedded, minter: &Minter, hook: &WebhookRef) -> (usize, Error) {
+    for round in 0..10_000 {
+        if let Err(error) = store.append(events(minter, hook, 60)).await {
+            return (round * 60, error);
+        }
+        // Who is taken is asked once a second.
+        tokio::time::sleep(Duration::from_millis(40)).await;
+    }
+    panic!("the disk has no end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_the_disk_is_full_the_largest_are_refused_then_all_and_outcomes_have_room() {
+    let Ok(dir) = std::env::var(DIRECTORY) else {
+        let dir = scratch();
+        let test = "before_the_disk_is_full_the_largest_are_refused_then_all_and_outcomes_have_room";
+        return in_a_shell(&small_disk(96), test, dir.path());
+    };
+    let retention = Retention { max_age: Duration::from_hours(1), max_bytes: u64::MAX };
+    let options = Options { min_free_bytes: 24 * MIB, retention, ..options(Path::new(&dir)) };
+    let store = Embedded::open(options).unwrap();
+    let (minter, large, small) = (Minter::default(), webhook("large"), webhook("small"));
+    store.append(events(&minter, &small, 20)).await.unwrap();
+    let (first, error) = publish(&store, &minter, &large).await;
+    assert!(
+        matches!(&error, Error::NearlyFull { namespace } if **namespace == *large.namespace),
+        "{error:?}"
+    );
+    store.append(events(&minter, &small, 20)).await.unwrap();
+    let (second, error) = publish(&store, &minter, &small).await;
+    assert!(matches!(error, Error::Full | Error::NearlyFull { .. }), "{error:?}");
+    assert!(first > second, "{first} {second}");
+
+    let mut done = 0;
+    for hook in [&large, &small] {
+        loop {
+            let claimed = claim(&store, hook, 100).await;
+            if claimed.is_empty() {
+                break;
+            }
+            succeed(&store, hook, &claimed).await.unwrap();
+            done += claimed.len();
+        }
+    }
+    assert_eq!(done, first + second + 40);
+    // What is done can go, and then there is room again.
+    let later = Clock::system().now() + Duration::from_hours(2);
+    assert_eq!(store.retain(later).await.unwrap(), done as u64);
+    let limit = Instant::now() + Duration::from_mins(1);
+    while store.append(events(&minter, &large, 1)).await.is_err() {
+        assert!(Instant::now() < limit, "retention gives no room back");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    store.close().await.unwrap();
+}
