@@ -27,7 +27,8 @@ pub(crate) struct Figures(Vec<Row>);
 impl Figures {
     /// Adds a figure, and says it at once.
     pub(crate) fn add(&mut self, what: impl Into<String>, value: f64, unit: &'static str, goal: Goal) {
-        let row = Row { what: what.into(), value, unit, goal };
+        // A sum of nothing is minus zero.
+        let row = Row { what: what.into(), value: value + 0.0, unit, goal };
         eprintln!("    {row}");
         self.0.push(row);
     }

@@ -379,6 +379,71 @@ async fn many_attempts_at_once_do_not_wait_for_the_streams_of_one_connection() {
     }
 }
 
+fn all_at_once(sender: &HttpSender, endpoint: Endpoint, count: usize) -> impl Future<Output = Vec<Sent>> {
+    let endpoint = Arc::new(endpoint);
+    let one = || Job { endpoint: Arc::clone(&endpoint), ..job(to("https://a.b/", TlsMaterial::default())) };
+    futures::future::join_all((0..count).map(|_| sender.send(one())).collect::<Vec<_>>())
+}
+
+#[tokio::test]
+async fn attempts_at_once_do_not_connect_one_after_the_other() {
+    let authority = Authority::new("ours");
+    let receiver = Receiver::start_slow(&authority, Duration::from_millis(300), false).await;
+    let began = std::time::Instant::now();
+    let sender = sender();
+    let sent = all_at_once(&sender, to(&receiver.url("/"), authority.trusted()), 30).await;
+    assert!(sent.iter().all(|sent| sent.verdict == Verdict::Delivered), "{sent:?}");
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_handshake_that_hangs_fails_one_attempt_and_no_other() {
+    let authority = Authority::new("ours");
+    let receiver = Receiver::start_slow(&authority, Duration::ZERO, true).await;
+    let sender = sender();
+    let sent = all_at_once(&sender, to(&receiver.url("/"), authority.trusted()), 10).await;
+    let failed: Vec<_> = sent.iter().filter(|sent| sent.verdict != Verdict::Delivered).map(error).collect();
+    assert_eq!(failed.len(), 1, "{failed:?}");
+}
+
+#[tokio::test]
+async fn a_receiver_that_allows_few_streams_gets_more_connections() {
+    let authority = Authority::new("ours");
+    let receiver = Receiver::start_http2_with(&authority, 4).await;
+    let sender = sender();
+    // The first hears how many streams it allows, the second sees it noted.
+    for _ in 0..2 {
+        let sent = sender.send(job(to(&receiver.url("/"), authority.trusted()))).await;
+        assert_eq!(sent.verdict, Verdict::Delivered);
+    }
+    let endpoint = to(&receiver.url("/hang"), authority.trusted());
+    let arrived = async {
+        while receiver.requests().len() < 10 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        _ = all_at_once(&sender, endpoint, 8) => {
+            panic!("{} arrived over {} connections", receiver.requests().len(), receiver.connections())
+        }
+        () = arrived => {}
+    }
+}
+
+#[tokio::test]
+async fn an_empty_body_has_a_length_and_the_users_accept_is_kept() {
+    let authority = Authority::new("ours");
+    let receiver = Receiver::start(&authority, |_| answer("200 OK", "", "")).await;
+    let mut endpoint = to(&receiver.url("/"), authority.trusted());
+    endpoint.headers = vec![(http::header::ACCEPT, "text/plain".parse().unwrap())];
+    let mut job = job(endpoint);
+    job.event = Arc::new(event(b""));
+    assert_eq!(sender().send(job).await.verdict, Verdict::Delivered);
+    let request = receiver.requests().remove(0);
+    assert!(request.contains("content-length: 0\r\n"), "{request}");
+    assert!(request.contains("accept: text/plain\r\n") && !request.contains("*/*"), "{request}");
+}
+
 #[tokio::test]
 async fn http2_is_spoken_with_receivers_that_offer_it() {
     let authority = Authority::new("ours");

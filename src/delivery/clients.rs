@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, HOST, HeaderMap, HeaderValue};
+use http::header::{ACCEPT, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -31,6 +31,9 @@ const IDLE: Duration = Duration::from_secs(30);
 
 /// Time to connect (look-up, TCP and TLS together), when the endpoint's own limit is not shorter.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An attempt waits so long for the connection that another opens, which may do for both; then it opens its own.
+const TURN: Duration = Duration::from_secs(1);
 
 /// Attempts that share one HTTP/2 connection: fewer than the streams that servers usually allow on one (100 and
 /// more), or the time of those beyond would run while they wait for a stream.
@@ -80,6 +83,8 @@ struct Address {
 #[derive(Debug)]
 struct Streams {
     sender: http2::SendRequest<Full<Bytes>>,
+    /// Streams that the receiver allows, as far as it was heard when the last request went out.
+    allowed: Arc<AtomicUsize>,
     in_use: AtomicUsize,
     used: Mutex<Instant>,
 }
@@ -153,10 +158,13 @@ impl Clients {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<(Response<Incoming>, Lease), Error> {
+        // Of an empty body, too: HTTP/1.1 would go without, and some servers want it (RFC 9110, section 8.6).
+        let length = HeaderValue::from(body.len());
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.headers_mut() = headers;
-        request.headers_mut().insert(ACCEPT, HeaderValue::from_static("*/*"));
+        request.headers_mut().insert(CONTENT_LENGTH, length);
+        request.headers_mut().entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
         loop {
             let connecting = self.lease(webhook, endpoint);
             let connecting = timeout(connect_timeout(endpoint), connecting);
@@ -181,25 +189,28 @@ impl Clients {
 
     /// A connection of this Webhook: one that is there, or a new one.
     async fn lease(&self, webhook: WebhookUid, endpoint: &Endpoint) -> Result<Lease, Error> {
+        Shared::sweep_on(&self.0);
         // As it was before the look-up: what is opened under an older policy is not used under a newer one.
         let policy = self.0.guard.policy();
         let opening = match self.0.take(webhook, endpoint, &policy)? {
             Taken::Lease(lease) => return Ok(lease),
             Taken::Open(opening) => opening,
         };
-        let _turn = match &opening {
-            Some(opening) => Some(opening.lock().await),
-            None => None,
-        };
-        if opening.is_some()
-            && let Taken::Lease(lease) = self.0.take(webhook, endpoint, &policy)?
-        {
-            return Ok(lease);
+        let mut turn = None;
+        if let Some(opening) = &opening {
+            turn = timeout(TURN, opening.lock()).await.ok();
+            match self.0.take(webhook, endpoint, &policy)? {
+                Taken::Lease(lease) => return Ok(lease),
+                // Meanwhile it is known to speak HTTP/1.1: each opens its own.
+                Taken::Open(None) => turn = None,
+                Taken::Open(Some(_)) => {}
+            }
         }
         let config = self.0.configs.get(&endpoint.tls)?;
         let line = connection::open(&self.0.guard, &endpoint.target, config, &self.0.tasks).await?;
-        Shared::sweep_on(&self.0);
-        self.0.add(webhook, endpoint, &policy, line)
+        let lease = self.0.add(webhook, endpoint, &policy, line);
+        drop(turn);
+        lease
     }
 }
 
@@ -307,7 +318,7 @@ impl Entry {
     /// that was used last.
     fn take(&mut self, webhook: WebhookUid) -> Option<Lease> {
         self.streams.retain(|streams| !streams.sender.is_closed());
-        let has_room = |streams: &&Arc<Streams>| streams.in_use.load(Ordering::Relaxed) < PER_CONNECTION;
+        let has_room = |streams: &&Arc<Streams>| streams.in_use.load(Ordering::Relaxed) < streams.room();
         if let Some(streams) = self.streams.iter().find(has_room) {
             return Some(self.share(webhook, streams, true));
         }
@@ -321,7 +332,8 @@ impl Entry {
     }
 
     fn share(&self, webhook: WebhookUid, streams: &Arc<Streams>, is_reused: bool) -> Lease {
-        let (line, at) = (Line::Http2(streams.sender.clone()), Arc::clone(&self.at));
+        let line = Line::Http2(streams.sender.clone(), Arc::clone(&streams.allowed));
+        let at = Arc::clone(&self.at);
         Lease { line, _place: Some(Place::on(streams)), at, webhook, made: self.made, is_reused }
     }
 
@@ -332,9 +344,9 @@ impl Entry {
                 self.speaks_http1 = true;
                 Lease { line, _place: None, at, webhook, made, is_reused: false }
             }
-            Line::Http2(sender) => {
+            Line::Http2(sender, allowed) => {
                 let used = Mutex::new(Instant::now());
-                let streams = Arc::new(Streams { sender, in_use: AtomicUsize::new(0), used });
+                let streams = Arc::new(Streams { sender, allowed, in_use: AtomicUsize::new(0), used });
                 self.speaks_http1 = false;
                 self.streams.push(Arc::clone(&streams));
                 self.share(webhook, &streams, false)
@@ -364,6 +376,11 @@ impl Entry {
 }
 
 impl Streams {
+    /// Attempts that it has room for, at least one.
+    fn room(&self) -> usize {
+        self.allowed.load(Ordering::Relaxed).clamp(1, PER_CONNECTION)
+    }
+
     fn is_idle(&self) -> bool {
         let used = *self.used.lock().unwrap_or_else(PoisonError::into_inner);
         self.in_use.load(Ordering::Relaxed) == 0 && used.elapsed() >= IDLE
@@ -378,7 +395,7 @@ impl Lease {
                 *request.uri_mut() = self.at.path.clone();
                 request.headers_mut().insert(HOST, self.at.host.clone());
             }
-            Line::Http2(_) => {
+            Line::Http2(..) => {
                 *request.uri_mut() = self.at.absolute.clone();
                 request.headers_mut().remove(HOST);
             }

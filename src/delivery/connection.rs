@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,8 +16,9 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::task::TaskTracker;
@@ -33,6 +35,16 @@ const STREAM_WINDOW: u32 = 64 << 10;
 
 /// Headers of an answer over HTTP/1.1.
 const MAX_HEADERS: usize = 64;
+
+/// A connection ends after this at the latest. Nothing begins on one after five minutes, no attempt takes longer than
+/// one, and the rest is ample: what is cut is a peer that keeps a connection from ending.
+const MAX_LIFE: Duration = Duration::from_mins(10);
+
+/// A connection on which nothing happens is probed this often; three times without an answer end it.
+const PROBE: Duration = Duration::from_secs(15);
+
+/// A peer that takes none of what was sent for so long is gone.
+const UNTAKEN: Duration = Duration::from_secs(30);
 
 /// A peer that is gone must not take every stream of its connection along until their time is up.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -68,8 +80,8 @@ pub(super) type Outgoing = Request<Full<Bytes>>;
 pub(super) enum Line {
     /// One request at a time.
     Http1(http1::SendRequest<Full<Bytes>>),
-    /// Many; a clone is the same connection.
-    Http2(http2::SendRequest<Full<Bytes>>),
+    /// Many, as many as the receiver allows; a clone is the same connection.
+    Http2(http2::SendRequest<Full<Bytes>>, Arc<AtomicUsize>),
 }
 
 /// Why a request has no answer.
@@ -91,7 +103,7 @@ impl Line {
                 }
                 sender.try_send_request(request).await
             }
-            Self::Http2(sender) => sender.try_send_request(request).await,
+            Self::Http2(sender, _) => sender.try_send_request(request).await,
         };
         answer.map_err(|mut error| match error.take_message() {
             Some(request) => Unanswered::NotSent(Box::new(request), error.into_error()),
@@ -108,7 +120,10 @@ pub(super) async fn open(
     tasks: &TaskTracker,
 ) -> Result<Line, Error> {
     let stream = match target.host() {
-        Host::Address(address) => dial(&[*address], target.port()).await,
+        Host::Address(address) => {
+            guard.policy().judge(*address).map_err(egress::Error::Denied)?;
+            dial(&[*address], target.port()).await
+        }
         Host::Name(name) => dial(&guard.addresses(name).await?, target.port()).await,
     };
     let stream = stream.map_err(Error::Connect)?;
@@ -143,10 +158,7 @@ async fn dial(addresses: &[IpAddr], port: u16) -> io::Result<TcpStream> {
         };
         tokio::select! {
             tried = attempts.next() => match tried {
-                Some(Ok(stream)) => {
-                    stream.set_nodelay(true)?;
-                    return Ok(stream);
-                }
+                Some(Ok(stream)) => return settled(stream),
                 Some(Err(error)) => failure = error,
                 None if rest.len() == 0 => return Err(failure),
                 None => {}
@@ -157,11 +169,22 @@ async fn dial(addresses: &[IpAddr], port: u16) -> io::Result<TcpStream> {
     }
 }
 
+/// A peer that takes nothing more, or is gone, must not keep a connection for ever that nobody uses.
+fn settled(stream: TcpStream) -> io::Result<TcpStream> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(&stream);
+    let alive = TcpKeepalive::new().with_time(PROBE).with_interval(PROBE).with_retries(3);
+    socket.set_tcp_keepalive(&alive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(UNTAKEN))?;
+    Ok(stream)
+}
+
 async fn speak_http1(stream: TlsStream<TcpStream>, tasks: &TaskTracker) -> Result<Line, Error> {
     let mut builder = http1::Builder::new();
     let (sender, connection) = builder.max_headers(MAX_HEADERS).handshake(TokioIo::new(stream)).await?;
     // How it ends is told to who waits for an answer.
-    tasks.spawn(async move { connection.await.unwrap_or_default() });
+    tasks.spawn(async move { timeout(MAX_LIFE, connection).await.map(Result::unwrap_or_default) });
     Ok(Line::Http1(sender))
 }
 
@@ -174,6 +197,17 @@ async fn speak_http2(stream: TlsStream<TcpStream>, tasks: &TaskTracker) -> Resul
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE);
     let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
-    tasks.spawn(async move { connection.await.unwrap_or_default() });
-    Ok(Line::Http2(sender))
+    let allowed = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
+    let told = Arc::clone(&allowed);
+    tasks.spawn(timeout(MAX_LIFE, async move {
+        let mut connection = std::pin::pin!(connection);
+        std::future::poll_fn(|context| {
+            let done = connection.as_mut().poll(context);
+            told.store(connection.current_max_send_streams(), Ordering::Relaxed);
+            done
+        })
+        .await
+        .unwrap_or_default();
+    }));
+    Ok(Line::Http2(sender, allowed))
 }

@@ -94,6 +94,14 @@ pub(crate) fn answer(status: &str, headers: &str, body: &str) -> Vec<Act> {
 
 type Script = Arc<dyn Fn(&str) -> Vec<Act> + Send + Sync>;
 
+/// How its connections are.
+#[derive(Clone, Copy, Default)]
+struct Pace {
+    handshake: Duration,
+    hangs_first: bool,
+    streams: u32,
+}
+
 #[derive(Default)]
 struct Seen {
     connections: AtomicUsize,
@@ -114,23 +122,35 @@ impl Receiver {
         authority: &Authority,
         script: impl Fn(&str) -> Vec<Act> + Send + Sync + 'static,
     ) -> Self {
-        Self::run(authority.server("x.localhost", None), Arc::new(script)).await
+        Self::run(authority.server("x.localhost", None), Arc::new(script), Pace::default()).await
+    }
+
+    /// Answers 200, over connections whose handshakes take so long; the first never ends, if told so.
+    pub(crate) async fn start_slow(authority: &Authority, handshake: Duration, hangs_first: bool) -> Self {
+        let pace = Pace { handshake, hangs_first, ..Pace::default() };
+        Self::run(authority.server("x.localhost", None), Arc::new(|_: &str| answer("200 OK", "", "")), pace)
+            .await
     }
 
     /// Wants a client certificate of `clients`.
     pub(crate) async fn start_mutual(authority: &Authority, clients: &Authority) -> Self {
         let config = authority.server("x.localhost", Some(clients));
-        Self::run(config, Arc::new(|_: &str| answer("200 OK", "", ""))).await
+        Self::run(config, Arc::new(|_: &str| answer("200 OK", "", "")), Pace::default()).await
     }
 
     /// Speaks HTTP/2 when asked, and answers with the version and the body it got.
     pub(crate) async fn start_http2(authority: &Authority) -> Self {
-        let mut config = authority.server("x.localhost", None);
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        Self::run(config, Arc::new(|_: &str| Vec::new())).await
+        Self::start_http2_with(authority, 100).await
     }
 
-    async fn run(config: ServerConfig, script: Script) -> Self {
+    /// The same, with so many streams on a connection.
+    pub(crate) async fn start_http2_with(authority: &Authority, streams: u32) -> Self {
+        let mut config = authority.server("x.localhost", None);
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Self::run(config, Arc::new(|_: &str| Vec::new()), Pace { streams, ..Pace::default() }).await
+    }
+
+    async fn run(config: ServerConfig, script: Script, pace: Pace) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let seen = Arc::new(Seen::default());
@@ -140,9 +160,13 @@ impl Receiver {
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                counted.connections.fetch_add(1, Ordering::SeqCst);
+                let is_first = counted.connections.fetch_add(1, Ordering::SeqCst) == 0;
                 let (acceptor, script, seen) = (acceptor.clone(), Arc::clone(&script), Arc::clone(&counted));
                 connections.spawn(async move {
+                    tokio::time::sleep(pace.handshake).await;
+                    if is_first && pace.hangs_first {
+                        return std::future::pending().await;
+                    }
                     let accepted = acceptor.accept(stream).await;
                     if let Ok(stream) = &accepted
                         && stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed)
@@ -151,7 +175,7 @@ impl Receiver {
                     }
                     match accepted {
                         Ok(stream) if stream.get_ref().1.alpn_protocol().is_some() => {
-                            serve_http2(stream, &seen).await;
+                            serve_http2(stream, &seen, pace.streams).await;
                         }
                         Ok(stream) => serve(stream, &script, &seen).await,
                         Err(_) => {}
@@ -179,8 +203,8 @@ impl Receiver {
     }
 }
 
-/// Allows 100 streams, and never answers requests for `/hang`.
-async fn serve_http2(stream: TlsStream<TcpStream>, seen: &Seen) {
+/// Allows so many streams, and never answers requests for `/hang`.
+async fn serve_http2(stream: TlsStream<TcpStream>, seen: &Seen, streams: u32) {
     let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
         seen.requests.lock().unwrap().push(request.uri().path().to_owned());
         async move {
@@ -194,7 +218,7 @@ async fn serve_http2(stream: TlsStream<TcpStream>, seen: &Seen) {
         }
     });
     let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-    server.max_concurrent_streams(100);
+    server.max_concurrent_streams(streams);
     let _ = server.serve_connection(TokioIo::new(stream), service).await;
 }
 
