@@ -28,8 +28,6 @@ pub(crate) async fn measure(world: &Arc<World>, figures: &mut Figures) -> anyhow
     team.apply(NAMES.iter().map(hooks).collect()).await?;
     run(&team, "warm", events / 4, &NINE).await?;
     let baseline = run(&team, "fast", events, &NINE).await?;
-    figures.add("ten fast endpoints: nine of them receive", baseline.speed, "/s", Goal::None);
-    figures.add("ten fast endpoints: p99 at the nine", baseline.p99, " ms", Goal::None);
     let drip = Answer::ok().drip("x".repeat(600), Duration::from_millis(100));
     let behaviours: [(&'static str, Answer); 8] = [
         ("hangs until time-out", Answer::hang()),
@@ -41,15 +39,25 @@ pub(crate) async fn measure(world: &Arc<World>, figures: &mut Figures) -> anyhow
         ("sends a body without end", Answer::ok().endless()),
         ("sends a body byte by byte", drip),
     ];
+    let mut runs = Vec::new();
     for (number, (what, answer)) in behaviours.into_iter().enumerate() {
         world.receiver.answer(TENTH, answer);
         fresh(&team, "n9").await?;
-        let run = run(&team, RUNS.get(number).copied().unwrap_or_default(), events, &NINE).await?;
+        let name = RUNS.get(number).copied().unwrap_or_default();
+        runs.push((what, run(&team, name, events, &NINE).await?));
+    }
+    world.receiver.answer(TENTH, Answer::ok());
+    fresh(&team, "n9").await?;
+    // Before and after: machines are not the same from one minute to the next.
+    let again = run(&team, "again", events, &NINE).await?;
+    let baseline = Run { speed: baseline.speed.midpoint(again.speed), p99: baseline.p99.midpoint(again.p99) };
+    figures.add("ten fast endpoints: nine of them receive", baseline.speed, "/s", Goal::None);
+    figures.add("ten fast endpoints: p99 at the nine", baseline.p99, " ms", Goal::None);
+    for (what, run) in runs {
         let (kept, slower) = (run.speed / baseline.speed, run.p99 / baseline.p99);
         figures.add(format!("the tenth {what}: the nine keep"), kept, "", Goal::AtLeast(0.95));
         figures.add(format!("the tenth {what}: p99 at the nine, times"), slower, "", Goal::AtMost(1.5));
     }
-    world.receiver.answer(TENTH, Answer::ok());
     refusing(&team, events, figures).await
 }
 
@@ -82,7 +90,7 @@ async fn fresh(team: &Arc<Team>, name: &'static str) -> anyhow::Result<()> {
     team.apply(vec![team.webhook(name, &json!({"timeout": "15s", "maxRetries": 3}))]).await
 }
 
-/// Events for all ten in turn, as fast as they are taken; then one every 4 ms.
+/// Events for all ten in turn, as fast as they are taken; then one every 3 ms.
 async fn run(
     team: &Arc<Team>,
     name: &'static str,
@@ -99,6 +107,6 @@ async fn run(
         9 => |n| NAMES.get(n % 9).copied().unwrap_or_default(),
         _ => |_| "n9",
     };
-    let took = team.latencies(name, 500, Duration::from_millis(4), kind).await?;
+    let took = team.latencies(name, 1500, Duration::from_millis(3), kind).await?;
     Ok(Run { speed, p99: percentile(&took, 0.99) })
 }
