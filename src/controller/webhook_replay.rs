@@ -29,14 +29,14 @@ use crate::api::{WebhookReplay, WebhookReplayStatus};
 use crate::cli::chain;
 use crate::metrics::Kind;
 use crate::model::ids::{ReplayId, WebhookUid};
-use crate::routes::compile::identity;
+use crate::routes::compile::{identity, rate_limit};
 use crate::routes::hold::hold;
 use crate::routes::watch::reflect;
 use crate::store::replays::Part;
 use crate::store::{NewReplay, Replay, Selection};
 use pace::{Lane, Pace};
 use status::Waits;
-use step::{Step, Target, View, rate_limit, spec_digest, status_of, step};
+use step::{Step, Target, View, spec_digest, status_of, step};
 
 const KIND: Kind = Kind { kind: "WebhookReplay" };
 /// Reconciles under way at once.
@@ -239,7 +239,7 @@ impl Context {
     }
 
     async fn put(&self, replay: &WebhookReplay, record: &Replay, lanes: &[Lane]) -> Result<usize, Error> {
-        let rate = rate_limit(&replay.spec).unwrap_or_default();
+        let rate = replay.spec.rate_limit.as_ref().and_then(rate_limit);
         let now = self.deps.clock.now();
         let plan = self.pace(record.id, |pace| pace.plan(lanes, rate.as_ref(), now));
         let mut put = 0;

@@ -4,6 +4,13 @@
 //! which command mends it. Nothing here repeats any part of a Secret's value.
 
 mod parts;
+/// A rate limit as a spec has it; none: its time cannot be read. What the schema would refuse counts as one.
+pub fn rate_limit(limit: &api::webhook::RateLimit) -> Option<RateLimit> {
+    let per = duration::parse(&limit.per).filter(|per| !per.is_zero())?;
+    let number = |number: i32| u32::try_from(number).unwrap_or(1).max(1);
+    Some(RateLimit { requests: number(limit.requests), per, burst: number(limit.burst) })
+}
+
 #[cfg(test)]
 mod tests;
 
@@ -14,10 +21,12 @@ use kube::ResourceExt as _;
 
 use super::references::References;
 use super::{Endpoint, Route, TlsMaterial, Unready};
-use crate::api::{REQUESTED_AT, Webhook, WebhookSpec};
+use crate::api::{self, REQUESTED_AT, Webhook, WebhookSpec};
 use crate::model::address::Policy;
+use crate::model::duration;
 use crate::model::filter::Filter;
 use crate::model::ids::{WebhookRef, WebhookUid};
+use crate::model::rate::RateLimit;
 use crate::model::retry;
 use crate::model::signature::{Signer, SigningKey};
 use crate::model::text::Masks;

@@ -9,10 +9,9 @@ use kube::Resource as _;
 use crate::api::webhook_replay::ReplayState;
 use crate::api::{WebhookReplay, WebhookReplaySpec, WebhookReplayStatus};
 use crate::controller::once::{self, Afterwards, LOOK, PATIENCE, Reason, afterwards, created, time};
-use crate::model::duration;
 use crate::model::ids::WebhookUid;
-use crate::model::rate::RateLimit;
 use crate::model::time::UnixMillis;
+use crate::routes::compile::rate_limit;
 use crate::store::{Replay, Selection, State};
 
 /// How often one that waits for another of its name to end is looked at.
@@ -111,7 +110,8 @@ fn not_begun(view: &View<'_>, status: &WebhookReplayStatus) -> Step {
         return Step::Later(SOON);
     }
     let namespace = view.replay.meta().namespace.as_deref().unwrap_or_default();
-    let (Some(selection), Ok(_)) = (selection(spec, namespace, view.now), rate_limit(spec)) else {
+    let rate_is_read = spec.rate_limit.as_ref().is_none_or(|limit| rate_limit(limit).is_some());
+    let Some(selection) = selection(spec, namespace, view.now).filter(|_| rate_is_read) else {
         return fail("SpecInvalid", "the spec has a time or a duration that cannot be read".to_owned());
     };
     match &view.target {
@@ -151,14 +151,6 @@ fn selection(spec: &WebhookReplaySpec, namespace: &str, now: UnixMillis) -> Opti
         event_types: select.event_types.clone().unwrap_or_default(),
         as_of: now,
     })
-}
-
-/// The rate limit of a spec.
-pub(super) fn rate_limit(spec: &WebhookReplaySpec) -> Result<Option<RateLimit>, ()> {
-    let Some(limit) = &spec.rate_limit else { return Ok(None) };
-    let number = |number: i32| u32::try_from(number).unwrap_or(1).max(1);
-    let per = duration::parse(&limit.per).ok_or(())?;
-    Ok(Some(RateLimit { requests: number(limit.requests), per, burst: number(limit.burst) }))
 }
 
 /// What makes two specs the same: all but how long the object stays.

@@ -85,11 +85,10 @@ pub(super) fn retry(spec: &WebhookSpec) -> Result<retry::Policy, Unready> {
 }
 
 pub(super) fn rate_limit(spec: &WebhookSpec) -> Result<Option<RateLimit>, Unready> {
-    let Some(limit) = &spec.rate_limit else { return Ok(None) };
-    let per = duration::parse(&limit.per).filter(|per| !per.is_zero());
-    let per = per.ok_or_else(|| invalid("spec.rateLimit.per must be a duration such as 1s"))?;
-    let number = |number: i32| u32::try_from(number).unwrap_or(1).max(1);
-    Ok(Some(RateLimit { requests: number(limit.requests), per, burst: number(limit.burst) }))
+    let read = |limit| {
+        super::rate_limit(limit).ok_or_else(|| invalid("spec.rateLimit.per must be a duration such as 1s"))
+    };
+    spec.rate_limit.as_ref().map(read).transpose()
 }
 
 /// The headers in the order of the spec; what comes from Secrets goes into `masks`, too.

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::{
@@ -20,7 +20,6 @@ use crate::{
     pki::Authority,
     ports::free_port,
     process::{Group, Process},
-    wait::eventually,
 };
 use flags::{Files, Ports};
 
@@ -268,23 +267,7 @@ async fn await_ready(apiserver: &mut Process, server: &str, ca_pem: &str) -> any
         .no_proxy()
         .tls_certs_only([reqwest::Certificate::from_pem(ca_pem.as_bytes())?])
         .build()?;
-    let url = format!("{server}/readyz");
-    let ready = eventually(START_TIMEOUT, "kube-apiserver to be ready", async || {
-        if let Err(ended) = apiserver.expect_running() {
-            return Ok(Err(ended));
-        }
-        match client.get(&url).send().await {
-            Ok(answer) if answer.status().is_success() => Ok(Ok(())),
-            Ok(answer) => Err(format!("{} {}", answer.status(), answer.text().await.unwrap_or_default())),
-            Err(error) => Err(format!("{error:#}")),
-        }
-    })
-    .await;
-    match ready {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(ended)) => Err(ended),
-        Err(timeout) => bail!("{timeout}\n{}", crate::process::last_lines(&apiserver.log(), 25)),
-    }
+    apiserver.await_ready(&client, &format!("{server}/readyz"), START_TIMEOUT).await
 }
 
 fn program(programs: &Path, name: &str) -> Command {

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -20,8 +20,7 @@ use crate::{
     helm,
     kubectl::Kubectl,
     ports::{Port, free_port},
-    process::{Group, Process, last_lines},
-    wait::eventually,
+    process::{Group, Process},
 };
 pub use front::Front;
 use pod::Pod;
@@ -340,20 +339,5 @@ fn replace(arguments: &[String], ours: &[(&str, String)]) -> Vec<String> {
 async fn await_ready(process: &mut Option<Process>, port: &Port, timeout: Duration) -> anyhow::Result<()> {
     let url = format!("http://{}/readyz?verbose", port.address());
     let client = reqwest::Client::builder().no_proxy().build()?;
-    let process = process.as_mut().context("it does not run")?;
-    let ready = eventually(timeout, "/readyz to say 200", async || {
-        if let Err(ended) = process.expect_running() {
-            return Ok(Err(ended));
-        }
-        match client.get(&url).send().await {
-            Ok(answer) if answer.status().is_success() => Ok(Ok(())),
-            Ok(answer) => Err(format!("{} {}", answer.status(), answer.text().await.unwrap_or_default())),
-            Err(error) => Err(format!("{error:#}")),
-        }
-    })
-    .await;
-    match ready {
-        Ok(ready) => ready,
-        Err(timeout) => bail!("{timeout}\n{}", last_lines(&process.log(), 25)),
-    }
+    process.as_mut().context("it does not run")?.await_ready(&client, &url, timeout).await
 }

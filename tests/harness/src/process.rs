@@ -17,6 +17,8 @@ use std::{
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
+use crate::wait::eventually;
+
 /// Keeps the folders (never the processes) for reading logs afterwards.
 const KEEP_FOLDERS: &str = "HOOKWRIGHT_KEEP_FOLDERS";
 
@@ -161,6 +163,31 @@ impl Process {
     /// Everything it has written so far.
     pub fn log(&self) -> String {
         std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    /// Waits until `url` answers with success; fails at once when the process ends.
+    pub async fn await_ready(
+        &mut self,
+        client: &reqwest::Client,
+        url: &str,
+        timeout: Duration,
+    ) -> anyhow::Result<()> {
+        let what = format!("{} to be ready", self.name);
+        let ready = eventually(timeout, &what, async || {
+            if let Err(ended) = self.expect_running() {
+                return Ok(Err(ended));
+            }
+            match client.get(url).send().await {
+                Ok(answer) if answer.status().is_success() => Ok(Ok(())),
+                Ok(answer) => Err(format!("{} {}", answer.status(), answer.text().await.unwrap_or_default())),
+                Err(error) => Err(format!("{error:#}")),
+            }
+        })
+        .await;
+        match ready {
+            Ok(ready) => ready,
+            Err(timeout) => bail!("{timeout}\n{}", last_lines(&self.log(), 25)),
+        }
     }
 
     /// The exit status, once it has ended.
