@@ -7,6 +7,8 @@ use serde_json::json;
 
 use crate::world::{SOON, Team, World, newest};
 
+const API_SERVICE: &str = "apiservice/v1alpha1.delivery.hookwright.dev";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_operator_gone_deletion_finishes_and_with_it_back_the_data_is_purged() -> anyhow::Result<()>
 {
@@ -22,6 +24,9 @@ async fn with_the_operator_gone_deletion_finishes_and_with_it_back_the_data_is_p
     }
     world.operator.lock().await.kill9();
     team.kubectl.ok(&["delete", "hook/orders", "-n", &team.namespace, "--timeout=20s"]).await?;
+    // Whoever takes the operator away takes its APIService with it: kube-apiserver deletes no namespace while
+    // an API does not answer, and notices within half a minute that this one doesn't.
+    team.kubectl.ok(&["delete", API_SERVICE]).await?;
     team.kubectl.ok(&["delete", "namespace", &other.namespace, "--timeout=60s"]).await?;
 
     world.operator.lock().await.start_process().await?;
