@@ -37,6 +37,8 @@ pub(super) struct Disk {
     /// Two generations of dedup keys, each as long as the window. The older one is emptied at once when the
     /// newer one is full of time, so that expiry costs nothing for each key.
     pub dedup: [Keyspace; 2],
+    /// Size of the largest memtable.
+    pub memtable: u64,
 }
 
 impl std::fmt::Debug for Disk {
@@ -145,6 +147,7 @@ impl Disk {
             retries: keyspace("retries", Layout::small)?,
             terms: keyspace("terms", Layout::small)?,
             dedup: [keyspace("dedup-0", Layout::small)?, keyspace("dedup-1", Layout::small)?],
+            memtable,
             db,
         })
     }

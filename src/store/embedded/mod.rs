@@ -32,6 +32,7 @@ mod space;
 #[cfg(test)]
 mod tests;
 mod torn;
+mod unflushed;
 mod upgrade;
 mod usage;
 mod writer;
@@ -76,8 +77,8 @@ pub struct Options {
     pub min_free_bytes: u64,
     /// How long the same `source` and `id` are a duplicate.
     pub dedup_window: Duration,
-    /// Size of the memtable of events, in bytes; those of the other keyspaces are smaller. It counts when the
-    /// store is made, and bounds memory: up to five times as much for a moment, when the disk is slow.
+    /// Size of tables, in bytes, that counts when the store is made. Memtables are sealed at half of it, and with
+    /// three sealed ones in a keyspace large calls wait, so it bounds memory.
     pub memtable_bytes: u64,
     /// What of the log is kept for each namespace; see [`retain`](crate::store::Store::retain).
     pub retention: Retention,

@@ -27,6 +27,9 @@ use crate::store::{
     Selection, Store, Wakes,
 };
 
+/// How often a call that waits for tables to be written looks again.
+const CATCHING_UP: Duration = Duration::from_millis(5);
+
 impl Embedded {
     async fn append_all(&self, events: Vec<NewEvent>) -> Result<Vec<Appended>> {
         let admits = self.admits()?;
@@ -34,6 +37,10 @@ impl Embedded {
         let Some(first) = events.first() else { return Ok(vec![]) };
         let bytes = events.iter().map(|event| event.data.len() + 512 * event.deliveries.len()).sum();
         let _place = self.shared.room.enter(&Arc::clone(&first.namespace), bytes).await?;
+        while self.shared.disk()?.is_behind(bytes) {
+            tokio::time::sleep(CATCHING_UP).await;
+            self.admits()?;
+        }
         // Encoded by the caller's thread: the writer is one for all.
         let events = events.into_iter().map(Prepared::new).collect::<Result<Vec<_>>>()?;
         self.ask(|reply| Command::Append(events, reply)).await

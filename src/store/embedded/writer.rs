@@ -215,6 +215,10 @@ impl Writer {
                 .inspect_err(|error| shared.poison(error))
         };
         let result = failure.map_or_else(commit, Err);
+        // What is committed stays so, whether or not it can be sealed.
+        if let Err(error) = self.disk.seal_full() {
+            shared.poison(&error);
+        }
         match result {
             Ok(mut committed) => {
                 let (changed, more) = committed.apply(&shared.hooks);
