@@ -392,6 +392,7 @@ async fn open_store(config: &Config, cluster: String, metrics: &Metrics) -> Resu
         cluster: Some(cluster),
         metrics: metrics.clone(),
         min_free_bytes: config.min_free_bytes,
+        dedup_window: config.dedup_window,
         retention: retention(config),
         quota_pending_bytes: config.quota_pending_bytes,
         ..Options::new(&config.data_dir)
