@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::Sender;
 use super::inbox::{Happening, Inbox};
 use super::limits::{Ceiling, attempts_for_open_files};
-use super::quiet::Quiet;
+use super::quiet::{Line, Quiet};
 use super::worker::Worker;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -252,7 +252,9 @@ impl Shared {
         let (now, instant) = (self.clock.now(), Instant::now());
         self.looked.store(self.millis(instant).max(1), Ordering::Relaxed);
         if was_set(*clocks, (now, instant)) {
-            info!("the wall clock was set; everything that waits for a time looks again");
+            if let Some(unlogged) = self.quiet.may_speak(Line::ClockSet, None) {
+                info!(unlogged, "the wall clock was set; everything that waits for a time looks again");
+            }
             self.workers().values().for_each(|inbox| inbox.push(Happening::Woken));
         }
         *clocks = (now, instant);

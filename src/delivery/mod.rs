@@ -18,6 +18,8 @@ mod expire;
 mod failure;
 mod inbox;
 mod limits;
+#[cfg(test)]
+mod lines_tests;
 mod outcome;
 mod quiet;
 mod request;

@@ -11,6 +11,7 @@ use super::attempt::{self, Task};
 use super::engine::Shared;
 use super::inbox::{Happening, Inbox, Slot};
 use super::limits::Busy;
+use super::quiet::{Line, chain};
 use super::schedule::{Schedule, Step, View};
 use crate::model::ids::{DeliveryName, WebhookUid};
 use crate::routes::hold::{Hold, hold};
@@ -87,8 +88,9 @@ impl Worker {
         let disabled = summary.as_ref().and_then(|summary| summary.disabled.as_ref());
         if disabled.is_some_and(|disabled| disabled.generation < generation)
             && let Err(error) = self.shared.store.update(self.webhook, Change::Enable).await
+            && let Some(unlogged) = self.may_speak(Line::NotEnabled)
         {
-            warn!(webhook = %self.webhook, %error, "a new spec could not enable a disabled Webhook");
+            warn!(webhook = %self.webhook, error = chain(&error), unlogged, "a new spec could not enable a disabled Webhook");
         }
     }
 
@@ -143,14 +145,23 @@ impl Worker {
         let was_probing = self.schedule.is_probing();
         let view = self.view(Some(now));
         let step = self.schedule.step(&view);
+        let webhook = &now.route.webhook;
         match (was_probing, self.schedule.is_probing()) {
             (false, true) => {
-                info!(webhook = %now.route.webhook, "unhealthy: one delivery at a time probes it");
+                if let Some(unlogged) = self.may_speak(Line::Unhealthy) {
+                    info!(%webhook, unlogged, "unhealthy: one delivery at a time probes it");
+                }
             }
-            (true, false) => info!(webhook = %now.route.webhook, "healthy again: the load rises from one"),
-            (true, true) | (false, false) => {}
+            (true, false) if self.shared.quiet.was_unhealthy(self.webhook) => {
+                info!(%webhook, "healthy again: the load rises from one");
+            }
+            (true, false | true) | (false, false) => {}
         }
         step
+    }
+
+    fn may_speak(&self, line: Line) -> Option<u64> {
+        self.shared.quiet.may_speak(line, self.webhook)
     }
 
     async fn claim(&mut self, now: &Now, limit: usize, only: Option<DeliveryName>) {
@@ -166,7 +177,9 @@ impl Worker {
                 let view = self.view(Some(now));
                 self.schedule.claimed(&view, limit, only, &[], Some(view.now));
                 self.shared.is_stuck(&self.inbox);
-                warn!(webhook = %now.route.webhook, %error, "cannot claim; trying again");
+                if let Some(unlogged) = self.may_speak(Line::NotClaimed) {
+                    warn!(webhook = %now.route.webhook, error = chain(&error), unlogged, "cannot claim; trying again");
+                }
                 return self.pause().await;
             }
         };
@@ -204,8 +217,10 @@ impl Worker {
         if claims.is_empty() {
             return;
         }
-        if let Err(error) = self.shared.store.release(claims).await {
-            warn!(webhook = %now.route.webhook, %error, "claims were not given back; they expire");
+        if let Err(error) = self.shared.store.release(claims).await
+            && let Some(unlogged) = self.may_speak(Line::NotReleased)
+        {
+            warn!(webhook = %now.route.webhook, error = chain(&error), unlogged, "claims were not given back; they expire");
         }
     }
 
