@@ -34,6 +34,8 @@ pub(super) struct Record {
     pub(super) had_arrived: bool,
     /// Size of its event.
     pub(super) bytes: usize,
+    /// The second since the engine started in which its claim ends, and it with it.
+    pub(super) ends_by: u64,
 }
 
 /// The inbox of one worker. Holds at most one wake and two happenings for each attempt under way.
@@ -87,8 +89,9 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn new(inbox: Arc<Inbox>, name: DeliveryName, bytes: usize) -> Self {
-        Self { inbox, record: Record { name, ended: Ended::Unknown, had_arrived: false, bytes } }
+    pub(super) fn new(inbox: Arc<Inbox>, name: DeliveryName, bytes: usize, ends_by: u64) -> Self {
+        let record = Record { name, ended: Ended::Unknown, had_arrived: false, bytes, ends_by };
+        Self { inbox, record }
     }
 
     /// The answer is in, and it is a success.
@@ -120,10 +123,11 @@ mod tests {
 
     #[test]
     fn a_slot_tells_once_how_it_ended_also_in_a_panic() {
-        let recorded =
-            |ended, had_arrived| Happening::Recorded(Record { name: name(), ended, had_arrived, bytes: 9 });
+        let recorded = |ended, had_arrived| {
+            Happening::Recorded(Record { name: name(), ended, had_arrived, bytes: 9, ends_by: 3 })
+        };
         let inbox = Arc::new(Inbox::default());
-        let slot = || Slot::new(Arc::clone(&inbox), name(), 9);
+        let slot = || Slot::new(Arc::clone(&inbox), name(), 9, 3);
         let mut whole = slot();
         whole.arrived();
         whole.recorded(Ended::Success);

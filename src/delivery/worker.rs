@@ -1,5 +1,7 @@
 //! The worker of one endpoint: lives while something is to be done for it, or waits for a time.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -21,7 +23,7 @@ use crate::store::{Change, ClaimRequest, Claimed};
 /// Between two claims that the store refused, at first and at most.
 const CLAIM_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
-/// A worker that waits for attempts is looked after when they take so much longer than they may.
+/// What takes a worker longer than this, beside waiting, takes too long.
 const SLACK: Duration = Duration::from_mins(1);
 
 /// Works for one Webhook.
@@ -31,6 +33,8 @@ pub(super) struct Worker {
     inbox: Arc<Inbox>,
     schedule: Schedule,
     bytes: usize,
+    /// How many attempts under way must have ended by which second since the engine started.
+    ends: BTreeMap<u64, usize>,
     busy: Option<Busy>,
     claim_again: Duration,
     generation: i64,
@@ -52,7 +56,8 @@ impl Worker {
     pub(super) fn new(shared: Arc<Shared>, webhook: WebhookUid, inbox: Arc<Inbox>) -> Self {
         let (claim_again, _) = CLAIM_AGAIN;
         let schedule = Schedule::default();
-        Self { shared, webhook, inbox, schedule, bytes: 0, busy: None, claim_again, generation: 0 }
+        let ends = BTreeMap::new();
+        Self { shared, webhook, inbox, schedule, bytes: 0, ends, busy: None, claim_again, generation: 0 }
     }
 
     /// Runs until there is nothing more to do. While the engine stops, or the Webhook is gone, nothing is
@@ -86,8 +91,11 @@ impl Worker {
         let generation = self.shared.table.get(self.webhook).map_or(0, |route| route.generation);
         let summary = self.shared.store.summary(self.webhook);
         let disabled = summary.as_ref().and_then(|summary| summary.disabled.as_ref());
-        if disabled.is_some_and(|disabled| disabled.generation < generation)
-            && let Err(error) = self.shared.store.update(self.webhook, Change::Enable).await
+        if disabled.is_none_or(|disabled| disabled.generation >= generation) {
+            return;
+        }
+        self.expect(SLACK);
+        if let Err(error) = self.shared.store.update(self.webhook, Change::Enable).await
             && let Some(unlogged) = self.may_speak(Line::NotEnabled)
         {
             warn!(webhook = %self.webhook, error = chain(&error), unlogged, "a new spec could not enable a disabled Webhook");
@@ -130,11 +138,21 @@ impl Worker {
                     self.schedule.recorded(&record, &view);
                     let bytes = if record.had_arrived { 0 } else { record.bytes };
                     self.bytes = self.bytes.saturating_sub(bytes);
+                    self.ended(record.ends_by);
                 }
             }
         }
         if self.schedule.in_flight() == 0 {
             self.busy = None;
+        }
+    }
+
+    fn ended(&mut self, ends_by: u64) {
+        if let Entry::Occupied(mut count) = self.ends.entry(ends_by) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
         }
     }
 
@@ -207,7 +225,9 @@ impl Worker {
         let bytes = task.claimed.event.data.len();
         self.bytes += bytes;
         self.busy.get_or_insert_with(|| self.shared.ceiling.enter());
-        let slot = Slot::new(Arc::clone(&self.inbox), task.claimed.delivery.name, bytes);
+        let ends_by = self.shared.millis(task.lease_ends) / 1000 + 1;
+        *self.ends.entry(ends_by).or_default() += 1;
+        let slot = Slot::new(Arc::clone(&self.inbox), task.claimed.delivery.name, bytes, ends_by);
         let attempt = attempt::run(Arc::clone(&self.shared), task, slot);
         self.shared.tasks.spawn(attempt);
     }
@@ -245,8 +265,8 @@ impl Worker {
     }
 
     async fn rest(&self, now: Option<&Now>) {
-        let endpoint = now.and_then(Now::endpoint);
-        self.expect(endpoint.map_or(2 * SLACK, |endpoint| endpoint.timeout + SLACK));
+        // As long as the claims of what is under way hold.
+        self.expect(if self.ends.is_empty() { SLACK } else { Duration::MAX });
         // Once it stops, only the attempts under way are waited for.
         let stopped = async {
             match now {
@@ -260,7 +280,12 @@ impl Worker {
         }
     }
 
+    /// It moves within this time, and sooner when an attempt has to end before: one that never does is noticed
+    /// though others come and go.
     fn expect(&self, time: Duration) {
-        self.inbox.expect(self.shared.millis(Instant::now() + time));
+        let now = self.shared.millis(Instant::now());
+        let moves_by = now.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        let ends_by = self.ends.first_key_value().map_or(u64::MAX, |(second, _)| second.saturating_mul(1000));
+        self.inbox.expect(moves_by.min(ends_by));
     }
 }
