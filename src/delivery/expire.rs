@@ -103,10 +103,11 @@ impl Shared {
         Ok(count)
     }
 
-    /// Looks at every Webhook, one after the other.
+    /// Looks at every Webhook that has something pending, one after the other.
     pub(super) async fn expire_all(&self) {
-        for webhook in self.table.webhooks() {
-            self.expire(webhook.uid, || {}).await;
+        let pending = self.rounds().pending();
+        for webhook in pending {
+            self.expire(webhook, || {}).await;
         }
     }
 }
