@@ -474,16 +474,24 @@ async fn a_wall_clock_set_forward_wakes_what_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_of_few_files_shares_them() {
+async fn a_process_of_few_files_shares_them_and_none_waits_for_those_that_hang() {
     let settings = Settings { max_attempts: 64, ..Settings::default() };
     let world = World::start_with(settings, Clock::following_tokio(START));
-    for number in 0..4 {
-        let name = format!("e{number}");
-        world.route_to(&name, Endpoint { max_in_flight: 1000, ..to(&name) });
-        world.does(&name, |_| Does::Hangs);
-        world.publish(&name, 100).await;
+    let names: Vec<_> = (0..200).map(|number| format!("e{number}")).collect();
+    for name in &names {
+        world.route_to(name, Endpoint { max_in_flight: 1000, timeout: MINUTE, ..to(name) });
+        world.does(name, |_| Does::Hangs);
+        world.publish(name, 100).await;
         world.settle().await;
     }
-    let peaks: Vec<_> = (0..4).map(|number| world.peak(&format!("e{number}"))).collect();
-    assert_eq!(peaks, [64, 32, 21, 16]);
+    let peaks: Vec<_> = names.iter().map(|name| world.peak(name)).collect();
+    assert_eq!(peaks[..8], [64, 32, 16, 8, 4, 2, 1, 1]);
+    assert_eq!(peaks.iter().sum::<usize>(), 127 + 193, "twice the whole, and one for each beyond");
+    world.route("quick");
+    world.does("quick", |_| Does::Slowly(200, SECOND / 10));
+    let quick = world.publish("quick", 100).await;
+    world.settle().await;
+    assert_eq!(world.seen("quick").len(), 1);
+    world.pass(11 * SECOND).await;
+    assert!(quick.iter().all(|name| world.get(*name).state == State::Success));
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::limits::Permit;
 use super::schedule::Ended;
 use crate::model::ids::DeliveryName;
 
@@ -86,16 +87,25 @@ impl Inbox {
 pub(super) struct Slot {
     inbox: Arc<Inbox>,
     record: Record,
+    /// Until the attempt ends; its record needs none.
+    permit: Option<Permit>,
 }
 
 impl Slot {
-    pub(super) fn new(inbox: Arc<Inbox>, name: DeliveryName, bytes: usize, ends_by: u64) -> Self {
+    pub(super) fn new(
+        inbox: Arc<Inbox>,
+        name: DeliveryName,
+        bytes: usize,
+        ends_by: u64,
+        permit: Permit,
+    ) -> Self {
         let record = Record { name, ended: Ended::Unknown, had_arrived: false, bytes, ends_by };
-        Self { inbox, record }
+        Self { inbox, record, permit: Some(permit) }
     }
 
     /// The answer is in, and it is a success.
     pub(super) fn arrived(&mut self) {
+        self.permit = None;
         if !std::mem::replace(&mut self.record.had_arrived, true) {
             self.inbox.push(Happening::Arrived { bytes: self.record.bytes });
         }
@@ -109,6 +119,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        self.permit = None;
         self.inbox.push(Happening::Recorded(self.record));
     }
 }
@@ -116,6 +127,7 @@ impl Drop for Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::limits::Ceiling;
 
     fn name() -> DeliveryName {
         DeliveryName::from_bytes([7; 16])
@@ -127,7 +139,8 @@ mod tests {
             Happening::Recorded(Record { name: name(), ended, had_arrived, bytes: 9, ends_by: 3 })
         };
         let inbox = Arc::new(Inbox::default());
-        let slot = || Slot::new(Arc::clone(&inbox), name(), 9, 3);
+        let permit = || Ceiling::new(9, 9).reserve(1, 0).unwrap().start(9);
+        let slot = || Slot::new(Arc::clone(&inbox), name(), 9, 3, permit());
         let mut whole = slot();
         whole.arrived();
         whole.recorded(Ended::Success);

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::attempt::{self, Task};
 use super::engine::Shared;
 use super::inbox::{Happening, Inbox, Slot};
-use super::limits::Busy;
+use super::limits::{Busy, Permit};
 use super::quiet::{Line, chain};
 use super::schedule::{Schedule, Step, View};
 use crate::model::ids::{DeliveryName, WebhookUid};
@@ -184,11 +184,21 @@ impl Worker {
 
     async fn claim(&mut self, now: &Now, limit: usize, only: Option<DeliveryName>) {
         let Some(endpoint) = now.endpoint() else { return };
+        let Some(mut reserved) = self.shared.ceiling.reserve(limit, self.schedule.in_flight()) else {
+            // Something of its own is under way, whose end comes back here.
+            let view = self.view(Some(now));
+            return self.schedule.claimed(&view, limit, only, &[], Some(view.now));
+        };
         let lease = endpoint.timeout + self.shared.settings.lease_margin;
         let lease_ends = Instant::now() + lease;
         self.expect(SLACK);
-        let request =
-            ClaimRequest { webhook: self.webhook, now: self.shared.clock.now(), limit, only, lease };
+        let request = ClaimRequest {
+            webhook: self.webhook,
+            now: self.shared.clock.now(),
+            limit: reserved.count(),
+            only,
+            lease,
+        };
         let claims = match self.shared.store.claim(request).await {
             Ok(claims) => claims,
             Err(error) => {
@@ -217,17 +227,19 @@ impl Worker {
         for claimed in deliveries {
             let endpoint = Arc::clone(endpoint);
             let is_probe = self.schedule.is_probing();
-            self.start(Task { claimed, route: Arc::clone(&live.route), endpoint, is_probe, lease_ends });
+            let permit = reserved.start(claimed.event.data.len());
+            let task = Task { claimed, route: Arc::clone(&live.route), endpoint, is_probe, lease_ends };
+            self.start(task, permit);
         }
     }
 
-    fn start(&mut self, task: Task) {
+    fn start(&mut self, task: Task, permit: Permit) {
         let bytes = task.claimed.event.data.len();
         self.bytes += bytes;
         self.busy.get_or_insert_with(|| self.shared.ceiling.enter());
         let ends_by = self.shared.millis(task.lease_ends) / 1000 + 1;
         *self.ends.entry(ends_by).or_default() += 1;
-        let slot = Slot::new(Arc::clone(&self.inbox), task.claimed.delivery.name, bytes, ends_by);
+        let slot = Slot::new(Arc::clone(&self.inbox), task.claimed.delivery.name, bytes, ends_by, permit);
         let attempt = attempt::run(Arc::clone(&self.shared), task, slot);
         self.shared.tasks.spawn(attempt);
     }

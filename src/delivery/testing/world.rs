@@ -184,7 +184,8 @@ impl World {
         ));
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let is_frozen = Arc::new(AtomicBool::new(false));
-        let running = Some(tasks.spawn(unless(&is_frozen, Arc::clone(&engine).run(stop.clone()))));
+        let running =
+            Some(tasks.spawn(unless(Arc::clone(&is_frozen), Arc::clone(&engine).run(stop.clone()))));
         let (fake, names) = (Arc::default(), AtomicU64::new(1));
         Self { store, fake, table, script, engine, metrics, stop, clock, is_frozen, running, tasks, names }
     }
@@ -295,8 +296,7 @@ impl World {
 }
 
 /// Goes on as long as it is not frozen.
-fn unless(is_frozen: &Arc<AtomicBool>, task: impl Future<Output = ()>) -> impl Future<Output = ()> {
-    let is_frozen = Arc::clone(is_frozen);
+fn unless(is_frozen: Arc<AtomicBool>, task: impl Future<Output = ()>) -> impl Future<Output = ()> {
     let mut task = Box::pin(task);
     std::future::poll_fn(move |context| {
         if is_frozen.load(Ordering::SeqCst) { Poll::Pending } else { task.as_mut().poll(context) }
