@@ -43,6 +43,13 @@ pub struct Attempted {
     pub verdict: &'static str,
 }
 
+/// `waits_for` of `hookwright_oldest_pending_seconds`: `turn`, or `receiver` behind the probe of an unhealthy endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Waiting {
+    /// What the delivery waits for.
+    pub waits_for: &'static str,
+}
+
 /// `kind` of the reconcile metrics.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Kind {
@@ -86,8 +93,8 @@ pub struct Metrics {
     pub delivery_latency: Histogram,
     /// Deliveries that wait or are under way.
     pub pending_deliveries: Gauge,
-    /// Age of the longest due delivery that nothing holds.
-    pub oldest_pending: Gauge<f64, AtomicU64>,
+    /// For how long the longest due deliveries have been due; held ones count only behind a probe.
+    pub oldest_pending: Family<Waiting, Gauge<f64, AtomicU64>>,
     /// Duration of a synced commit.
     pub store_commit_duration: Histogram,
     /// Bytes of events and log lines, of all namespaces.
@@ -118,7 +125,7 @@ impl Default for Metrics {
             attempt_duration: histogram(HTTP),
             delivery_latency: histogram(LATENCY),
             pending_deliveries: Gauge::default(),
-            oldest_pending: Gauge::default(),
+            oldest_pending: Family::default(),
             store_commit_duration: histogram(COMMIT),
             store_bytes: Gauge::default(),
             status_writes: Family::default(),
@@ -167,7 +174,7 @@ impl Metrics {
         );
         all.register_with_unit(
             "oldest_pending",
-            "How long the longest due delivery has been due, held ones not counted",
+            "How long the longest due delivery has been due, by what it waits for: its turn, or an unhealthy receiver",
             Unit::Seconds,
             self.oldest_pending.clone(),
         );
@@ -216,6 +223,7 @@ mod tests {
         metrics.forwarded.get_or_create(&Forwarded { result: "answered" }).inc();
         metrics.deliveries.get_or_create(&Ended { outcome: "success" }).inc();
         metrics.attempts.get_or_create(&Attempted { verdict: "delivered" }).inc();
+        metrics.oldest_pending.get_or_create(&Waiting { waits_for: "turn" }).set(0.0);
         metrics.status_writes.get_or_create(&Kind { kind: "Webhook" }).inc();
         metrics.reconciles.get_or_create(&Kind { kind: "Webhook" }).inc();
         metrics.reconcile_errors.get_or_create(&KindError { kind: "Webhook", category: "api" }).inc();

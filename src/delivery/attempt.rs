@@ -11,6 +11,7 @@ use tracing::{debug, error, info, warn};
 use super::engine::Shared;
 use super::inbox::Slot;
 use super::outcome::{Made, conclude};
+use super::quiet::{Line, chain};
 use super::schedule::Ended;
 use super::{Job, Sent};
 use crate::metrics::{Attempted, Ended as EndedLabel};
@@ -39,8 +40,10 @@ pub(super) async fn run(shared: Arc<Shared>, task: Task, mut slot: Slot) {
         sent = sending => sent,
         () = shared.abort.cancelled() => {
             let claim = vec![(task.route.webhook.uid, task.claimed.delivery.name)];
-            if let Err(error) = shared.store.release(claim).await {
-                warn!(webhook = %task.route.webhook, %error, "a claim was not given back; it expires");
+            if let Err(error) = shared.store.release(claim).await
+                && let Some(unlogged) = shared.quiet.may_speak(Line::NotReleased, task.route.webhook.uid)
+            {
+                warn!(webhook = %task.route.webhook, error = chain(&error), unlogged, "a claim was not given back; it expires");
             }
             return;
         }
@@ -67,7 +70,9 @@ async fn send(shared: &Shared, task: &Task) -> Sent {
     let (at, began) = (shared.clock.now(), Instant::now());
     let sent = AssertUnwindSafe(shared.sender.send(job)).catch_unwind().await;
     sent.unwrap_or_else(|_| {
-        error!(webhook = %route.webhook, delivery = %claimed.delivery.name, "an attempt panicked");
+        if let Some(unlogged) = shared.quiet.may_speak(Line::Panicked, route.webhook.uid) {
+            error!(webhook = %route.webhook, delivery = %claimed.delivery.name, unlogged, "an attempt panicked");
+        }
         let attempt = Attempt {
             at,
             duration: began.elapsed(),
@@ -111,14 +116,20 @@ fn judge(shared: &Shared, task: &Task, sent: Sent) -> (Outcome, Ended) {
 /// is attempted again.
 async fn record(shared: &Shared, task: &Task, outcome: &Outcome) -> bool {
     let (mut wait, longest) = RECORD_AGAIN;
+    let (webhook, delivery) = (&task.route.webhook, outcome.name);
+    let may_speak = |line| shared.quiet.may_speak(line, webhook.uid);
     loop {
         let Err(error) = shared.store.record(vec![outcome.clone()]).await else { return true };
         let is_final = matches!(error, store::Error::Poisoned | store::Error::Closed);
         if is_final || Instant::now() + wait >= task.lease_ends {
-            error!(webhook = %task.route.webhook, delivery = %outcome.name, %error, "an outcome was not recorded");
+            if let Some(unlogged) = may_speak(Line::NotRecorded) {
+                error!(%webhook, %delivery, error = chain(&error), unlogged, "an outcome was not recorded; the attempt is repeated");
+            }
             return false;
         }
-        warn!(webhook = %task.route.webhook, delivery = %outcome.name, %error, "an outcome is recorded later");
+        if let Some(unlogged) = may_speak(Line::NotYetRecorded) {
+            warn!(%webhook, %delivery, error = chain(&error), unlogged, "an outcome is recorded later");
+        }
         tokio::select! {
             () = sleep(wait) => {}
             () = shared.abort.cancelled() => return false,
@@ -142,20 +153,22 @@ fn report(shared: &Shared, task: &Task, outcome: &Outcome) {
             debug!(%webhook, delivery = %delivery.name, attempt = number, status = attempt.status, elapsed_ms, "delivered");
         }
         Next::Retry(at) => {
-            if let Some(unlogged) = shared.quiet.may_speak(webhook.uid) {
+            if let Some(unlogged) = shared.quiet.may_speak(Line::Failure, webhook.uid) {
                 let (status, error) = (attempt.status, attempt.error.as_deref());
                 info!(%webhook, delivery = %delivery.name, attempt = number, status, error, elapsed_ms, retry_at = %at, unlogged, "attempt failed");
             }
         }
         Next::Failed(reason) => {
             ended(reason.as_str());
-            if let Some(unlogged) = shared.quiet.may_speak(webhook.uid) {
+            if let Some(unlogged) = shared.quiet.may_speak(Line::Failure, webhook.uid) {
                 let (status, error) = (attempt.status, attempt.error.as_deref());
                 warn!(%webhook, delivery = %delivery.name, attempts = number, status, error, reason = reason.as_str(), unlogged, "delivery failed");
             }
         }
     }
-    if let Some(disabled) = &outcome.disable {
-        warn!(%webhook, generation = disabled.generation, reason = ?disabled.reason, "disabled");
+    if let Some(disabled) = &outcome.disable
+        && let Some(unlogged) = shared.quiet.may_speak(Line::Disabled, webhook.uid)
+    {
+        warn!(%webhook, generation = disabled.generation, reason = ?disabled.reason, unlogged, "disabled");
     }
 }

@@ -456,6 +456,30 @@ async fn http2_is_spoken_with_receivers_that_offer_it() {
     assert_eq!(receiver.connections(), 1);
 }
 
+#[tokio::test]
+async fn an_answer_without_end_over_http2_is_cut_and_its_connection_serves_on() {
+    const KIB: usize = 1 << 10;
+    /// More than what the connection as a whole may bring unread, if what is cut were not given back.
+    const COUNT: usize = 40;
+    let authority = Authority::new("ours");
+    let receiver = Receiver::start_http2(&authority).await;
+    let sender = sender();
+    for number in 1..=COUNT {
+        let sent = sender.send(job(to(&receiver.url("/endless"), authority.trusted()))).await;
+        let attempt = &sent.attempt;
+        assert_eq!((sent.verdict, attempt.body_length), (Verdict::Delivered, 65_536), "{attempt:?}");
+        assert_eq!(attempt.body.as_ref().map(String::len), Some(500));
+        let ended = tokio::time::timeout(Duration::from_secs(5), receiver.unwanted(number));
+        assert!(ended.await.is_ok(), "the receiver still sends answer {number}");
+    }
+    // What is read, what may come before it is, and a chunk begun at the end of each.
+    let most = COUNT * (64 + 64 + 2 * 16) * KIB;
+    assert!((COUNT * 64 * KIB..=most).contains(&receiver.streamed()), "{}", receiver.streamed());
+    let sent = sender.send(job(to(&receiver.url("/"), authority.trusted()))).await;
+    assert_eq!(sent.attempt.body.as_deref(), Some("HTTP/2.0 {\"a\":1}"), "{:?}", sent.attempt);
+    assert_eq!(receiver.connections(), 1);
+}
+
 /// Runs another test of this file in a process whose environment names a proxy that nobody serves.
 #[test]
 fn a_proxy_in_the_environment_is_ignored() {

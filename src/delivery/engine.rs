@@ -8,30 +8,23 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::Sender;
 use super::inbox::{Happening, Inbox};
 use super::limits::{Ceiling, attempts_for_open_files};
+use super::patrol::{PATROL, Rounds};
 use super::quiet::Quiet;
 use super::worker::Worker;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::model::ids::WebhookUid;
-use crate::model::time::UnixMillis;
 use crate::routes::Table;
-use crate::routes::hold::{Hold, hold};
 use crate::store::Store;
-
-/// The engine looks after its workers, the clock and its metrics this often.
-const PATROL: Duration = Duration::from_secs(5);
 
 /// What is held is looked through for what was held too long this often.
 const SWEEP: Duration = Duration::from_hours(1);
-
-/// The wall clock was set when it and the monotonic one differ by more than this between two looks.
-const CLOCK_SET: Duration = Duration::from_secs(2);
 
 /// After the grace, what remains gets this long to be given back.
 const LAST_WORDS: Duration = Duration::from_secs(3);
@@ -108,10 +101,11 @@ pub(super) struct Shared {
     pub(super) stop: CancellationToken,
     /// Nothing more is waited for.
     pub(super) abort: CancellationToken,
+    pub(super) rounds: Mutex<Rounds>,
     workers: Mutex<HashMap<WebhookUid, Arc<Inbox>>>,
     started: Instant,
-    /// Milliseconds since the start of the last look.
-    looked: AtomicU64,
+    /// Milliseconds from the start to the last look.
+    pub(super) looked: AtomicU64,
 }
 
 /// Delivers what is due, to each Webhook at its own pace: no Webhook waits for another.
@@ -149,6 +143,7 @@ impl Engine {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             abort: CancellationToken::new(),
+            rounds: Mutex::default(),
             workers: Mutex::default(),
             started: Instant::now(),
             looked: AtomicU64::new(0),
@@ -215,7 +210,8 @@ impl Shared {
     }
 
     /// Sees to it that a Webhook's worker looks for work.
-    fn wake(self: &Arc<Self>, webhook: WebhookUid) {
+    pub(super) fn wake(self: &Arc<Self>, webhook: WebhookUid) {
+        self.rounds().woken(webhook);
         let mut workers = self.workers();
         if let Some(inbox) = workers.get(&webhook) {
             return inbox.push(Happening::Woken);
@@ -242,35 +238,8 @@ impl Shared {
         may_go
     }
 
-    fn workers(&self) -> MutexGuard<'_, HashMap<WebhookUid, Arc<Inbox>>> {
+    pub(super) fn workers(&self) -> MutexGuard<'_, HashMap<WebhookUid, Arc<Inbox>>> {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Measures the oldest due delivery that nothing holds, wakes whoever should be at work and is not, and
-    /// everybody when the wall clock was set: their timers follow the other one.
-    fn look(self: &Arc<Self>, clocks: &mut (UnixMillis, Instant)) {
-        let (now, instant) = (self.clock.now(), Instant::now());
-        self.looked.store(self.millis(instant).max(1), Ordering::Relaxed);
-        if was_set(*clocks, (now, instant)) {
-            info!("the wall clock was set; everything that waits for a time looks again");
-            self.workers().values().for_each(|inbox| inbox.push(Happening::Woken));
-        }
-        *clocks = (now, instant);
-        let mut oldest = Duration::ZERO;
-        for webhook in self.table.webhooks() {
-            let Some(due) = self.store.oldest_due(webhook.uid).filter(|due| *due <= now) else { continue };
-            let Some(route) = self.table.get(webhook.uid) else { continue };
-            let hold = hold(&route, self.store.summary(webhook.uid).as_deref());
-            match hold {
-                None => oldest = oldest.max(now.since(due)),
-                Some(Hold::EndpointUnhealthy) => {}
-                Some(Hold::Paused | Hold::Disabled(_) | Hold::NotReady) => continue,
-            }
-            if !self.workers().contains_key(&webhook.uid) {
-                self.wake(webhook.uid);
-            }
-        }
-        self.metrics.oldest_pending.set(oldest.as_secs_f64());
     }
 
     async fn sweep(&self) {
@@ -293,12 +262,6 @@ impl Shared {
     }
 }
 
-fn was_set(before: (UnixMillis, Instant), after: (UnixMillis, Instant)) -> bool {
-    let passed = after.1.duration_since(before.1);
-    let expected = before.0 + passed;
-    expected.since(after.0).max(after.0.since(expected)) > CLOCK_SET
-}
-
 /// A worker's entry; goes with it, also when it panics, so that the next look finds it missing.
 struct Entry {
     shared: Arc<Shared>,
@@ -311,23 +274,6 @@ impl Drop for Entry {
         let mut workers = self.shared.workers();
         if workers.get(&self.webhook).is_some_and(|other| Arc::ptr_eq(other, &self.inbox)) {
             workers.remove(&self.webhook);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_wall_clock_that_is_set_is_noticed_and_one_that_drifts_is_not() {
-        let start = (UnixMillis::from_millis(1_000_000), Instant::now());
-        let later = start.1 + Duration::from_secs(5);
-        for (wall, set) in
-            [(5000, false), (6900, false), (3100, false), (7100, true), (2900, true), (-90_000, true)]
-        {
-            let after = (UnixMillis::from_millis(1_000_000 + wall), later);
-            assert_eq!(was_set(start, after), set, "{wall}");
         }
     }
 }

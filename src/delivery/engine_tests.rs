@@ -460,25 +460,6 @@ async fn a_panic_in_an_attempt_is_a_failure_and_keeps_no_slot() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_webhook_without_work_has_no_worker_and_one_that_waits_asks_nothing() {
-    let world = World::start();
-    for number in 0..100 {
-        world.route(&format!("idle{number}"));
-    }
-    world.route("a");
-    world.does("a", |count| Does::Status(if count == 0 { 500 } else { 200 }));
-    world.publish("a", 1).await;
-    world.pass(5 * SECOND).await;
-    assert!(format!("{:?}", world.engine).contains("workers: 1"), "{:?}", world.engine);
-    let claims = world.fake.claims();
-    world.pass(4 * SECOND).await;
-    assert_eq!(world.fake.claims(), claims);
-    world.pass(MINUTE).await;
-    assert_eq!(world.seen("a").len(), 2);
-    assert!(format!("{:?}", world.engine).contains("workers: 0"), "{:?}", world.engine);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_wall_clock_set_forward_wakes_what_waits() {
     let (clock, hand) = Clock::manual(START);
     let world = World::start_with(Settings::default(), clock);
@@ -493,46 +474,24 @@ async fn a_wall_clock_set_forward_wakes_what_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_oldest_pending_delivery_is_measured_without_those_that_are_held() {
-    let world = World::start();
-    let mut paused = world.route("paused");
-    paused.active = false;
-    world.table.upsert(paused);
-    world.publish("paused", 1).await;
-    world.pass(MINUTE).await;
-    assert!(world.metrics.oldest_pending.get() < f64::EPSILON);
-    let rate_limit = Some(RateLimit { requests: 1, per: MINUTE, burst: 1 });
-    world.route_to("a", Endpoint { rate_limit, ..to("a") });
-    world.publish("a", 2).await;
-    world.pass(32 * SECOND).await;
-    let oldest = world.metrics.oldest_pending.get();
-    assert!((25.0..=32.0).contains(&oldest), "{oldest}");
-    assert_eq!(world.engine.progress(), Ok(()), "a limit is no standstill");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_lost_wake_is_found() {
-    let world = World::start();
-    world.route("a");
-    world.pass(SECOND).await;
-    let [name] = world.publish("a", 1).await[..] else { panic!() };
-    // Somebody else took the wake.
-    drop(world.store.work().take());
-    world.pass(6 * SECOND).await;
-    assert_eq!(world.get(name).state, State::Success);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_process_of_few_files_shares_them() {
+async fn a_process_of_few_files_shares_them_and_none_waits_for_those_that_hang() {
     let settings = Settings { max_attempts: 64, ..Settings::default() };
     let world = World::start_with(settings, Clock::following_tokio(START));
-    for number in 0..4 {
-        let name = format!("e{number}");
-        world.route_to(&name, Endpoint { max_in_flight: 1000, ..to(&name) });
-        world.does(&name, |_| Does::Hangs);
-        world.publish(&name, 100).await;
+    let names: Vec<_> = (0..200).map(|number| format!("e{number}")).collect();
+    for name in &names {
+        world.route_to(name, Endpoint { max_in_flight: 1000, timeout: MINUTE, ..to(name) });
+        world.does(name, |_| Does::Hangs);
+        world.publish(name, 100).await;
         world.settle().await;
     }
-    let peaks: Vec<_> = (0..4).map(|number| world.peak(&format!("e{number}"))).collect();
-    assert_eq!(peaks, [64, 32, 21, 16]);
+    let peaks: Vec<_> = names.iter().map(|name| world.peak(name)).collect();
+    assert_eq!(peaks[..8], [64, 32, 16, 8, 4, 2, 1, 1]);
+    assert_eq!(peaks.iter().sum::<usize>(), 127 + 193, "twice the whole, and one for each beyond");
+    world.route("quick");
+    world.does("quick", |_| Does::Slowly(200, SECOND / 10));
+    let quick = world.publish("quick", 100).await;
+    world.settle().await;
+    assert_eq!(world.seen("quick").len(), 1);
+    world.pass(11 * SECOND).await;
+    assert!(quick.iter().all(|name| world.get(*name).state == State::Success));
 }

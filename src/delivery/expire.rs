@@ -6,6 +6,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::engine::Shared;
+use super::quiet::{Line, chain};
 use crate::metrics::Ended as EndedLabel;
 use crate::model::ids::WebhookUid;
 use crate::routes::hold::hold;
@@ -38,13 +39,17 @@ impl Shared {
                 Ok(0) => break,
                 Ok(count) => expired += count,
                 Err(error) => {
-                    warn!(webhook = %webhook, %error, "held deliveries were not ended; the next sweep does");
+                    if let Some(unlogged) = self.quiet.may_speak(Line::NotExpired, webhook) {
+                        warn!(%webhook, error = chain(&error), unlogged, "held deliveries were not ended; the next sweep does");
+                    }
                     break;
                 }
             }
         }
-        if expired > 0 {
-            info!(webhook = %webhook, expired, "held for too long");
+        if expired > 0
+            && let Some(unlogged) = self.quiet.may_speak(Line::Expired, webhook)
+        {
+            info!(%webhook, expired, unlogged, "held for too long");
         }
     }
 
@@ -98,10 +103,11 @@ impl Shared {
         Ok(count)
     }
 
-    /// Looks at every Webhook, one after the other.
+    /// Looks at every Webhook that has something pending, one after the other.
     pub(super) async fn expire_all(&self) {
-        for webhook in self.table.webhooks() {
-            self.expire(webhook.uid, || {}).await;
+        let pending = self.rounds().pending();
+        for webhook in pending {
+            self.expire(webhook, || {}).await;
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::limits::Permit;
 use super::schedule::Ended;
 use crate::model::ids::DeliveryName;
 
@@ -34,6 +35,8 @@ pub(super) struct Record {
     pub(super) had_arrived: bool,
     /// Size of its event.
     pub(super) bytes: usize,
+    /// The second since the engine started in which its claim ends, and it with it.
+    pub(super) ends_by: u64,
 }
 
 /// The inbox of one worker. Holds at most one wake and two happenings for each attempt under way.
@@ -84,15 +87,25 @@ impl Inbox {
 pub(super) struct Slot {
     inbox: Arc<Inbox>,
     record: Record,
+    /// Until the attempt ends; its record needs none.
+    permit: Option<Permit>,
 }
 
 impl Slot {
-    pub(super) fn new(inbox: Arc<Inbox>, name: DeliveryName, bytes: usize) -> Self {
-        Self { inbox, record: Record { name, ended: Ended::Unknown, had_arrived: false, bytes } }
+    pub(super) fn new(
+        inbox: Arc<Inbox>,
+        name: DeliveryName,
+        bytes: usize,
+        ends_by: u64,
+        permit: Permit,
+    ) -> Self {
+        let record = Record { name, ended: Ended::Unknown, had_arrived: false, bytes, ends_by };
+        Self { inbox, record, permit: Some(permit) }
     }
 
     /// The answer is in, and it is a success.
     pub(super) fn arrived(&mut self) {
+        self.permit = None;
         if !std::mem::replace(&mut self.record.had_arrived, true) {
             self.inbox.push(Happening::Arrived { bytes: self.record.bytes });
         }
@@ -106,6 +119,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        self.permit = None;
         self.inbox.push(Happening::Recorded(self.record));
     }
 }
@@ -113,6 +127,7 @@ impl Drop for Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::limits::Ceiling;
 
     fn name() -> DeliveryName {
         DeliveryName::from_bytes([7; 16])
@@ -120,10 +135,12 @@ mod tests {
 
     #[test]
     fn a_slot_tells_once_how_it_ended_also_in_a_panic() {
-        let recorded =
-            |ended, had_arrived| Happening::Recorded(Record { name: name(), ended, had_arrived, bytes: 9 });
+        let recorded = |ended, had_arrived| {
+            Happening::Recorded(Record { name: name(), ended, had_arrived, bytes: 9, ends_by: 3 })
+        };
         let inbox = Arc::new(Inbox::default());
-        let slot = || Slot::new(Arc::clone(&inbox), name(), 9);
+        let permit = || Ceiling::new(9, 9).reserve(1, 0).unwrap().start(9);
+        let slot = || Slot::new(Arc::clone(&inbox), name(), 9, 3, permit());
         let mut whole = slot();
         whole.arrived();
         whole.recorded(Ended::Success);

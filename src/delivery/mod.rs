@@ -18,7 +18,14 @@ mod expire;
 mod failure;
 mod inbox;
 mod limits;
+#[cfg(test)]
+mod lines_tests;
+#[cfg(test)]
+mod liveness_tests;
 mod outcome;
+mod patrol;
+#[cfg(test)]
+mod patrol_tests;
 mod quiet;
 mod request;
 mod retry_after;

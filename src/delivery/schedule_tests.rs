@@ -40,7 +40,7 @@ fn failed(pace: u64, retry: Option<u64>) -> Ended {
 
 fn record(schedule: &mut Schedule, view: &View<'_>, number: u8, ended: Ended) {
     let had_arrived = ended == Ended::Success;
-    schedule.recorded(&Record { name: name(number), ended, had_arrived, bytes: 0 }, view);
+    schedule.recorded(&Record { name: name(number), ended, had_arrived, bytes: 0, ends_by: 0 }, view);
 }
 
 /// One attempt from its claim to its record.
@@ -243,7 +243,7 @@ fn an_attempt_that_was_lost_frees_its_slot_and_is_looked_for_again() {
     schedule.claimed(&NOTHING_HELD, 4, None, &names(0..1), None);
     schedule.arrived(&NOTHING_HELD);
     schedule.recorded(
-        &Record { name: name(0), ended: Ended::Unknown, had_arrived: true, bytes: 0 },
+        &Record { name: name(0), ended: Ended::Unknown, had_arrived: true, bytes: 0, ends_by: 0 },
         &NOTHING_HELD,
     );
     assert_eq!((schedule.under_way(), schedule.step(&NOTHING_HELD)), (0, claim(4)));

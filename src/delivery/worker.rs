@@ -1,5 +1,7 @@
 //! The worker of one endpoint: lives while something is to be done for it, or waits for a time.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,7 +12,8 @@ use tracing::{info, warn};
 use super::attempt::{self, Task};
 use super::engine::Shared;
 use super::inbox::{Happening, Inbox, Slot};
-use super::limits::Busy;
+use super::limits::{Busy, Permit};
+use super::quiet::{Line, chain};
 use super::schedule::{Schedule, Step, View};
 use crate::model::ids::{DeliveryName, WebhookUid};
 use crate::routes::hold::{Hold, hold};
@@ -20,7 +23,7 @@ use crate::store::{Change, ClaimRequest, Claimed};
 /// Between two claims that the store refused, at first and at most.
 const CLAIM_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
-/// A worker that waits for attempts is looked after when they take so much longer than they may.
+/// What takes a worker longer than this, beside waiting, takes too long.
 const SLACK: Duration = Duration::from_mins(1);
 
 /// Works for one Webhook.
@@ -30,6 +33,8 @@ pub(super) struct Worker {
     inbox: Arc<Inbox>,
     schedule: Schedule,
     bytes: usize,
+    /// How many attempts under way must have ended by which second since the engine started.
+    ends: BTreeMap<u64, usize>,
     busy: Option<Busy>,
     claim_again: Duration,
     generation: i64,
@@ -51,7 +56,8 @@ impl Worker {
     pub(super) fn new(shared: Arc<Shared>, webhook: WebhookUid, inbox: Arc<Inbox>) -> Self {
         let (claim_again, _) = CLAIM_AGAIN;
         let schedule = Schedule::default();
-        Self { shared, webhook, inbox, schedule, bytes: 0, busy: None, claim_again, generation: 0 }
+        let ends = BTreeMap::new();
+        Self { shared, webhook, inbox, schedule, bytes: 0, ends, busy: None, claim_again, generation: 0 }
     }
 
     /// Runs until there is nothing more to do. While the engine stops, or the Webhook is gone, nothing is
@@ -85,10 +91,14 @@ impl Worker {
         let generation = self.shared.table.get(self.webhook).map_or(0, |route| route.generation);
         let summary = self.shared.store.summary(self.webhook);
         let disabled = summary.as_ref().and_then(|summary| summary.disabled.as_ref());
-        if disabled.is_some_and(|disabled| disabled.generation < generation)
-            && let Err(error) = self.shared.store.update(self.webhook, Change::Enable).await
+        if disabled.is_none_or(|disabled| disabled.generation >= generation) {
+            return;
+        }
+        self.expect(SLACK);
+        if let Err(error) = self.shared.store.update(self.webhook, Change::Enable).await
+            && let Some(unlogged) = self.may_speak(Line::NotEnabled)
         {
-            warn!(webhook = %self.webhook, %error, "a new spec could not enable a disabled Webhook");
+            warn!(webhook = %self.webhook, error = chain(&error), unlogged, "a new spec could not enable a disabled Webhook");
         }
     }
 
@@ -128,11 +138,21 @@ impl Worker {
                     self.schedule.recorded(&record, &view);
                     let bytes = if record.had_arrived { 0 } else { record.bytes };
                     self.bytes = self.bytes.saturating_sub(bytes);
+                    self.ended(record.ends_by);
                 }
             }
         }
         if self.schedule.in_flight() == 0 {
             self.busy = None;
+        }
+    }
+
+    fn ended(&mut self, ends_by: u64) {
+        if let Entry::Occupied(mut count) = self.ends.entry(ends_by) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
         }
     }
 
@@ -143,30 +163,51 @@ impl Worker {
         let was_probing = self.schedule.is_probing();
         let view = self.view(Some(now));
         let step = self.schedule.step(&view);
+        let webhook = &now.route.webhook;
         match (was_probing, self.schedule.is_probing()) {
             (false, true) => {
-                info!(webhook = %now.route.webhook, "unhealthy: one delivery at a time probes it");
+                if let Some(unlogged) = self.may_speak(Line::Unhealthy) {
+                    info!(%webhook, unlogged, "unhealthy: one delivery at a time probes it");
+                }
             }
-            (true, false) => info!(webhook = %now.route.webhook, "healthy again: the load rises from one"),
-            (true, true) | (false, false) => {}
+            (true, false) if self.shared.quiet.was_unhealthy(self.webhook) => {
+                info!(%webhook, "healthy again: the load rises from one");
+            }
+            (true, false | true) | (false, false) => {}
         }
         step
     }
 
+    fn may_speak(&self, line: Line) -> Option<u64> {
+        self.shared.quiet.may_speak(line, self.webhook)
+    }
+
     async fn claim(&mut self, now: &Now, limit: usize, only: Option<DeliveryName>) {
         let Some(endpoint) = now.endpoint() else { return };
+        let Some(mut reserved) = self.shared.ceiling.reserve(limit, self.schedule.in_flight()) else {
+            // Something of its own is under way, whose end comes back here.
+            let view = self.view(Some(now));
+            return self.schedule.claimed(&view, limit, only, &[], Some(view.now));
+        };
         let lease = endpoint.timeout + self.shared.settings.lease_margin;
         let lease_ends = Instant::now() + lease;
         self.expect(SLACK);
-        let request =
-            ClaimRequest { webhook: self.webhook, now: self.shared.clock.now(), limit, only, lease };
+        let request = ClaimRequest {
+            webhook: self.webhook,
+            now: self.shared.clock.now(),
+            limit: reserved.count(),
+            only,
+            lease,
+        };
         let claims = match self.shared.store.claim(request).await {
             Ok(claims) => claims,
             Err(error) => {
                 let view = self.view(Some(now));
                 self.schedule.claimed(&view, limit, only, &[], Some(view.now));
                 self.shared.is_stuck(&self.inbox);
-                warn!(webhook = %now.route.webhook, %error, "cannot claim; trying again");
+                if let Some(unlogged) = self.may_speak(Line::NotClaimed) {
+                    warn!(webhook = %now.route.webhook, error = chain(&error), unlogged, "cannot claim; trying again");
+                }
                 return self.pause().await;
             }
         };
@@ -186,15 +227,19 @@ impl Worker {
         for claimed in deliveries {
             let endpoint = Arc::clone(endpoint);
             let is_probe = self.schedule.is_probing();
-            self.start(Task { claimed, route: Arc::clone(&live.route), endpoint, is_probe, lease_ends });
+            let permit = reserved.start(claimed.event.data.len());
+            let task = Task { claimed, route: Arc::clone(&live.route), endpoint, is_probe, lease_ends };
+            self.start(task, permit);
         }
     }
 
-    fn start(&mut self, task: Task) {
+    fn start(&mut self, task: Task, permit: Permit) {
         let bytes = task.claimed.event.data.len();
         self.bytes += bytes;
         self.busy.get_or_insert_with(|| self.shared.ceiling.enter());
-        let slot = Slot::new(Arc::clone(&self.inbox), task.claimed.delivery.name, bytes);
+        let ends_by = self.shared.millis(task.lease_ends) / 1000 + 1;
+        *self.ends.entry(ends_by).or_default() += 1;
+        let slot = Slot::new(Arc::clone(&self.inbox), task.claimed.delivery.name, bytes, ends_by, permit);
         let attempt = attempt::run(Arc::clone(&self.shared), task, slot);
         self.shared.tasks.spawn(attempt);
     }
@@ -204,8 +249,10 @@ impl Worker {
         if claims.is_empty() {
             return;
         }
-        if let Err(error) = self.shared.store.release(claims).await {
-            warn!(webhook = %now.route.webhook, %error, "claims were not given back; they expire");
+        if let Err(error) = self.shared.store.release(claims).await
+            && let Some(unlogged) = self.may_speak(Line::NotReleased)
+        {
+            warn!(webhook = %now.route.webhook, error = chain(&error), unlogged, "claims were not given back; they expire");
         }
     }
 
@@ -230,8 +277,8 @@ impl Worker {
     }
 
     async fn rest(&self, now: Option<&Now>) {
-        let endpoint = now.and_then(Now::endpoint);
-        self.expect(endpoint.map_or(2 * SLACK, |endpoint| endpoint.timeout + SLACK));
+        // As long as the claims of what is under way hold.
+        self.expect(if self.ends.is_empty() { SLACK } else { Duration::MAX });
         // Once it stops, only the attempts under way are waited for.
         let stopped = async {
             match now {
@@ -245,7 +292,12 @@ impl Worker {
         }
     }
 
+    /// It moves within this time, and sooner when an attempt has to end before: one that never does is noticed
+    /// though others come and go.
     fn expect(&self, time: Duration) {
-        self.inbox.expect(self.shared.millis(Instant::now() + time));
+        let now = self.shared.millis(Instant::now());
+        let moves_by = now.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        let ends_by = self.ends.first_key_value().map_or(u64::MAX, |(second, _)| second.saturating_mul(1000));
+        self.inbox.expect(moves_by.min(ends_by));
     }
 }

@@ -1,5 +1,6 @@
 //! Builders for the tests of this room.
 
+pub(crate) mod lines;
 pub(crate) mod receiver;
 pub(crate) mod store;
 pub(crate) mod world;

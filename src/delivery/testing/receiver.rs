@@ -1,10 +1,15 @@
 //! A receiver over TLS on loopback that does what it is told, byte by byte.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http_body_util::BodyExt as _;
+use bytes::Bytes;
+use futures::stream;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::Frame;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
@@ -13,6 +18,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{HandshakeKind, RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -107,6 +113,31 @@ struct Seen {
     connections: AtomicUsize,
     resumed: AtomicUsize,
     requests: Mutex<Vec<String>>,
+    /// Bytes that were taken of bodies without end.
+    streamed: AtomicUsize,
+    /// How many of those nobody wants any more.
+    unwanted: watch::Sender<usize>,
+}
+
+/// A body without end, as long as somebody takes it.
+struct Endless(Arc<Seen>);
+
+impl Endless {
+    const CHUNK: usize = 16 << 10;
+
+    fn body(seen: &Arc<Seen>) -> BoxBody<Bytes, Infallible> {
+        let next = |this: Self| async {
+            this.0.streamed.fetch_add(Self::CHUNK, Ordering::SeqCst);
+            Some((Ok(Frame::data(Bytes::from_static(&[b'x'; Self::CHUNK]))), this))
+        };
+        StreamBody::new(stream::unfold(Self(Arc::clone(seen)), next)).boxed()
+    }
+}
+
+impl Drop for Endless {
+    fn drop(&mut self) {
+        self.0.unwanted.send_modify(|count| *count += 1);
+    }
 }
 
 /// A running receiver; ends when dropped.
@@ -175,7 +206,7 @@ impl Receiver {
                     }
                     match accepted {
                         Ok(stream) if stream.get_ref().1.alpn_protocol().is_some() => {
-                            serve_http2(stream, &seen, pace.streams).await;
+                            serve_http2(stream, seen, pace.streams).await;
                         }
                         Ok(stream) => serve(stream, &script, &seen).await,
                         Err(_) => {}
@@ -198,23 +229,37 @@ impl Receiver {
         self.seen.resumed.load(Ordering::SeqCst)
     }
 
+    /// Bytes that were taken of bodies without end.
+    pub(crate) fn streamed(&self) -> usize {
+        self.seen.streamed.load(Ordering::SeqCst)
+    }
+
+    /// Waits until so many bodies without end are not wanted any more.
+    pub(crate) async fn unwanted(&self, count: usize) {
+        self.seen.unwanted.subscribe().wait_for(|unwanted| *unwanted >= count).await.unwrap();
+    }
+
     pub(crate) fn requests(&self) -> Vec<String> {
         self.seen.requests.lock().unwrap().clone()
     }
 }
 
-/// Allows so many streams, and never answers requests for `/hang`.
-async fn serve_http2(stream: TlsStream<TcpStream>, seen: &Seen, streams: u32) {
+/// Allows so many streams, never answers requests for `/hang`, and never ends its answer to those for `/endless`.
+async fn serve_http2(stream: TlsStream<TcpStream>, seen: Arc<Seen>, streams: u32) {
     let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let seen = Arc::clone(&seen);
         seen.requests.lock().unwrap().push(request.uri().path().to_owned());
         async move {
-            if request.uri().path() == "/hang" {
-                std::future::pending::<()>().await;
+            match request.uri().path() {
+                "/hang" => std::future::pending().await,
+                "/endless" => Ok::<_, Infallible>(http::Response::new(Endless::body(&seen))),
+                _ => {
+                    let version = request.version();
+                    let body = request.into_body().collect().await.unwrap().to_bytes();
+                    let text = format!("{version:?} {}", String::from_utf8_lossy(&body));
+                    Ok(http::Response::new(Full::from(text).boxed()))
+                }
             }
-            let version = request.version();
-            let body = request.into_body().collect().await.unwrap().to_bytes();
-            let text = format!("{version:?} {}", String::from_utf8_lossy(&body));
-            Ok::<_, std::convert::Infallible>(http::Response::new(text))
         }
     });
     let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());

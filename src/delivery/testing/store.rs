@@ -1,7 +1,7 @@
 //! A store in memory, for tests of the engine alone: keeps nothing, can be told to fail or to be slow.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -39,6 +39,7 @@ pub(crate) struct FakeStore {
     pub(crate) refuses_claims: AtomicBool,
     pub(crate) refuses_records: AtomicBool,
     record_takes: Mutex<Duration>,
+    looks: AtomicUsize,
 }
 
 impl FakeStore {
@@ -64,6 +65,11 @@ impl FakeStore {
 
     pub(crate) fn claims(&self) -> usize {
         self.rows().claims
+    }
+
+    /// How often it was asked for the oldest due delivery.
+    pub(crate) fn looks(&self) -> usize {
+        self.looks.load(Ordering::SeqCst)
     }
 
     fn broken(what: &'static str) -> Error {
@@ -293,6 +299,7 @@ impl Store for FakeStore {
     }
 
     fn oldest_due(&self, webhook: WebhookUid) -> Option<UnixMillis> {
+        self.looks.fetch_add(1, Ordering::SeqCst);
         let rows = self.rows();
         rows.by_name
             .values()

@@ -1,8 +1,9 @@
 //! An engine with a store in memory, a scripted sender and tokio's paused time.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -16,7 +17,7 @@ use super::{START, endpoint, event, webhook};
 use crate::clock::Clock;
 use crate::delivery::engine::{Engine, Settings};
 use crate::delivery::{Job, Sender, Sent};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Waiting};
 use crate::model::filter::Filter;
 use crate::model::ids::{DeliveryName, EventUid};
 use crate::model::time::UnixMillis;
@@ -33,8 +34,10 @@ pub(crate) enum Does {
     Slowly(u16, Duration),
     /// Answers with `Retry-After`.
     Asks(u16, Duration),
-    /// Never answers.
+    /// Never answers; the sender's time is up.
     Hangs,
+    /// Our own code never returns, whatever the time.
+    IsLost,
     /// Has an address that is denied.
     IsDenied,
     /// Brings our own code to panic.
@@ -100,6 +103,7 @@ impl Script {
                 tokio::time::sleep(job.endpoint.timeout).await;
                 Answer::TimedOut
             }
+            Does::IsLost => std::future::pending().await,
             Does::IsDenied => Answer::Denied,
             Does::Panics => panic!("as the script says"),
         };
@@ -143,6 +147,7 @@ pub(crate) struct World {
     pub(crate) metrics: Metrics,
     pub(crate) stop: CancellationToken,
     clock: Clock,
+    is_frozen: Arc<AtomicBool>,
     running: Option<JoinHandle<()>>,
     tasks: TaskTracker,
     names: AtomicU64,
@@ -178,9 +183,11 @@ impl World {
             settings,
         ));
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let running = Some(tasks.spawn(Arc::clone(&engine).run(stop.clone())));
+        let is_frozen = Arc::new(AtomicBool::new(false));
+        let running =
+            Some(tasks.spawn(unless(Arc::clone(&is_frozen), Arc::clone(&engine).run(stop.clone()))));
         let (fake, names) = (Arc::default(), AtomicU64::new(1));
-        Self { store, fake, table, script, engine, metrics, stop, clock, running, tasks, names }
+        Self { store, fake, table, script, engine, metrics, stop, clock, is_frozen, running, tasks, names }
     }
 
     /// A Webhook whose host is `NAME.localhost`.
@@ -245,6 +252,11 @@ impl World {
         self.pass(Duration::from_millis(1)).await;
     }
 
+    /// What `hookwright_oldest_pending_seconds` says, by what is waited for.
+    pub(crate) fn oldest(&self, waits_for: &'static str) -> f64 {
+        self.metrics.oldest_pending.get_or_create(&Waiting { waits_for }).get()
+    }
+
     /// Attempts at `NAME.localhost`, in order.
     pub(crate) fn seen(&self, name: &str) -> Vec<Seen> {
         let host = format!("{name}.localhost");
@@ -270,10 +282,23 @@ impl World {
         self.fake.get(name)
     }
 
+    /// Brings the engine to a standstill; what it has started goes on.
+    pub(crate) fn freeze(&self) {
+        self.is_frozen.store(true, Ordering::SeqCst);
+    }
+
     /// Stops the engine and waits until it has ended.
     pub(crate) async fn stop(&mut self) {
         self.stop.cancel();
         self.running.take().unwrap().await.unwrap();
         self.tasks.close();
     }
+}
+
+/// Goes on as long as it is not frozen.
+fn unless(is_frozen: Arc<AtomicBool>, task: impl Future<Output = ()>) -> impl Future<Output = ()> {
+    let mut task = Box::pin(task);
+    std::future::poll_fn(move |context| {
+        if is_frozen.load(Ordering::SeqCst) { Poll::Pending } else { task.as_mut().poll(context) }
+    })
 }
