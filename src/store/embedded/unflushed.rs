@@ -61,7 +61,10 @@ mod tests {
         while !disk.is_behind(LARGE) {
             store.append(large()).await.unwrap();
             calls += 1;
-            assert!(calls * (32 << 10) <= 4 * MEMTABLE, "sealed at half of its size, three of them are sealed");
+            assert!(
+                calls * (32 << 10) <= 4 * MEMTABLE,
+                "sealed at half of its size, three of them are sealed"
+            );
         }
         assert!(!disk.is_behind(LARGE - 1));
         let mut waiting = tokio::spawn({
