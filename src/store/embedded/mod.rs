@@ -9,6 +9,8 @@ mod dedup;
 mod disk;
 mod erase;
 mod expunge;
+#[cfg(test)]
+mod fairness_tests;
 mod format;
 mod group;
 mod hooks;
