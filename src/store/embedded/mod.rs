@@ -12,6 +12,8 @@ mod expunge;
 #[cfg(test)]
 mod fairness_tests;
 mod format;
+#[cfg(test)]
+mod format_tests;
 mod group;
 mod hooks;
 mod keys;
