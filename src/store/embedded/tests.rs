@@ -80,6 +80,27 @@ fn every_crash_leaves_what_the_model_has() {
     crate::store::behaviour::model::every_crash_leaves_what_the_model_has(|| Unflushed(scratch()));
 }
 
+#[tokio::test]
+async fn the_body_of_one_event_for_a_hundred_webhooks_is_on_disk_once() {
+    let unflushed = Unflushed(scratch());
+    let minter = Minter::default();
+    let hooks: Vec<_> = (0..100).map(|number| webhook("team-a", number)).collect();
+    let body: Vec<u8> =
+        (0..32).flat_map(|_| [(); 128].map(|()| *minter.event(NOW).as_bytes())).flatten().collect();
+    assert_eq!(body.len(), 64 << 10);
+    let store = unflushed.open();
+    let before = unflushed.written();
+    let event = NewEvent { data: body.into(), ..event(&minter, &hooks.iter().collect::<Vec<_>>()) };
+    store.append(vec![event]).await.unwrap();
+    let grown = unflushed.written() - before;
+    assert!(((64 << 10)..(64 << 10) + 100 * (1 << 10)).contains(&grown), "{grown} bytes were written");
+    for hook in hooks {
+        let claim =
+            ClaimRequest { webhook: hook.uid, now: NOW, limit: 9, only: None, lease: Duration::from_secs(9) };
+        assert_eq!(store.claim(claim).await.unwrap().deliveries.len(), 1);
+    }
+}
+
 pub(super) const NOW: UnixMillis = UnixMillis::from_millis(1_800_000_000_000);
 
 pub(super) fn options(dir: &TempDir) -> Options {
