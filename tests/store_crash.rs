@@ -34,6 +34,11 @@ const HOOKS: u8 = 5;
 const PURGED: u8 = 4;
 const DIRECTORY: &str = "STORE_CRASH_DIRECTORY";
 const SEED: &str = "STORE_CRASH_SEED";
+const MEMTABLE: &str = "STORE_CRASH_MEMTABLE";
+/// Small, so that the crashes meet flushes and compactions too.
+const SMALL: u64 = 128 << 10;
+/// More than a load writes: nothing is flushed, everything is in the one journal.
+const LARGE: u64 = 64 << 20;
 const LEASE: Duration = Duration::from_mins(1);
 
 /// In memory where the system has a place for that: a killed process leaves the same there.
@@ -42,8 +47,7 @@ fn scratch() -> TempDir {
 }
 
 fn options(dir: &Path) -> Options {
-    // Small, so that the crashes meet flushes and compactions too.
-    Options { memtable_bytes: 128 << 10, min_free_bytes: 0, ..Options::new(dir) }
+    Options { memtable_bytes: SMALL, min_free_bytes: 0, ..Options::new(dir) }
 }
 
 fn webhook(number: u8) -> WebhookRef {
@@ -301,7 +305,8 @@ mod load {
 /// Is the load, in the process that [`run_and_kill`] started for it.
 async fn be_the_load(dir: &str) {
     let seed = std::env::var(SEED).unwrap().parse().unwrap();
-    let store = Embedded::open(options(Path::new(dir))).unwrap();
+    let memtable_bytes = std::env::var(MEMTABLE).unwrap().parse().unwrap();
+    let store = Embedded::open(Options { memtable_bytes, ..options(Path::new(dir)) }).unwrap();
     let load = load::Load {
         store,
         clock: Clock::system(),
@@ -319,13 +324,14 @@ struct Running {
 }
 
 impl Running {
-    fn start(dir: &Path, seed: u64) -> Self {
+    fn start(dir: &Path, seed: u64, memtable: u64) -> Self {
         let said = NamedTempFile::new_in(dir.parent().unwrap()).unwrap();
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "what_was_acknowledged_is_there_after_each_of_many_kills"])
             .args(["--nocapture", "--test-threads=1"])
             .env(DIRECTORY, dir)
             .env(SEED, seed.to_string())
+            .env(MEMTABLE, memtable.to_string())
             .stdout(said.reopen().unwrap())
             .stderr(Stdio::piped())
             .spawn()
@@ -381,8 +387,8 @@ impl Drop for Running {
 }
 
 /// Runs the load for a while and kills it; what it said.
-fn run_and_kill(dir: &Path, seed: u64, after: Duration) -> Vec<String> {
-    let mut running = Running::start(dir, seed);
+fn run_and_kill(dir: &Path, seed: u64, memtable: u64, after: Duration) -> Vec<String> {
+    let mut running = Running::start(dir, seed, memtable);
     std::thread::sleep(after);
     running.must_run();
     running.child.kill().unwrap();
@@ -646,7 +652,7 @@ async fn what_was_acknowledged_is_there_after_each_of_many_kills() {
             (dir, ledger) = (scratch(), Ledger::default());
         }
         let after = Duration::from_millis(random.next(100));
-        let lines = run_and_kill(dir.path(), random.next(u64::MAX), after);
+        let lines = run_and_kill(dir.path(), random.next(u64::MAX), SMALL, after);
         ledger.read(&lines);
         let store = Embedded::open(options(dir.path())).unwrap();
         ledger.check(&store).await;
@@ -668,6 +674,15 @@ async fn what_was_acknowledged_is_there_after_each_of_many_kills() {
 fn journals(store: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(store).unwrap().map(|entry| entry.unwrap().path());
     entries.filter(|path| path.extension().is_some_and(|extension| extension == "jnl")).collect()
+}
+
+/// The tables of all keyspaces, but the engine's own one, which has their names.
+fn tables(store: &Path) -> Vec<PathBuf> {
+    let inside = |folder: PathBuf| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let keyspaces: Vec<_> =
+        inside(store.join("keyspaces")).filter(|keyspace| !keyspace.ends_with("0")).collect();
+    assert!(keyspaces.len() > 5, "{keyspaces:?}");
+    keyspaces.iter().flat_map(|keyspace| inside(keyspace.join("tables"))).collect()
 }
 
 /// Copies a store, with what `file` makes of each of its files.
@@ -704,7 +719,7 @@ fn copy_cut(from: &Path, to: &Path, journal: &[u8], zeros: u64) {
 async fn a_copy_taken_at_any_moment_has_what_was_acknowledged_until_then() {
     let random = Random(AtomicU64::new(u64::from(std::process::id())));
     let (dir, mut copies) = (scratch(), Vec::new());
-    let mut running = Running::start(dir.path(), random.next(u64::MAX));
+    let mut running = Running::start(dir.path(), random.next(u64::MAX), SMALL);
     for _ in 0..10 {
         std::thread::sleep(Duration::from_millis(random.next(60)));
         running.must_run();
@@ -735,11 +750,10 @@ async fn a_copy_taken_at_any_moment_has_what_was_acknowledged_until_then() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_journal_that_is_cut_anywhere_loses_its_tail_and_nothing_else() {
     let dir = scratch();
-    // Nothing is flushed yet: everything is in the one journal.
-    Embedded::open(Options { memtable_bytes: 64 << 20, ..options(dir.path()) }).unwrap();
     let random = Random(AtomicU64::new(u64::from(std::process::id())));
     let mut ledger = Ledger::default();
-    ledger.read(&run_and_kill(dir.path(), random.next(u64::MAX), Duration::from_millis(150)));
+    ledger.read(&run_and_kill(dir.path(), random.next(u64::MAX), LARGE, Duration::from_millis(150)));
+    assert_eq!(tables(&dir.path().join("store")), Vec::<PathBuf>::new(), "everything is in the journal");
     let [journal] = &journals(&dir.path().join("store"))[..] else { panic!("several journals") };
     let mut journal = fs::read(journal).unwrap();
     journal.truncate(journal.iter().rposition(|byte| *byte != 0).unwrap() + 1);
