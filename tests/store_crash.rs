@@ -79,6 +79,14 @@ fn key(seed: u64) -> DedupKey {
 struct Random(AtomicU64);
 
 impl Random {
+    /// The same in every run, so that a failure can be repeated; as of the generated cases, SEED=n explores others.
+    fn of_this_run() -> Self {
+        let seed = std::env::var("PROPTEST_RNG_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = seed.unwrap_or(20_261_125);
+        eprintln!("seed {seed}");
+        Self(AtomicU64::new(seed))
+    }
+
     fn next(&self, below: u64) -> u64 {
         let step = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
         let mut mixed = (step ^ (step >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -313,7 +321,8 @@ async fn be_the_load(dir: &str) {
         minter: Minter::default(),
         random: Random(AtomicU64::new(seed)),
     };
-    let _ = tokio::time::timeout(Duration::from_secs(20), Arc::new(load).run()).await;
+    // Nobody may be left to kill it.
+    let _ = tokio::time::timeout(Duration::from_mins(2), Arc::new(load).run()).await;
 }
 
 /// The load in a process of its own.
@@ -364,6 +373,22 @@ impl Running {
         whole.lines().map(str::to_owned).collect()
     }
 
+    /// Waits until so many more calls were acknowledged.
+    fn go_on(&mut self, more: u64) {
+        let acknowledged = |running: &Self| {
+            let lines = running.lines();
+            lines.iter().filter(|line| line.starts_with(char::is_uppercase)).count() as u64
+        };
+        let enough = acknowledged(self) + more;
+        loop {
+            self.must_run();
+            if acknowledged(self) >= enough {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Stops it where it is, or lets it go on.
     fn signal(&self, signal: &str) {
         let kill = format!("kill -{signal} {}", self.child.id());
@@ -386,11 +411,10 @@ impl Drop for Running {
     }
 }
 
-/// Runs the load for a while and kills it; what it said.
-fn run_and_kill(dir: &Path, seed: u64, memtable: u64, after: Duration) -> Vec<String> {
+/// Runs the load until so many calls were acknowledged, and kills it; what it said.
+fn run_and_kill(dir: &Path, seed: u64, memtable: u64, acknowledged: u64) -> Vec<String> {
     let mut running = Running::start(dir, seed, memtable);
-    std::thread::sleep(after);
-    running.must_run();
+    running.go_on(acknowledged);
     running.child.kill().unwrap();
     running.child.wait().unwrap();
     running.lines()
@@ -643,16 +667,15 @@ async fn what_was_acknowledged_is_there_after_each_of_many_kills() {
     }
     let (mut dir, mut ledger) = (scratch(), Ledger::default());
     let (mut acknowledged, mut redeliveries) = (0, 0);
-    let seed = std::process::id();
-    let random = Random(AtomicU64::new(u64::from(seed)));
+    let random = Random::of_this_run();
     for round in 0..24 {
         if round % 6 == 0 {
             acknowledged += ledger.acknowledged;
             redeliveries += ledger.redeliveries;
             (dir, ledger) = (scratch(), Ledger::default());
         }
-        let after = Duration::from_millis(random.next(100));
-        let lines = run_and_kill(dir.path(), random.next(u64::MAX), SMALL, after);
+        let calls = random.next(400);
+        let lines = run_and_kill(dir.path(), random.next(u64::MAX), SMALL, calls);
         ledger.read(&lines);
         let store = Embedded::open(options(dir.path())).unwrap();
         ledger.check(&store).await;
@@ -667,8 +690,8 @@ async fn what_was_acknowledged_is_there_after_each_of_many_kills() {
     }
     acknowledged += ledger.acknowledged;
     redeliveries += ledger.redeliveries;
-    assert!(redeliveries > 20, "only {redeliveries} redeliveries were acknowledged (seed {seed})");
-    assert!(acknowledged > 1000, "only {acknowledged} calls were acknowledged (seed {seed})");
+    assert!(redeliveries > 20, "only {redeliveries} redeliveries were acknowledged");
+    assert!(acknowledged > 1000, "only {acknowledged} calls were acknowledged");
 }
 
 fn journals(store: &Path) -> Vec<PathBuf> {
@@ -717,12 +740,11 @@ fn copy_cut(from: &Path, to: &Path, journal: &[u8], zeros: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_taken_at_any_moment_has_what_was_acknowledged_until_then() {
-    let random = Random(AtomicU64::new(u64::from(std::process::id())));
+    let random = Random::of_this_run();
     let (dir, mut copies) = (scratch(), Vec::new());
     let mut running = Running::start(dir.path(), random.next(u64::MAX), SMALL);
     for _ in 0..10 {
-        std::thread::sleep(Duration::from_millis(random.next(60)));
-        running.must_run();
+        running.go_on(random.next(250));
         running.signal("STOP");
         while !running.has_stopped() {
             std::thread::yield_now();
@@ -750,9 +772,9 @@ async fn a_copy_taken_at_any_moment_has_what_was_acknowledged_until_then() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_journal_that_is_cut_anywhere_loses_its_tail_and_nothing_else() {
     let dir = scratch();
-    let random = Random(AtomicU64::new(u64::from(std::process::id())));
+    let random = Random::of_this_run();
     let mut ledger = Ledger::default();
-    ledger.read(&run_and_kill(dir.path(), random.next(u64::MAX), LARGE, Duration::from_millis(150)));
+    ledger.read(&run_and_kill(dir.path(), random.next(u64::MAX), LARGE, 1000));
     assert_eq!(tables(&dir.path().join("store")), Vec::<PathBuf>::new(), "everything is in the journal");
     let [journal] = &journals(&dir.path().join("store"))[..] else { panic!("several journals") };
     let mut journal = fs::read(journal).unwrap();
