@@ -115,9 +115,7 @@ async fn what_always_fails_is_given_up_and_counted_once() -> anyhow::Result<()> 
     assert_eq!(webhook["status"]["consecutiveFailures"], 3);
     assert_eq!(condition(&webhook, "EndpointHealthy")["status"], "False");
     assert_eq!(condition(&webhook, "Ready")["status"], "True", "Ready does not follow the endpoint");
-    let events = team.events("EndpointUnhealthy").await?;
-    assert_eq!(events.len(), 1, "{events:#?}");
-    Ok(())
+    team.await_one_event("EndpointUnhealthy").await
 }
 
 #[tokio::test]
