@@ -43,7 +43,11 @@ const LEASE: Duration = Duration::from_mins(1);
 
 /// In memory where the system has a place for that: a killed process leaves the same there.
 fn scratch() -> TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+    // A container has 64 MiB there, which is not enough.
+    let is_roomy = |stat: rustix::fs::StatVfs| stat.f_bavail.saturating_mul(stat.f_frsize) >= 1 << 30;
+    let memory = Path::new("/dev/shm");
+    let place = rustix::fs::statvfs(memory).is_ok_and(is_roomy).then_some(memory);
+    place.and_then(|place| tempfile::tempdir_in(place).ok()).unwrap_or_else(|| tempfile::tempdir().unwrap())
 }
 
 fn options(dir: &Path) -> Options {
