@@ -391,8 +391,7 @@ async fn attempts_at_once_do_not_connect_one_after_the_other() {
     // It answers nobody before all have connected.
     let receiver = Receiver::start_together(&authority, 30).await;
     let sender = sender();
-    let patient =
-        Endpoint { timeout: Duration::from_mins(1), ..to(&receiver.url("/"), authority.trusted()) };
+    let patient = Endpoint { timeout: Duration::from_mins(1), ..to(&receiver.url("/"), authority.trusted()) };
     let sent = all_at_once(&sender, patient, 30).await;
     assert!(sent.iter().all(|sent| sent.verdict == Verdict::Delivered), "{sent:?}");
 }

@@ -81,10 +81,11 @@ async fn a_flood_of_deliveries_writes_once_in_an_interval_and_stays_small() {
     assert!((3..=most).contains(&versions.len()), "{versions:?}, at most {most}");
     assert!(largest < 8192, "{largest}");
     assert!(seen["status"]["failureCount"].as_u64().unwrap() > 100, "{}", seen["status"]["failureCount"]);
-    let unhealthy = eventually(SOON, "the Event", async || match world.events("EndpointUnhealthy").await.len() {
-        1 => Ok(()),
-        others => Err(others.to_string()),
-    });
+    let unhealthy =
+        eventually(SOON, "the Event", async || match world.events("EndpointUnhealthy").await.len() {
+            1 => Ok(()),
+            others => Err(others.to_string()),
+        });
     unhealthy.await.unwrap();
 }
 

@@ -129,7 +129,8 @@ impl Load {
     /// Other clients of the fronts from now on; returns when what the former ones have begun has ended.
     async fn go_straight_with(&self, clients: Vec<Publisher>) -> anyhow::Result<()> {
         *locked(&self.straight) = clients;
-        Ok(drop(self.permits.acquire_many(UNDER_WAY).await?))
+        drop(self.permits.acquire_many(UNDER_WAY).await?);
+        Ok(())
     }
 
     /// Waits until so many more were answered.
