@@ -100,7 +100,7 @@ async fn fifty_kills_under_load_lose_nothing_and_turn_nothing_back() -> anyhow::
     let world = World::alone(&[]).await?;
     let team = Arc::new(Team::of(&world, "kill").await?);
     let seed = std::env::var("PROPTEST_RNG_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or(20_261_125) | 1;
+    let seed: u64 = seed.unwrap_or(20_261_125) | 1;
     let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     eprintln!("seed {seed}");
 
