@@ -323,7 +323,7 @@ pub(super) async fn be_the_load(dir: &str) {
     let store = Embedded::open(options).unwrap();
     let random = Random(AtomicU64::new(seed));
     let load = Load { store, clock: Clock::system(), minter: Minter::default(), random };
-    let _ = tokio::time::timeout(Duration::from_secs(20), Arc::new(load).run(mode)).await;
+    let _ = tokio::time::timeout(Duration::from_mins(2), Arc::new(load).run(mode)).await;
 }
 
 /// Between the lines of the load, those of the engine: which thread begins a commit, and which syncs the journal.
@@ -420,6 +420,19 @@ impl Running {
         whole_lines(&self.text())
     }
 
+    /// Waits until so many more calls were acknowledged.
+    pub(super) fn go_on(&mut self, more: u64) {
+        let acknowledged = |running: &Self| {
+            let lines = running.lines();
+            lines.iter().filter(|line| line.starts_with(char::is_uppercase)).count() as u64
+        };
+        let enough = acknowledged(self) + more;
+        while acknowledged(self) < enough {
+            self.must_run();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Stops it where it is, or lets it go on.
     pub(super) fn signal(&self, signal: &str) {
         let kill = format!("kill -{signal} {}", self.child.id());
@@ -442,11 +455,10 @@ impl Drop for Running {
     }
 }
 
-/// Runs the load for a while and kills it; what it said.
-pub(super) fn run_and_kill(mode: Mode, dir: &Path, seed: u64, after: Duration) -> Vec<String> {
+/// Runs the load until so many calls were acknowledged, and kills it; what it said.
+pub(super) fn run_and_kill(mode: Mode, dir: &Path, seed: u64, acknowledged: u64) -> Vec<String> {
     let mut running = Running::start(mode, dir, seed);
-    std::thread::sleep(after);
-    running.must_run();
+    running.go_on(acknowledged);
     running.child.kill().unwrap();
     running.child.wait().unwrap();
     running.lines()

@@ -1,5 +1,6 @@
 //! The sentences of every engine, and those of this one.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,11 @@ impl InDirectory {
 
 /// In memory where the system has a place for that: syncs take no time there, and nothing here depends on them.
 pub(super) fn scratch() -> TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+    // A container has 64 MiB there, which is not enough.
+    let is_roomy = |stat: rustix::fs::StatVfs| stat.f_bavail.saturating_mul(stat.f_frsize) >= 1 << 30;
+    let memory = Path::new("/dev/shm");
+    let place = rustix::fs::statvfs(memory).is_ok_and(is_roomy).then_some(memory);
+    place.and_then(|place| tempfile::tempdir_in(place).ok()).unwrap_or_else(|| tempfile::tempdir().unwrap())
 }
 
 impl Engine for InDirectory {
