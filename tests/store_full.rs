@@ -1,4 +1,5 @@
-//! The store on a disk that is full, or fails: a small file system of its own, and a limit on the size of files.
+//! The store on a disk that is full, or fails: a small file system of its own, a limit on the size of files, and syncs
+//! that fail.
 
 #![allow(
     clippy::unwrap_used,
@@ -6,6 +7,9 @@
     clippy::panic,
     reason = "a test: what is unexpected ends it"
 )]
+
+#[path = "store_crash/strace.rs"]
+mod strace;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -227,9 +231,11 @@ async fn check_healed(dir: &Path, ledger: &Ledger) {
 /// Runs a test of this file anew, in a process that a shell has prepared.
 fn in_a_shell(mut shell: Command, prepare: &str, test: &str, dir: &Path) {
     let script = format!("{prepare}; exec \"$0\" --exact {test} --nocapture --test-threads=1");
-    let output =
-        shell.arg("-ec").arg(script).arg(std::env::current_exe().unwrap()).env(DIRECTORY, dir).output();
-    let output = output.unwrap();
+    succeeds(shell.arg("-ec").arg(script).arg(std::env::current_exe().unwrap()).env(DIRECTORY, dir));
+}
+
+fn succeeds(command: &mut Command) {
+    let output = command.output().unwrap();
     assert!(
         output.status.success(),
         "{}\n{}{}",
@@ -284,10 +290,7 @@ async fn a_full_disk_loses_nothing_and_room_heals_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_fails_loses_nothing_and_a_restart_heals_it() {
     if let Ok(dir) = std::env::var(DIRECTORY) {
-        let ledger = until_it_fails(Path::new(&dir)).await;
-        let line = |(name, said): (&DeliveryName, &Said)| format!("{name} {said:?}\n");
-        return fs::write(Path::new(&dir).join("ledger"), ledger.iter().map(line).collect::<String>())
-            .unwrap();
+        return until_it_fails_and_tells(Path::new(&dir)).await;
     }
     let dir = scratch();
     // The engine makes its journal larger than the limit, and empty.
@@ -300,15 +303,54 @@ async fn a_write_that_fails_loses_nothing_and_a_restart_heals_it() {
         "a_write_that_fails_loses_nothing_and_a_restart_heals_it",
         dir.path(),
     );
+    let ledger = told(dir.path());
+    assert!(ledger.len() > 100, "only {}", ledger.len());
+    check_healed(dir.path(), &ledger).await;
+}
+
+/// Leaves the ledger to the process that has begun this one.
+async fn until_it_fails_and_tells(dir: &Path) {
+    let ledger = until_it_fails(dir).await;
+    let line = |(name, said): (&DeliveryName, &Said)| format!("{name} {said:?}\n");
+    fs::write(dir.join("ledger"), ledger.iter().map(line).collect::<String>()).unwrap();
+}
+
+fn told(dir: &Path) -> Ledger {
     let mut ledger = Ledger::new();
-    for line in fs::read_to_string(dir.path().join("ledger")).unwrap().lines() {
+    for line in fs::read_to_string(dir.join("ledger")).unwrap().lines() {
         let (name, said) = line.split_once(' ').unwrap();
         let all = [Said::Appending, Said::Appended, Said::Recording, Said::Recorded];
         let said = all.into_iter().find(|known| format!("{known:?}") == said).unwrap();
         ledger.insert(name.parse().unwrap(), said);
     }
-    assert!(ledger.len() > 100, "only {}", ledger.len());
-    check_healed(dir.path(), &ledger).await;
+    ledger
+}
+
+/// One that fails, and only one: the next would succeed, and say nothing of what the disk has dropped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sync_that_fails_loses_nothing_and_a_restart_heals_it() {
+    const TEST: &str = "a_sync_that_fails_loses_nothing_and_a_restart_heals_it";
+    if let Ok(dir) = std::env::var(DIRECTORY) {
+        return until_it_fails_and_tells(Path::new(&dir)).await;
+    }
+    // That of a commit, then one of a flush.
+    for (call, when) in [("fdatasync", 40), ("fsync", 20)] {
+        let Some(mut program) = strace::strace(TEST) else { return };
+        let dir = scratch();
+        drop(Embedded::open(options(dir.path())).unwrap());
+        program.args(["-o", "/dev/null", "-e", &format!("trace={call}")]);
+        program.args(["-e", &format!("inject={call}:error=EIO:when={when}")]);
+        program.arg(std::env::current_exe().unwrap()).args([
+            "--exact",
+            TEST,
+            "--nocapture",
+            "--test-threads=1",
+        ]);
+        succeeds(program.env(DIRECTORY, dir.path()));
+        let ledger = told(dir.path());
+        assert!(ledger.len() > 100, "only {}", ledger.len());
+        check_healed(dir.path(), &ledger).await;
+    }
 }
 
 /// Appends until it is refused.

@@ -9,7 +9,7 @@ use hookwright::store::embedded::Embedded;
 use hookwright::store::records::Delivery;
 use hookwright::store::{ClaimRequest, EndReason, Query, Replays as _, State, Store as _};
 
-use super::{LEASE, PURGED, body, key, webhook};
+use super::{LEASE, PURGED, body, key, size, webhook};
 
 #[derive(Clone, Debug)]
 pub(super) struct Known {
@@ -47,6 +47,8 @@ impl Ledger {
         for line in lines {
             let words: Vec<_> = line.split(' ').collect();
             match words[..] {
+                // What others say: the engine, and the test as which the load runs.
+                [other, ..] if other.len() != 1 => {}
                 ["a", name, hook, event, test] => {
                     let known = Known {
                         hook: hook.parse().unwrap(),
@@ -111,7 +113,9 @@ impl Ledger {
         let lines = everything(store).await;
         for (name, known) in &self.deliveries {
             let purged = known.hook == PURGED && self.purging;
-            let let_go = self.retaining && known.tried.iter().any(|verdict| *verdict != 't');
+            // A test that was cut off has ended without an attempt.
+            let has_ended = known.test || known.tried.iter().any(|verdict| *verdict != 't');
+            let let_go = self.retaining && has_ended;
             if let Some(line) = lines.get(name) {
                 check_line(known, line);
             } else {
@@ -201,8 +205,25 @@ pub(super) async fn everything(store: &Embedded) -> BTreeMap<DeliveryName, Deliv
     page_through(store, Query::default()).await.into_iter().map(|line| (line.name, line)).collect()
 }
 
+/// What the log no longer has beside what was purged, though it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gone {
+    Nothing,
+    /// Finished ones may have been let go.
+    Perhaps,
+}
+
+impl Gone {
+    fn check(self, counted: u64, there: u64) {
+        assert!(
+            counted == there || self == Self::Perhaps && counted > there,
+            "{counted} counted, {there} there"
+        );
+    }
+}
+
 /// Log, index, queue and numbers say the same. Claims everything.
-pub(super) async fn check_agreement(store: &Embedded) {
+pub(super) async fn check_agreement(store: &Embedded, gone: Gone) {
     let lines = everything(store).await;
     for state in State::ALL {
         let by_state = page_through(store, Query { states: vec![state], ..Query::default() }).await;
@@ -221,16 +242,16 @@ pub(super) async fn check_agreement(store: &Embedded) {
         let summary = store.summary(uid).unwrap();
         let count = |state| of_hook.iter().filter(|line| line.state == state).count() as u64;
         assert_eq!(summary.pending, waiting.len() as u64);
-        assert_eq!(summary.success_count, count(State::Success));
+        gone.check(summary.success_count, count(State::Success));
         // One that has failed and was asked for again stays counted, once.
         let has_failed = |line: &&&Delivery| {
             let asked = line.attempts.iter().any(|attempt| attempt.asked_by.is_some());
             line.state == State::Failed || line.redelivery.is_some() || asked
         };
-        assert_eq!(summary.failure_count, of_hook.iter().filter(has_failed).count() as u64);
+        gone.check(summary.failure_count, of_hook.iter().filter(has_failed).count() as u64);
         let mut bytes = 0;
         for line in of_hook.iter().filter(|line| !line.state.is_final()) {
-            bytes += body(line.event).len() as u64;
+            bytes += size(line.event) as u64;
         }
         assert_eq!(summary.pending_bytes, bytes);
     }
@@ -240,7 +261,7 @@ pub(super) async fn check_agreement(store: &Embedded) {
 fn check_usage(store: &Embedded, lines: &BTreeMap<DeliveryName, Delivery>) {
     let events: BTreeSet<_> = lines.values().map(|line| line.event).collect();
     let of_lines: u64 = lines.values().map(Delivery::weight).sum();
-    let of_events: u64 = events.iter().map(|event| body(*event).len() as u64).sum();
+    let of_events: u64 = events.iter().map(|event| size(*event) as u64).sum();
     let used = store.usage("team").bytes;
     let beside = used.checked_sub(of_lines + of_events).unwrap();
     // The same for each event here: its namespace, its time and its attributes.

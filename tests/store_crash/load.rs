@@ -29,7 +29,8 @@ use tempfile::NamedTempFile;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    DIRECTORY, HOOKS, LEASE, MODE, PURGED, Random, SEED, body, event, key, options, outcome, webhook,
+    DIRECTORY, HOOKS, LEASE, MODE, PURGED, Random, SEED, body, event, event_with, key, open, options,
+    outcome, size, webhook,
 };
 
 /// How the load goes about it.
@@ -91,12 +92,13 @@ impl Load {
     }
 
     async fn one_by_one(&self) {
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
             self.publish().await;
             for hook in 0..HOOKS {
                 self.deliver(hook).await;
             }
             match self.random.next(8) {
+                _ if round == 5 => self.retain().await,
                 0 => self.purge().await,
                 1 => self.retain().await,
                 2 => self.replay().await,
@@ -108,8 +110,9 @@ impl Load {
     async fn ballast(&self) {
         let (now, mut bytes) = (self.clock.now(), 0);
         while bytes < BALLAST {
-            let large = std::iter::repeat_with(|| event(&self.minter, now, &[0], false));
-            let events: Vec<_> = large.filter(|event| event.data.len() > 50 << 10).take(30).collect();
+            let large = std::iter::repeat_with(|| self.minter.event(now)).filter(|uid| size(*uid) > 50 << 10);
+            let event = |uid| event_with(uid, &self.minter, now, &[0], false);
+            let events: Vec<_> = large.take(30).map(event).collect();
             bytes += events.iter().map(|event| event.data.len()).sum::<usize>();
             let names: Vec<_> = events.iter().map(|event| event.deliveries[0].name).collect();
             self.append(events).await;
@@ -320,10 +323,15 @@ pub(super) async fn be_the_load(dir: &str) {
         }
         Mode::Unflushed | Mode::Ballast => Options { memtable_bytes: 1 << 30, ..options },
     };
-    let store = Embedded::open(options).unwrap();
+    let store = open(&options);
     let random = Random(AtomicU64::new(seed));
     let load = Load { store, clock: Clock::system(), minter: Minter::default(), random };
-    let _ = tokio::time::timeout(Duration::from_mins(2), Arc::new(load).run(mode)).await;
+    // So that it does not stay for ever when nobody kills it; those that end by themselves get the time.
+    let limit = match mode {
+        Mode::AtOnce | Mode::Unflushed => Duration::from_mins(2),
+        Mode::OneByOne | Mode::Ballast => Duration::from_mins(3),
+    };
+    let _ = tokio::time::timeout(limit, Arc::new(load).run(mode)).await;
 }
 
 /// Between the lines of the load, those of the engine: which thread begins a commit, and which syncs the journal.
