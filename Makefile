@@ -45,7 +45,7 @@ generated: ## fail when a generated file is not current
 	@bash tests/generated.sh check "$(TARGET)/debug/hookwright"
 
 .PHONY: bench
-bench: control-plane ## load on the whole system beside its ceiling, in under 5 minutes once built (release build)
+bench: control-plane ## load on the whole system beside its ceiling, in under 5 minutes once built (STRICT=1: fails when a goal is missed)
 	$(CARGO) bench --locked --workspace --bench load
 
 .PHONY: soak

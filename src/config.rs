@@ -47,6 +47,13 @@ fn duration(text: &str) -> Result<Duration, String> {
         .and_then(|duration| Duration::try_from(duration).map_err(|_| "must not be negative".to_owned()))
 }
 
+/// A time within which an event is known again.
+fn dedup_window(text: &str) -> Result<Duration, String> {
+    let (least, most) = (Duration::from_mins(1), Duration::from_hours(24));
+    let window = duration(text)?;
+    if (least..=most).contains(&window) { Ok(window) } else { Err("must be from 1m to 24h".to_owned()) }
+}
+
 /// A size of what is held in memory.
 fn size_in_memory(text: &str) -> Result<usize, String> {
     let bytes = size::parse(text).map_err(|error| error.to_string())?;
@@ -194,6 +201,11 @@ pub struct Config {
     #[arg(long, env = "HOOKWRIGHT_RETENTION_BYTES", value_name = "SIZE", default_value = "1Gi", value_parser = size::parse)]
     pub retention_bytes: u64,
 
+    /// How long an event of the same source and id is a duplicate: answered 202, and not sent again. What is
+    /// remembered for it costs about 50 bytes on the disk for each event of the last two such times.
+    #[arg(long, env = "HOOKWRIGHT_DEDUP_WINDOW", value_name = "DURATION", default_value = "1h", value_parser = dedup_window)]
+    pub dedup_window: Duration,
+
     /// While so much waits to be delivered in a namespace, publishing there is refused (429). An event
     /// counts once for each Webhook that it waits for.
     #[arg(long, env = "HOOKWRIGHT_QUOTA_PENDING_BYTES", value_name = "SIZE", default_value = "1Gi", value_parser = size::parse)]
@@ -224,4 +236,26 @@ pub struct Config {
         action = clap::ArgAction::Set
     )]
     pub publish_ca: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dedup_window_has_bounds_and_an_error_says_them() {
+        let wrong = || Err("must be from 1m to 24h".to_owned());
+        for (text, expected) in [
+            ("1m", Ok(Duration::from_mins(1))),
+            ("1h", Ok(Duration::from_hours(1))),
+            ("24h", Ok(Duration::from_hours(24))),
+            ("59s", wrong()),
+            ("0s", wrong()),
+            ("24h 1s", wrong()),
+        ] {
+            assert_eq!(dedup_window(text), expected, "{text}");
+        }
+        assert_eq!(dedup_window("-1h"), Err("must not be negative".to_owned()));
+        assert!(dedup_window("soon").is_err());
+    }
 }

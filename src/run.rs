@@ -34,7 +34,7 @@ use crate::server::apis::usages;
 use crate::server::auth::{FrontProxy, Gate};
 use crate::server::certificates::Certificates;
 use crate::server::listener::{self, Limits};
-use crate::server::ops::Health;
+use crate::server::ops::{Check, Health};
 use crate::server::publish::Publisher;
 use crate::server::{self, Door};
 use crate::store::embedded::{Embedded, Options};
@@ -270,10 +270,11 @@ impl Parts {
 
     fn checks(&self, certificates: &Arc<Certificates>, engine: &Arc<Engine>) {
         let store = Arc::clone(&self.store);
-        // A full disk is not among them: who publishes then should get a 503 that says so, not a closed door.
         self.health.ready("store", move || match store.accepting() {
-            Ok(()) | Err(crate::store::Error::Full) => Ok(()),
-            Err(error) => Err(error.to_string()),
+            Ok(()) => Check::Passed,
+            // Who publishes then should get a 503 that says so, not a closed door.
+            Err(full @ crate::store::Error::Full) => Check::Warns(full.to_string()),
+            Err(error) => Check::Failed(error.to_string()),
         });
         let table = Arc::clone(&self.table);
         self.health.ready("routes", move || {
@@ -392,6 +393,7 @@ async fn open_store(config: &Config, cluster: String, metrics: &Metrics) -> Resu
         cluster: Some(cluster),
         metrics: metrics.clone(),
         min_free_bytes: config.min_free_bytes,
+        dedup_window: config.dedup_window,
         retention: retention(config),
         quota_pending_bytes: config.quota_pending_bytes,
         ..Options::new(&config.data_dir)

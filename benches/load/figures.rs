@@ -34,6 +34,13 @@ impl Figures {
     }
 }
 
+impl Figures {
+    /// How many figures miss their goals.
+    pub(crate) fn missed(&self) -> usize {
+        self.0.iter().filter(|row| !row.goal.is_reached(row.value)).count()
+    }
+}
+
 impl Goal {
     fn is_reached(self, value: f64) -> bool {
         match self {

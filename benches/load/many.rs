@@ -14,7 +14,8 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use super::figures::{Figures, Goal};
-use super::world::{Team, World, event, memory};
+use super::usage::memory;
+use super::world::{Team, World, event};
 
 /// Requests to kube-apiserver under way at once.
 const AT_ONCE: usize = 16;

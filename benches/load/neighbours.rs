@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use hookwright_harness::receiver::Answer;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::figures::{Figures, Goal, per_second, percentile};
-use super::world::{BATCH, Team, World};
+use super::world::{BATCH, CONNECTIONS, Team, World, event, in_parallel};
 
 const NAMES: [&str; 10] = ["n0", "n1", "n2", "n3", "n4", "n5", "n6", "n7", "n8", "n9"];
 const NINE: [&str; 9] = ["/n0", "/n1", "/n2", "/n3", "/n4", "/n5", "/n6", "/n7", "/n8"];
@@ -58,7 +60,57 @@ pub(crate) async fn measure(world: &Arc<World>, figures: &mut Figures) -> anyhow
         figures.add(format!("the tenth {what}: the nine keep"), kept, "", Goal::AtLeast(0.95));
         figures.add(format!("the tenth {what}: p99 at the nine, times"), slower, "", Goal::AtMost(1.5));
     }
-    refusing(&team, events, figures).await
+    refusing(&team, events, figures).await?;
+    flooded(world, figures).await
+}
+
+/// Another namespace publishes batches without end, over all of its connections, for a fast endpoint. All parties
+/// share the machine's cores, so how many times longer an event travels says little; to reach is what holds under load.
+async fn flooded(world: &Arc<World>, figures: &mut Figures) -> anyhow::Result<()> {
+    let (lone, many) = (Team::of(world, "lone").await?, Team::of(world, "flood").await?);
+    lone.apply(vec![lone.webhook("lone", &json!({}))]).await?;
+    many.apply(vec![many.webhook("flood", &json!({"maxInFlight": CONNECTIONS}))]).await?;
+    // Few, since what the other publishes meanwhile is all stored.
+    let (count, pause) = (600, Duration::from_millis(5));
+    lone.latencies("warm", count / 2, pause, |_| "lone").await?;
+    let calm = lone.latencies("quiet", count, pause, |_| "lone").await?;
+
+    let end = CancellationToken::new();
+    let flooding = {
+        let (many, end) = (Arc::clone(&many), end.clone());
+        TaskTracker::new().spawn(async move { flood(&many, &end).await })
+    };
+    many.await_count(&["/flood"], 10 * BATCH).await?;
+    let (begun, from) = (Instant::now(), many.count(&["/flood"]));
+    let loud = lone.latencies("loud", count, pause, |_| "lone").await?;
+    let speed = per_second(many.count(&["/flood"]) - from, begun.elapsed());
+    end.cancel();
+    flooding.await??;
+    let (calm, loud) = (percentile(&calm, 0.99), percentile(&loud, 0.99));
+    figures.add("another namespace is quiet: p99 of single events", calm, " ms", Goal::None);
+    figures.add("another namespace floods: it receives", speed, "/s", Goal::None);
+    figures.add("another namespace floods: p99 of single events", loud, " ms", Goal::AtMost(50.0));
+    figures.add("another namespace floods: p99, times", loud / calm, "", Goal::None);
+    Ok(())
+}
+
+async fn flood(team: &Arc<Team>, end: &CancellationToken) -> anyhow::Result<()> {
+    let (publishing, end) = (Arc::clone(team), end.clone());
+    in_parallel(CONNECTIONS, move |_, task| {
+        let (team, end) = (Arc::clone(&publishing), end.clone());
+        async move {
+            for round in 0.. {
+                if end.is_cancelled() {
+                    break;
+                }
+                let ids = (0..BATCH).map(|n| format!("flood-{task}-{round}-{n}"));
+                let batch: Vec<_> = ids.map(|id| event(&id, "flood")).collect();
+                team.publisher(task)?.publish_batch(team.namespace, &batch).await?.accepted()?;
+            }
+            Ok(())
+        }
+    })
+    .await
 }
 
 /// Nine refuse connections; the tenth is fast.

@@ -8,9 +8,12 @@ use hookwright_harness::publisher::Publisher;
 use serde_json::json;
 
 use super::figures::{Figures, Goal, per_second, percentile};
-use super::world::{CONNECTIONS, Team, World, cpu, event, in_parallel, memory};
+use super::usage::{cpu, memory, on_disk, written};
+use super::world::{CONNECTIONS, PAYLOAD, Team, World, event, in_parallel, sized_event};
 
 const FAN: usize = 100;
+/// Bytes of an event of which is asked how often it is stored.
+const LARGE: usize = 64 << 10;
 
 pub(crate) async fn measure(world: &Arc<World>, figures: &mut Figures) -> anyhow::Result<()> {
     let events = super::size("EVENTS", 20_000);
@@ -20,16 +23,21 @@ pub(crate) async fn measure(world: &Arc<World>, figures: &mut Figures) -> anyhow
     let fan = (0..FAN).map(|n| team.webhook(&format!("fan{n}"), &all));
     team.apply(fan.chain([team.webhook("one", &spec)]).collect()).await?;
 
+    // First, since nothing else is on the disk yet, nor leaves it.
+    let copies = copies(&team, 20).await?;
     // Once unmeasured, so that every run finds warm caches and open connections.
     ceiling(world, events / 4, CONNECTIONS).await?;
     batches(&team, "warm", events / 4).await?;
     let before = per_second(events, ceiling(world, events, CONNECTIONS).await?);
     let multiplexed = per_second(events, ceiling(world, events, 1).await?);
+    let (wrote, from) = (written(world.process().await)?, team.count(&["/one"]));
     let spent = cpu(world.process().await)?;
     let (accepted, delivered) = batches(&team, "batch", events).await?;
     let spent = cpu(world.process().await)?.saturating_sub(spent);
     let loaded = latencies_under_load(&team, events).await?;
     let (single_accepted, single_delivered) = singles(&team, events / 2).await?;
+    let wrote = written(world.process().await)? - wrote;
+    let received = team.count(&["/one"]) - from;
     let fanned = fan_out(&team, events / FAN).await?;
     let lone = team.latencies("lone", 300, Duration::from_millis(20), |_| "one").await?;
     let after = per_second(events, ceiling(world, events, CONNECTIONS).await?);
@@ -71,6 +79,14 @@ pub(crate) async fn measure(world: &Arc<World>, figures: &mut Figures) -> anyhow
         " ms",
         Goal::AtMost(10.0),
     );
+    #[expect(clippy::cast_precision_loss, reason = "counts are small")]
+    let amplified = wrote / (received * PAYLOAD) as f64;
+    // Nothing at all is not a figure: then the directory is on no disk.
+    let amplified = if amplified > 0.0 { amplified } else { f64::NAN };
+    let what = "written to disk for each byte of event, batches and singles";
+    figures.add(what, amplified, " bytes", Goal::AtMost(6.0));
+    let what = "on the disk for each byte of an event of 64 KiB for 100 Webhooks";
+    figures.add(what, copies, " bytes", Goal::AtMost(10.0));
     let peak = memory(world.process().await, "VmHWM")?;
     figures.add("peak memory of the operator", peak, " MB", Goal::None);
     Ok(())
@@ -126,10 +142,27 @@ async fn singles(team: &Arc<Team>, events: usize) -> anyhow::Result<(Duration, D
     Ok((accepted, begun.elapsed()))
 }
 
+/// Bytes by which the data directory has grown for each byte of large events, each for [`FAN`] Webhooks: a hundred and
+/// more if each delivery had a body of its own. Journal, tables and the log's lines are in it, before any compaction.
+#[expect(clippy::cast_precision_loss, reason = "counts are small")]
+async fn copies(team: &Arc<Team>, events: usize) -> anyhow::Result<f64> {
+    let directory = team.world.operator.lock().await.data_dir();
+    let (_, before) = on_disk(&directory)?;
+    for number in 0..events {
+        let event = sized_event(&format!("large-{number}"), "fan", LARGE);
+        team.publisher(0)?.publish_binary(team.namespace, &event).await?.accepted()?;
+        // One at a time: the peak of memory, which is asked for at the end, is not to be that of these.
+        team.await_count(&["/fan"], (number + 1) * FAN).await?;
+    }
+    let (_, after) = on_disk(&directory)?;
+    Ok((after as f64 - before as f64) / (events * LARGE) as f64)
+}
+
 async fn fan_out(team: &Arc<Team>, events: usize) -> anyhow::Result<Duration> {
     // Connections are opened once.
+    let target = team.count(&["/fan"]) + 100 * FAN;
     team.batches("fan-warm", 100, |_| "fan").await?;
-    team.await_count(&["/fan"], 100 * FAN).await?;
+    team.await_count(&["/fan"], target).await?;
     let target = team.count(&["/fan"]) + events * FAN;
     let begun = Instant::now();
     let publishing = Arc::clone(team);

@@ -1,9 +1,8 @@
 //! What the scenarios share: a control plane, the operator, a receiver, and teams that publish.
 
 use std::collections::HashMap;
-use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex as StdMutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex as StdMutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -197,7 +196,32 @@ impl Team {
 
 /// An event of this type with data of [`PAYLOAD`] bytes.
 pub(crate) fn event(id: &str, kind: &str) -> Event {
-    Event::new(id, kind, json!({"pad": "x".repeat(PAYLOAD - 10)}))
+    sized_event(id, kind, PAYLOAD)
+}
+
+/// An event of this type with data of so many bytes, up to 64 KiB.
+pub(crate) fn sized_event(id: &str, kind: &str, bytes: usize) -> Event {
+    Event::new(id, kind, json!({"pad": noise(id, bytes - 10)}))
+}
+
+/// Letters that no compression makes fewer, others for each id: what is said of the disk is to hold for such data, too.
+fn noise(id: &str, bytes: usize) -> &'static str {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    static POOL: LazyLock<String> = LazyLock::new(|| {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let letter = |_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            LETTERS
+                .get(usize::try_from(state % 64).unwrap_or_default())
+                .map_or('-', |letter| char::from(*letter))
+        };
+        (0..4 << 20).map(letter).collect()
+    });
+    let hash = id.bytes().fold(0_usize, |hash, byte| hash.wrapping_mul(0x0100_0193) ^ usize::from(byte));
+    let from = hash.wrapping_mul(0x9e37_79b1) % (POOL.len() - (64 << 10));
+    POOL.get(from..from + bytes).unwrap_or_default()
 }
 
 /// Calls once for each number, on as many tasks as there are connections.
@@ -226,21 +250,4 @@ where
         task.await??;
     }
     Ok(())
-}
-
-/// CPU time of a process so far, from /proc.
-pub(crate) fn cpu(process: u32) -> anyhow::Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
-    let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks: u64 = [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum();
-    Ok(Duration::from_millis(ticks * 10))
-}
-
-/// A memory figure of a process (`VmRSS`, `VmHWM`), in MB.
-pub(crate) fn memory(process: u32, what: &str) -> anyhow::Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = status.lines().find(|line| line.starts_with(what)).context("no such figure")?;
-    let kib: f64 =
-        line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).context("a number")?;
-    Ok(kib * 1024.0 / 1e6)
 }

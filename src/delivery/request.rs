@@ -42,9 +42,9 @@ pub(super) fn build(job: &Job, timestamp_secs: i64) -> Request {
     // After the user's, so that none of them can take their place.
     describe(&mut headers, &event.attributes);
     headers.insert(USER_AGENT, HeaderValue::from_static(concat!("Hookwright/", env!("CARGO_PKG_VERSION"))));
-    set(&mut headers, WEBHOOK_ID, &id);
+    set_once(&mut headers, WEBHOOK_ID, &id);
     headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(timestamp_secs));
-    set(&mut headers, WEBHOOK_SIGNATURE, &signature);
+    set_once(&mut headers, WEBHOOK_SIGNATURE, &signature);
     if *test {
         headers.insert(TEST, HeaderValue::from_static("true"));
     }
@@ -58,10 +58,13 @@ fn describe(headers: &mut HeaderMap, attributes: &Attributes) {
     let Attributes { id, source, event_type, data_content_type, data_schema, subject, time, extensions } =
         attributes;
     headers.insert(SPEC_VERSION, HeaderValue::from_static("1.0"));
-    set(headers, ID, &ce_header::encode(id));
+    set_once(headers, ID, &ce_header::encode(id));
     set(headers, SOURCE, &ce_header::encode(source));
     set(headers, TYPE, &ce_header::encode(event_type));
-    for (name, value) in [(TIME, time), (SUBJECT, subject), (DATA_SCHEMA, data_schema)] {
+    if let Some(time) = time {
+        set_once(headers, TIME, &ce_header::encode(time));
+    }
+    for (name, value) in [(SUBJECT, subject), (DATA_SCHEMA, data_schema)] {
         if let Some(value) = value {
             set(headers, name, &ce_header::encode(value));
         }
@@ -80,6 +83,15 @@ fn describe(headers: &mut HeaderMap, attributes: &Attributes) {
 fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     // Only a content type that the publishing door should not have taken is no header value.
     if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// A value that no other request has: kept out of the tables of HPACK (RFC 7541, section 7.1.3), where a few
+/// requests' worth of them would push out what every request has.
+fn set_once(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(mut value) = HeaderValue::from_str(value) {
+        value.set_sensitive(true);
         headers.insert(name, value);
     }
 }

@@ -1,4 +1,5 @@
-//! Plain HTTP for the kubelet and Prometheus: `/livez`, `/readyz` (`?verbose` lists each check), `/metrics`.
+//! Plain HTTP for the kubelet and Prometheus: `/livez`, `/readyz` (`?verbose` lists each check, as does a warning),
+//! `/metrics`.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -13,13 +14,30 @@ use super::listener::{Handler, Limits, Peer};
 use super::status::Answer;
 use crate::metrics::Metrics;
 
-type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+type Look = Arc<dyn Fn() -> Check + Send + Sync>;
+
+/// What a check has found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// All is well.
+    Passed,
+    /// Somebody has to do something, but who comes here is still answered best here.
+    Warns(String),
+    /// Why not.
+    Failed(String),
+}
+
+impl From<Result<(), String>> for Check {
+    fn from(result: Result<(), String>) -> Self {
+        result.map_or_else(Self::Failed, |()| Self::Passed)
+    }
+}
 
 /// Named checks of liveness and readiness. Clones share them.
 #[derive(Clone, Default)]
 pub struct Health {
-    live: Arc<RwLock<Vec<(&'static str, Check)>>>,
-    ready: Arc<RwLock<Vec<(&'static str, Check)>>>,
+    live: Arc<RwLock<Vec<(&'static str, Look)>>>,
+    ready: Arc<RwLock<Vec<(&'static str, Look)>>>,
 }
 
 impl std::fmt::Debug for Health {
@@ -32,32 +50,46 @@ impl Health {
     /// Adds a check whose failure means that only a restart can help. It must answer from memory, and not depend
     /// on the Kubernetes API.
     pub fn live(&self, name: &'static str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
-        self.live.write().unwrap_or_else(PoisonError::into_inner).push((name, Arc::new(check)));
+        let look: Look = Arc::new(move || check().into());
+        self.live.write().unwrap_or_else(PoisonError::into_inner).push((name, look));
     }
 
     /// Adds a check whose failure means that no request should be sent here. It must answer from memory.
-    pub fn ready(&self, name: &'static str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
-        self.ready.write().unwrap_or_else(PoisonError::into_inner).push((name, Arc::new(check)));
+    pub fn ready<C: Into<Check>>(&self, name: &'static str, check: impl Fn() -> C + Send + Sync + 'static) {
+        let look: Look = Arc::new(move || check().into());
+        self.ready.write().unwrap_or_else(PoisonError::into_inner).push((name, look));
     }
 }
 
-/// What every check of a list says, in the words of Kubernetes' own components.
-fn report(endpoint: &str, checks: &RwLock<Vec<(&'static str, Check)>>) -> (bool, String) {
+/// What all checks of a list say together.
+struct Report {
+    passed: bool,
+    /// A check warns.
+    warns: bool,
+    text: String,
+}
+
+/// What every check of a list says, in the words of Kubernetes' own components, which know no warnings.
+fn report(endpoint: &str, checks: &RwLock<Vec<(&'static str, Look)>>) -> Report {
     let checks = checks.read().unwrap_or_else(PoisonError::into_inner).clone();
-    let mut text = "[+]ping ok\n".to_owned();
-    let mut all = true;
-    for (name, check) in checks {
-        let _ = match check() {
-            Ok(()) => writeln!(text, "[+]{name} ok"),
-            Err(reason) => {
-                all = false;
+    let mut report = Report { passed: true, warns: false, text: "[+]ping ok\n".to_owned() };
+    let text = &mut report.text;
+    for (name, look) in checks {
+        let _ = match look() {
+            Check::Passed => writeln!(text, "[+]{name} ok"),
+            Check::Warns(reason) => {
+                report.warns = true;
+                writeln!(text, "[!]{name} warns: {reason}")
+            }
+            Check::Failed(reason) => {
+                report.passed = false;
                 writeln!(text, "[-]{name} failed: {reason}")
             }
         };
     }
     text.push_str(endpoint);
-    text.push_str(if all { " check passed\n" } else { " check failed\n" });
-    (all, text)
+    text.push_str(if report.passed { " check passed\n" } else { " check failed\n" });
+    report
 }
 
 /// Answers probes and scrapes.
@@ -97,11 +129,11 @@ impl Ops {
     }
 }
 
-fn probe((passed, report): (bool, String), verbose: bool) -> Answer {
-    match (passed, verbose) {
-        (true, false) => plain(StatusCode::OK, "ok".to_owned()),
-        (true, true) => plain(StatusCode::OK, report),
-        (false, _) => plain(StatusCode::SERVICE_UNAVAILABLE, report),
+fn probe(report: Report, verbose: bool) -> Answer {
+    match report {
+        Report { passed: false, text, .. } => plain(StatusCode::SERVICE_UNAVAILABLE, text),
+        Report { warns, text, .. } if warns || verbose => plain(StatusCode::OK, text),
+        Report { .. } => plain(StatusCode::OK, "ok".to_owned()),
     }
 }
 
@@ -159,6 +191,28 @@ mod tests {
         assert_eq!(get(&ops, "/readyz").await.2, "ok");
         let passed = "[+]ping ok\n[+]store ok\n[+]routes ok\nreadyz check passed\n";
         assert_eq!(get(&ops, "/readyz?verbose").await.2, passed);
+    }
+
+    #[tokio::test]
+    async fn what_warns_is_said_without_a_failure_and_a_failure_beside_it_counts() {
+        let (health, open) = (Health::default(), Arc::new(AtomicBool::new(true)));
+        let ops = Ops::new(health.clone(), Metrics::default());
+        let check = Arc::clone(&open);
+        health.ready("store", || Check::Warns("little room".to_owned()));
+        health.ready("routes", move || match check.load(Ordering::SeqCst) {
+            true => Ok(()),
+            false => Err("not read yet".to_owned()),
+        });
+        let warned = "[+]ping ok\n[!]store warns: little room\n[+]routes ok\nreadyz check passed\n";
+        for path in ["/readyz", "/readyz?verbose"] {
+            let (code, _, body) = get(&ops, path).await;
+            assert_eq!((code, &*body), (200, warned), "{path}");
+        }
+        open.store(false, Ordering::SeqCst);
+        let (code, _, body) = get(&ops, "/readyz").await;
+        let failed =
+            "[+]ping ok\n[!]store warns: little room\n[-]routes failed: not read yet\nreadyz check failed\n";
+        assert_eq!((code, &*body), (503, failed));
     }
 
     #[tokio::test]

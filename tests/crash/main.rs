@@ -1,6 +1,8 @@
 //! What survives `kill -9`, a stop and a deletion while nobody looks. Each test has a control plane of its own.
 #![allow(clippy::indexing_slicing, reason = "a JSON value that is missing is null, and the test fails")]
 
+mod fails;
+mod full;
 mod kill;
 mod purge;
 mod replay;

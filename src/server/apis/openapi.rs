@@ -257,7 +257,7 @@ fn cloud_event() -> Value {
         "required": ["specversion", "id", "source", "type"],
         "properties": {
             "specversion": text("1.0"),
-            "id": text("With source it names the event: published again within an hour, it is a duplicate."),
+            "id": text("With source it names the event: published again within the operator's --dedup-window (1h), it is a duplicate."),
             "source": text("A URI reference of what the event comes from."),
             "type": text("What happened, such as order.created; Webhooks subscribe to it."),
             "subject": text("What it happened to."),

@@ -75,7 +75,8 @@ pub struct Options {
     /// [`append`](crate::store::Store::append) is refused; with less than twice as much, to the namespaces that use
     /// most.
     pub min_free_bytes: u64,
-    /// How long the same `source` and `id` are a duplicate.
+    /// How long the same `source` and `id` are a duplicate. It may differ from one opening to the next: a shorter
+    /// one counts at once, a longer one has forgotten already what the former did not need.
     pub dedup_window: Duration,
     /// Size of tables, in bytes, that counts when the store is made. Memtables are sealed at half of it, and with
     /// three sealed ones in a keyspace large calls wait, so it bounds memory.

@@ -327,6 +327,41 @@ async fn a_clock_that_was_ahead_does_not_keep_dedup_keys_for_long() {
 }
 
 #[tokio::test]
+async fn a_store_that_is_opened_with_another_dedup_window_keeps_to_it_from_then_on() {
+    let dir = scratch();
+    let minter = Minter::default();
+    let open = |minutes| {
+        let options = Options { dedup_window: Duration::from_mins(minutes), ..options(&dir) };
+        Embedded::open(options).unwrap()
+    };
+    let at = |minute| NOW + Duration::from_mins(minute);
+    let keyed =
+        |key, at| NewEvent { dedup: Some(DedupKey([key; 16])), accepted_at: at, ..event(&minter, &[]) };
+    let count = |store: &Embedded| -> Vec<usize> {
+        store.shared.disk().unwrap().dedup.iter().map(|generation| generation.len().unwrap()).collect()
+    };
+    let store = open(60);
+    store.append(vec![keyed(1, at(0)), keyed(2, at(29))]).await.unwrap();
+    store.close().await.unwrap();
+
+    // Shorter: what is older than two minutes is new again, what is younger is not.
+    let store = open(2);
+    let answers = store.append(vec![keyed(1, at(30)), keyed(2, at(30))]).await.unwrap();
+    assert!(matches!(answers[..], [Appended::New, Appended::Duplicate(_)]), "{answers:?}");
+    // And the keys go from the disk two windows later, not two hours.
+    store.append(vec![keyed(3, at(32))]).await.unwrap();
+    assert_eq!(count(&store), [1, 1], "the first two minutes, and the next");
+    store.close().await.unwrap();
+
+    // Longer: what is still there counts for an hour from when it came.
+    let store = open(60);
+    let answers = store.append(vec![keyed(3, at(91)), keyed(2, at(91))]).await.unwrap();
+    assert!(matches!(answers[..], [Appended::Duplicate(_), Appended::New]), "{answers:?}");
+    let answers = store.append(vec![keyed(3, at(92))]).await.unwrap();
+    assert_eq!(answers, [Appended::New]);
+}
+
+#[tokio::test]
 async fn a_corrupt_log_line_is_left_out_and_harms_no_other() {
     let dir = scratch();
     let (minter, hook) = (Minter::default(), webhook("team-a", 1));
