@@ -64,7 +64,11 @@ pub(crate) async fn measure(world: &Arc<World>, figures: &mut Figures) -> anyhow
     flooded(world, figures).await
 }
 
-/// Another namespace publishes batches without end, over all of its connections, for a fast endpoint. All parties
+/// Connections of a flood: more than fits in a namespace's place in the store's line (2 MiB), and not so many that
+/// the single events wait for a turn in this process, which publishes both.
+const FLOODING: usize = 32;
+
+/// Another namespace publishes batches without end, over [`FLOODING`] connections, for a fast endpoint. All parties
 /// share the machine's cores, so how many times longer an event travels says little; to reach is what holds under load.
 async fn flooded(world: &Arc<World>, figures: &mut Figures) -> anyhow::Result<()> {
     let (lone, many) = (Team::of(world, "lone").await?, Team::of(world, "flood").await?);
@@ -96,7 +100,7 @@ async fn flooded(world: &Arc<World>, figures: &mut Figures) -> anyhow::Result<()
 
 async fn flood(team: &Arc<Team>, end: &CancellationToken) -> anyhow::Result<()> {
     let (publishing, end) = (Arc::clone(team), end.clone());
-    in_parallel(CONNECTIONS, move |_, task| {
+    in_parallel(FLOODING, move |_, task| {
         let (team, end) = (Arc::clone(&publishing), end.clone());
         async move {
             for round in 0.. {

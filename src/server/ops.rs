@@ -199,9 +199,8 @@ mod tests {
         let ops = Ops::new(health.clone(), Metrics::default());
         let check = Arc::clone(&open);
         health.ready("store", || Check::Warns("little room".to_owned()));
-        health.ready("routes", move || match check.load(Ordering::SeqCst) {
-            true => Ok(()),
-            false => Err("not read yet".to_owned()),
+        health.ready("routes", move || {
+            if check.load(Ordering::SeqCst) { Ok(()) } else { Err("not read yet".to_owned()) }
         });
         let warned = "[+]ping ok\n[!]store warns: little room\n[+]routes ok\nreadyz check passed\n";
         for path in ["/readyz", "/readyz?verbose"] {

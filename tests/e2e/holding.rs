@@ -21,11 +21,12 @@ async fn what_is_published_to_a_paused_webhook_is_held_and_arrives_on_resume_in_
     for n in 1..=3 {
         team.publish("order.created", &json!({ "n": n })).await?;
     }
-    let webhook = team
-        .await_webhook("orders", "three Held", |webhook| states(webhook) == ["Held", "Held", "Held"])
-        .await?;
-    assert_eq!(webhook["status"]["heldDeliveries"], 3);
-    assert_eq!(webhook["status"]["pendingDeliveries"], 3);
+    team.await_webhook("orders", "three Held", |webhook| {
+        states(webhook) == ["Held", "Held", "Held"]
+            && webhook["status"]["heldDeliveries"] == 3
+            && webhook["status"]["pendingDeliveries"] == 3
+    })
+    .await?;
     assert_eq!(team.receiver.count("/orders"), 0);
 
     team.patch("orders", json!({"active": true})).await?;
@@ -33,9 +34,11 @@ async fn what_is_published_to_a_paused_webhook_is_held_and_arrives_on_resume_in_
     let order: Vec<_> = requests.iter().map(|request| request.json().map(|body| body["n"].clone())).collect();
     let order = order.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     assert_eq!(order, [1, 2, 3]);
-    let webhook =
-        team.await_webhook("orders", "three Success", |webhook| states(webhook) == ["Success"; 3]).await?;
-    assert_eq!(webhook["status"]["heldDeliveries"], 0);
+    let webhook = team
+        .await_webhook("orders", "three Success", |webhook| {
+            states(webhook) == ["Success"; 3] && webhook["status"]["heldDeliveries"] == 0
+        })
+        .await?;
     assert!(
         webhook["status"]["deliveries"]
             .as_array()
@@ -70,16 +73,17 @@ async fn a_failing_endpoint_is_probed_by_one_and_then_gets_everything() -> anyho
     assert!(live.lines().any(|line| line == "[+]deliveries ok"), "{live}");
 
     team.receiver.answer("/orders", Answer::ok());
-    let webhook =
-        team.await_webhook("orders", "all Success", |webhook| states(webhook) == ["Success"; 20]).await?;
-    assert_eq!(condition(&webhook, "EndpointHealthy")["status"], "True");
+    let webhook = team
+        .await_webhook("orders", "all Success", |webhook| {
+            states(webhook) == ["Success"; 20] && condition(webhook, "EndpointHealthy")["status"] == "True"
+        })
+        .await?;
     let retried = webhook["status"]["deliveries"].as_array().map(Vec::as_slice).unwrap_or_default();
     let waited = retried.iter().filter(|delivery| delivery["retryCount"] == 0).count();
     // Five failures open the probe; one more may be under way then, and one take over as the probe.
     assert!(waited >= 20 - 7, "waiting behind the probe uses up no attempt: {webhook:#}");
-    assert_eq!(team.events("EndpointUnhealthy").await?.len(), 1);
-    assert_eq!(team.events("EndpointHealthy").await?.len(), 1);
-    Ok(())
+    team.await_one_event("EndpointUnhealthy").await?;
+    team.await_one_event("EndpointHealthy").await
 }
 
 /// Publishes so many events of this type, a hundred in a batch.
@@ -106,13 +110,13 @@ async fn max_in_flight_is_reached_and_never_exceeded_under_load() -> anyhow::Res
 
 #[tokio::test]
 async fn a_rate_limit_is_reached_and_never_exceeded_under_load() -> anyhow::Result<()> {
-    const COUNT: usize = 2000;
-    const RATE: usize = 500;
-    const BURST: usize = 50;
+    const COUNT: usize = 800;
+    const RATE: usize = 200;
+    const BURST: usize = 20;
     /// As fast as they may.
     const EXACT: Duration = Duration::from_millis(((COUNT - BURST) * 1000 / RATE) as u64);
-    /// Requests that start in time may arrive together, when the machine was busy for a fifth of a second.
-    const JITTER: usize = RATE / 5;
+    /// Requests that start in time may arrive together, when the machine was busy for half of a second.
+    const JITTER: usize = RATE / 2;
     let team = Team::new("metered").await?;
     let limit = json!({"requests": RATE, "per": "1s", "burst": BURST});
     team.webhook("orders", json!({"rateLimit": limit, "active": false})).await?;
@@ -127,7 +131,7 @@ async fn a_rate_limit_is_reached_and_never_exceeded_under_load() -> anyhow::Resu
     let most = (0..COUNT).map(in_a_second).max().unwrap_or_default();
     assert!(most <= RATE + BURST + JITTER, "{most} in one second");
     let took = times[COUNT - 1] - times[0];
-    assert!(took >= EXACT.saturating_sub(second / 5), "{COUNT} took {took:?}, and may take {EXACT:?}");
-    assert!(took <= EXACT * 5 / 4, "{COUNT} took {took:?}, and the limit allows {EXACT:?}");
+    assert!(took >= EXACT.saturating_sub(second / 2), "{COUNT} took {took:?}, and may take {EXACT:?}");
+    assert!(took <= EXACT * 2, "{COUNT} took {took:?}, and the limit allows {EXACT:?}");
     Ok(())
 }

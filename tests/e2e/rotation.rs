@@ -1,4 +1,4 @@
-//! Certificates change while requests come, 200 a second, and none of them fails.
+//! Certificates change while requests come, up to 200 a second, and none of them fails.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,6 +12,8 @@ use hookwright_harness::publisher::{Event, Publisher};
 use hookwright_harness::wait::eventually;
 use http::Method;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,6 +23,10 @@ use crate::world::{Team, unique};
 const BASE: &str = "/apis/delivery.hookwright.dev/v1alpha1";
 /// Between two requests.
 const PACE: Duration = Duration::from_millis(5);
+/// Under way at once: a machine that is slower than the pace gets fewer requests, not a backlog of them.
+const UNDER_WAY: u32 = 32;
+/// Answered in all before a test ends.
+const ENOUGH: usize = 2000;
 /// Every so often one makes a connection of its own.
 const ALONE: usize = 10;
 const SOON: Duration = Duration::from_mins(2);
@@ -34,6 +40,7 @@ struct Load {
     namespace: String,
     answered: AtomicUsize,
     failures: Mutex<Vec<String>>,
+    permits: Arc<Semaphore>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -67,6 +74,7 @@ impl Load {
             namespace: team.namespace.clone(),
             answered: AtomicUsize::new(0),
             failures: Mutex::default(),
+            permits: Arc::new(Semaphore::new(UNDER_WAY as usize)),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -76,17 +84,23 @@ impl Load {
 
     async fn run(self: Arc<Self>) {
         let mut pace = tokio::time::interval(PACE);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for number in 0.. {
-            tokio::select! {
+            let turn = async {
+                pace.tick().await;
+                Arc::clone(&self.permits).acquire_owned().await
+            };
+            let permit = tokio::select! {
                 () = self.stop.cancelled() => return,
-                _ = pace.tick() => {}
-            }
+                permit = turn => permit,
+            };
             let load = Arc::clone(&self);
             self.tasks.spawn(async move {
                 match load.ask(number).await {
                     Ok(()) => drop(load.answered.fetch_add(1, Ordering::Relaxed)),
                     Err(error) => locked(&load.failures).push(format!("request {number}: {error:#}")),
                 }
+                drop(permit);
             });
         }
     }
@@ -112,18 +126,30 @@ impl Load {
         Ok(())
     }
 
+    /// Other clients of the fronts from now on; returns when what the former ones have begun has ended.
+    async fn go_straight_with(&self, clients: Vec<Publisher>) -> anyhow::Result<()> {
+        *locked(&self.straight) = clients;
+        drop(self.permits.acquire_many(UNDER_WAY).await?);
+        Ok(())
+    }
+
     /// Waits until so many more were answered.
     async fn more(&self, count: usize) -> anyhow::Result<()> {
-        let before = self.answered.load(Ordering::Relaxed);
+        self.until(self.answered.load(Ordering::Relaxed) + count).await
+    }
+
+    /// Waits until so many were answered in all.
+    async fn until(&self, count: usize) -> anyhow::Result<()> {
         eventually(SOON, "many more requests", async || {
-            let more = self.answered.load(Ordering::Relaxed) - before;
-            if more >= count { Ok(()) } else { Err(more.to_string()) }
+            let answered = self.answered.load(Ordering::Relaxed);
+            if answered >= count { Ok(()) } else { Err(format!("{answered} of {count}")) }
         })
         .await
     }
 
-    /// That none has failed; ends it.
-    async fn end(&self) -> usize {
+    /// That none of enough has failed; ends it.
+    async fn end(&self) -> anyhow::Result<()> {
+        self.until(ENOUGH).await?;
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
@@ -136,7 +162,7 @@ impl Load {
             failures.len(),
             failures.len() + answered
         );
-        answered
+        Ok(())
     }
 }
 
@@ -203,7 +229,7 @@ async fn no_request_fails_while_our_own_ca_is_replaced() -> anyhow::Result<()> {
     change_secret(&team, &next).await?;
     in_force(&team, 2, 1).await?;
     let both = published(&team, 2).await?;
-    *locked(&load.straight) = with_bundle(&team, &both).await?;
+    load.go_straight_with(with_bundle(&team, &both).await?).await?;
 
     let signs = [
         ("tls.crt", Some(certificate.clone())),
@@ -231,9 +257,7 @@ async fn no_request_fails_while_our_own_ca_is_replaced() -> anyhow::Result<()> {
     in_force(&team, 1, 2).await?;
     assert_eq!(published(&team, 1).await?.trim(), certificate.trim());
     load.more(500).await?;
-    let answered = load.end().await;
-    assert!(answered > 2000, "{answered}");
-    Ok(())
+    load.end().await
 }
 
 /// Waits until each count is more than before.
@@ -294,7 +318,5 @@ async fn no_request_fails_while_kube_apiservers_front_proxy_ca_is_replaced() -> 
     team.kubectl.ok(&[&object[..], &["--type=merge", "-p", &patch]].concat()).await?;
     all_more(&known, &before).await?;
     load.more(1000).await?;
-    let answered = load.end().await;
-    assert!(answered > 2000, "{answered}");
-    Ok(())
+    load.end().await
 }

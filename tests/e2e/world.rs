@@ -10,6 +10,7 @@ use hookwright_harness::kubectl::Kubectl;
 use hookwright_harness::operator::{Operator, OperatorOptions};
 use hookwright_harness::publisher::{AUDIENCE, Event, Publisher, create_account};
 use hookwright_harness::receiver::Receiver;
+use hookwright_harness::wait::eventually;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, OnceCell};
 
@@ -217,6 +218,15 @@ impl Team {
         let path = format!("{}?dryRun=All", door(&self.namespace));
         let headers = event.binary_headers();
         Ok(self.publisher.send(http::Method::POST, &path, &headers, "{}").await?.json())
+    }
+
+    /// Waits for exactly one Event with this reason: it is posted after the status is written.
+    pub(crate) async fn await_one_event(&self, reason: &str) -> anyhow::Result<()> {
+        eventually(SOON, reason, async || {
+            let events = self.events(reason).await.map_err(|error| error.to_string())?;
+            if events.len() == 1 { Ok(()) } else { Err(format!("{events:#?}")) }
+        })
+        .await
     }
 
     /// The namespace's Events with this reason.

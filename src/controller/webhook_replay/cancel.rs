@@ -51,13 +51,15 @@ async fn look(context: &Context, replay: &Replay) -> Result<(), Error> {
     if replay.finished_at.is_some() || !is_ours || (!replay.cancelled && exists(context, replay).await?) {
         return Ok(());
     }
+    context.forget(replay.id);
+    context.memory.forget(&replay.id.to_string());
+    context.deps.store.cancel_replay(replay.id, context.deps.clock.now()).await?;
+    // From now on nothing waits: only attempts that are under way come to their end.
     if !replay.cancelled {
         let (namespace, name) = (&*replay.selection.namespace, &*replay.name);
         info!(namespace, replay = name, "stopped, since it was deleted");
     }
-    context.forget(replay.id);
-    context.memory.forget(&replay.id.to_string());
-    Ok(context.deps.store.cancel_replay(replay.id, context.deps.clock.now()).await?)
+    Ok(())
 }
 
 /// Whether the very object is there, and is not being deleted. One that the watch does not show is asked for: it may

@@ -103,7 +103,7 @@ type Script = Arc<dyn Fn(&str) -> Vec<Act> + Send + Sync>;
 /// How its connections are.
 #[derive(Clone, Copy, Default)]
 struct Pace {
-    handshake: Duration,
+    together: usize,
     hangs_first: bool,
     streams: u32,
 }
@@ -156,9 +156,17 @@ impl Receiver {
         Self::run(authority.server("x.localhost", None), Arc::new(script), Pace::default()).await
     }
 
-    /// Answers 200, over connections whose handshakes take so long; the first never ends, if told so.
-    pub(crate) async fn start_slow(authority: &Authority, handshake: Duration, hangs_first: bool) -> Self {
-        let pace = Pace { handshake, hangs_first, ..Pace::default() };
+    /// Answers 200, once so many have connected: until then the first gets no answer, and the others no handshake.
+    pub(crate) async fn start_together(authority: &Authority, together: usize) -> Self {
+        Self::paced(authority, Pace { together, ..Pace::default() }).await
+    }
+
+    /// Answers 200, but the first connection's handshake never ends.
+    pub(crate) async fn start_hanging(authority: &Authority) -> Self {
+        Self::paced(authority, Pace { hangs_first: true, ..Pace::default() }).await
+    }
+
+    async fn paced(authority: &Authority, pace: Pace) -> Self {
         Self::run(authority.server("x.localhost", None), Arc::new(|_: &str| answer("200 OK", "", "")), pace)
             .await
     }
@@ -188,17 +196,27 @@ impl Receiver {
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let mut tasks = JoinSet::new();
         let counted = Arc::clone(&seen);
+        let (connected, _) = watch::channel(0);
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let is_first = counted.connections.fetch_add(1, Ordering::SeqCst) == 0;
+                connected.send_modify(|connected| *connected += 1);
+                let mut connected = connected.subscribe();
                 let (acceptor, script, seen) = (acceptor.clone(), Arc::clone(&script), Arc::clone(&counted));
                 connections.spawn(async move {
-                    tokio::time::sleep(pace.handshake).await;
+                    let all = connected.wait_for(|connected| *connected >= pace.together);
                     if is_first && pace.hangs_first {
                         return std::future::pending().await;
                     }
-                    let accepted = acceptor.accept(stream).await;
+                    let accepted = if is_first {
+                        let accepted = acceptor.accept(stream).await;
+                        let _ = all.await;
+                        accepted
+                    } else {
+                        let _ = all.await;
+                        acceptor.accept(stream).await
+                    };
                     if let Ok(stream) = &accepted
                         && stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed)
                     {

@@ -26,7 +26,7 @@ impl LaneId {
     pub(super) const ALL: [Self; 2] = [Self::Fresh, Self::Retry];
 
     /// Most entries of one window, however small they are.
-    const fn window(self) -> usize {
+    pub(super) const fn window(self) -> usize {
         match self {
             Self::Fresh => 1024,
             Self::Retry => 128,
@@ -189,7 +189,7 @@ impl Lane {
     pub(super) fn add(&mut self, slot: Slot, loaded: Arc<Loaded>) {
         if self.covers(slot) {
             self.enter(slot, loaded);
-            self.evict();
+            self.evict(0);
             return;
         }
         if let Some(underway) = &mut self.underway {
@@ -219,11 +219,12 @@ impl Lane {
         Some(loaded)
     }
 
-    /// Leaves the end of the window to the disk, until it is within its limits.
-    fn evict(&mut self) {
+    /// Leaves the end of the window to the disk, until it is within its limits or so short.
+    fn evict(&mut self, keep: usize) {
         loop {
             let short = self.budget.exceeded();
-            if !short && self.window.len() <= self.id.window() {
+            let long = self.window.len() > self.id.window();
+            if !(short || long) || self.window.len() <= keep {
                 return;
             }
             self.budget.short.fetch_or(short, Ordering::Relaxed);
@@ -295,6 +296,8 @@ impl Lane {
             // The window's end has moved towards its beginning: what was read would leave a gap.
             return;
         }
+        // What was asked for can be taken even when memory is short; what was added meanwhile is to find room.
+        let keep = self.window.len() + refill.want;
         self.beyond = found.next.map_or(Beyond::Nothing, Beyond::Next);
         let found = found.loaded.into_iter().filter(|(slot, _)| !gone.contains(slot));
         for (slot, loaded) in found.chain(added) {
@@ -307,6 +310,7 @@ impl Lane {
                 self.notice(slot);
             }
         }
+        self.evict(keep);
     }
 
     /// Takes up the first that is on disk at or after `from`, where nothing was known. It must have been looked

@@ -9,7 +9,11 @@ mod dedup;
 mod disk;
 mod erase;
 mod expunge;
+#[cfg(test)]
+mod fairness_tests;
 mod format;
+#[cfg(test)]
+mod format_tests;
 mod group;
 mod hooks;
 mod keys;

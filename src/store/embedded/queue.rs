@@ -33,9 +33,10 @@ impl Budgets {
         Self { fresh: Budget::new(fresh), retry: Budget::new(retry) }
     }
 
+    /// Bytes of each half.
     #[cfg(test)]
-    pub(super) fn used(&self) -> usize {
-        self.fresh.used() + self.retry.used()
+    pub(super) fn used(&self) -> [(LaneId, usize); 2] {
+        [(LaneId::Fresh, self.fresh.used()), (LaneId::Retry, self.retry.used())]
     }
 
     /// Whether a window was cut for want of memory since this was last asked.

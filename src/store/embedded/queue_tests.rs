@@ -53,7 +53,17 @@ fn loaded(name: DeliveryName) -> Arc<Loaded> {
         redelivery: None,
         expunged: None,
     };
-    Arc::new(Loaded::new(delivery, event.into(), 1))
+    let loaded = Loaded::new(delivery, event.into(), 1);
+    assert_eq!(loaded.cost, COST);
+    Arc::new(loaded)
+}
+
+/// Bytes that each of them is counted with.
+const COST: usize = 1000;
+
+/// Bytes of both halves.
+fn used(budgets: &Budgets) -> usize {
+    budgets.used().iter().map(|(_, bytes)| bytes).sum()
 }
 
 /// Time and count as a name: sorts like those that are minted.
@@ -287,6 +297,18 @@ impl World {
         self.expire();
     }
 
+    /// Runs an operation: memory grows beyond its limit by nothing but what was read to be claimed.
+    fn run_within(&mut self, op: Op, budgets: &Budgets, limits: [(LaneId, usize); 2]) {
+        let before = budgets.used();
+        let read = self.reading.as_ref().filter(|_| matches!(op, Op::Absorb)).map(|(refill, _)| *refill);
+        self.run(op);
+        for (((lane, before), (_, after)), (_, limit)) in before.into_iter().zip(budgets.used()).zip(limits) {
+            let more = read.filter(|refill| refill.lane == lane).map_or(0, |refill| refill.want * COST);
+            let most = limit.max(before + more);
+            assert!(after <= most, "{op:?}: {lane:?} has {after} bytes, not {most}");
+        }
+    }
+
     /// Everything that waits can be claimed in the end, in order, and nothing else.
     fn drain(&mut self) {
         self.apply();
@@ -326,14 +348,15 @@ proptest! {
         memory in 0..12_usize,
         ops in prop::collection::vec(op(), 1..80),
     ) {
-        let budgets = Budgets::new(memory * 1000, memory * 500);
+        let limits = [(LaneId::Fresh, memory * COST), (LaneId::Retry, memory * COST / 2)];
+        let budgets = Budgets::new(limits[0].1, limits[1].1);
         let mut world = World::new(&budgets, on_disk);
         for op in ops {
-            world.run(op);
+            world.run_within(op, &budgets, limits);
         }
         world.drain();
         drop(world);
-        prop_assert_eq!(budgets.used(), 0);
+        prop_assert_eq!(used(&budgets), 0);
     }
 }
 
@@ -346,7 +369,7 @@ fn a_window_that_nobody_claims_from_gives_its_memory_back_when_memory_is_short()
         idle.apply();
     }
     assert!(budgets.were_short());
-    assert!(budgets.used() >= 9_000, "{}", budgets.used());
+    assert!(used(&budgets) >= 9_000, "{}", used(&budgets));
     busy.run(Op::Append { count: 1, late: false });
     busy.apply();
     assert!(busy.queue.needs(busy.now, 1).is_some(), "no memory for it");
@@ -354,8 +377,50 @@ fn a_window_that_nobody_claims_from_gives_its_memory_back_when_memory_is_short()
     for world in [&mut idle, &mut busy] {
         world.queue.rest();
     }
-    assert_eq!(budgets.used(), 0);
+    assert_eq!(used(&budgets), 0);
     busy.run(Op::Append { count: 3, late: false });
     busy.drain();
     idle.drain();
+}
+
+#[test]
+fn a_hundred_thousand_new_ones_and_as_many_retries_take_no_more_memory_than_the_limits() {
+    const MANY: u64 = 100_000;
+    let entries = |lane: LaneId| lane.window() * COST;
+    // By the number of entries, and by bytes.
+    for (fresh, retry) in [(usize::MAX, usize::MAX), (500 * COST, 50 * COST)] {
+        let budgets = Budgets::new(fresh, retry);
+        let most = [
+            (LaneId::Fresh, fresh.min(entries(LaneId::Fresh))),
+            (LaneId::Retry, retry.min(entries(LaneId::Retry))),
+        ];
+        let mut world = World::new(&budgets, 0);
+        // A refill is being read for a part of the time, and what comes meanwhile is kept for it.
+        let reading = 30_000..40_000;
+        for count in 0..MANY {
+            let name = world.mint(false);
+            // Each second one is due before all others.
+            let due = if count % 2 == 0 { count } else { 2 * MANY - count };
+            let slot = Slot { due: world.now + Duration::from_millis(due), name };
+            for (lane, slot) in [(LaneId::Fresh, Slot::fresh(name)), (LaneId::Retry, slot)] {
+                world.queue.add(lane, slot, loaded(name));
+            }
+            if count == reading.start {
+                let _ = world.queue.claim(world.now, usize::MAX, LEASE);
+                let refill = world.queue.needs(world.now, 4).unwrap();
+                world.queue.reading(refill);
+                world.reading = Some((refill, Found::default()));
+            }
+            if count == reading.end {
+                let (refill, found) = world.reading.take().unwrap();
+                world.queue.refilled(refill, found);
+            }
+            for ((lane, used), (_, most)) in budgets.used().into_iter().zip(most) {
+                assert!(used <= most, "{lane:?} has {used} bytes after {count}");
+            }
+        }
+        for ((lane, used), (_, most)) in budgets.used().into_iter().zip(most) {
+            assert!(used >= most / 2, "{lane:?} has only {used} bytes");
+        }
+    }
 }

@@ -46,10 +46,13 @@ mod tests {
     use crate::store::embedded::{Embedded, Options};
     use crate::store::{NewEvent, Store as _};
 
-    #[tokio::test]
-    async fn while_no_table_is_written_memory_is_bounded_and_single_events_go_on() {
+    #[test]
+    fn while_no_table_is_written_memory_is_bounded_and_single_events_go_on() {
         const MEMTABLE: u64 = 256 << 10;
         let dir = scratch();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let _inside = runtime.enter();
         let store = Embedded::open(Options { memtable_bytes: MEMTABLE, ..options(&dir) }).unwrap();
         let (minter, hook) = (Minter::default(), webhook("team-a", 1));
         let body = Bytes::from(vec![b'x'; 32 << 10]);
@@ -59,7 +62,7 @@ mod tests {
         let busy = disk.events.tree.get_flush_lock();
         let mut calls: u64 = 0;
         while !disk.is_behind(LARGE) {
-            store.append(large()).await.unwrap();
+            runtime.block_on(store.append(large())).unwrap();
             calls += 1;
             assert!(
                 calls * (32 << 10) <= 4 * MEMTABLE,
@@ -67,13 +70,11 @@ mod tests {
             );
         }
         assert!(!disk.is_behind(LARGE - 1));
-        let mut waiting = tokio::spawn({
-            let (store, large) = (store.clone(), large());
-            async move { store.append(large).await }
-        });
-        tokio::time::timeout(Duration::from_millis(200), &mut waiting).await.unwrap_err();
-        store.append(vec![event(&minter, &[&hook])]).await.unwrap();
+        let mut waiting = store.append(large());
+        let while_it_waits = async { tokio::time::timeout(Duration::from_millis(200), &mut waiting).await };
+        runtime.block_on(while_it_waits).unwrap_err();
+        runtime.block_on(store.append(vec![event(&minter, &[&hook])])).unwrap();
         drop(busy);
-        waiting.await.unwrap().unwrap();
+        runtime.block_on(waiting).unwrap();
     }
 }

@@ -18,6 +18,7 @@ const STAND_IN: &str = "#!/bin/sh
 echo \"arguments: $*\"
 env | sed 's/^/environment: /'
 trap 'echo terminated; exit 7' TERM
+echo trapped
 while :; do sleep 0.05; done
 ";
 
@@ -32,17 +33,23 @@ fn shared_file(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
+/// Waits until so many stand-ins have said everything and would hear a signal; what they said.
+async fn trapped(operator: &Operator, count: usize) -> String {
+    let spoken = eventually(Duration::from_mins(1), "the stand-in to speak", async || {
+        let log = operator.log();
+        if log.lines().filter(|line| *line == "trapped").count() == count { Ok(log) } else { Err(log) }
+    });
+    spoken.await.unwrap()
+}
+
 #[tokio::test]
 async fn the_operator_runs_as_the_chart_says_and_with_no_other_rights() {
     let plane = shared().await;
     let options = OperatorOptions::default().arg("--purge-grace=1s");
     let mut operator = Operator::install(plane, stand_in(), &options).await.unwrap();
     operator.spawn().unwrap();
-    let log = eventually(Duration::from_secs(5), "the stand-in to speak", async || {
-        let log = operator.log();
-        if log.contains("environment: POD_IP=") { Ok(log) } else { Err(log) }
-    });
-    let log = log.await.unwrap();
+    let log = trapped(&operator, 1).await;
+    assert!(log.contains("environment: POD_IP="), "{log}");
     let arguments = log.lines().find(|line| line.starts_with("arguments: run ")).unwrap();
     for expected in [
         "--service=hookwright-system/hookwright",
@@ -68,10 +75,12 @@ async fn the_operator_runs_as_the_chart_says_and_with_no_other_rights() {
 
     assert_eq!(operator.sigterm().await.unwrap().code(), Some(7));
     operator.spawn().unwrap();
+    trapped(&operator, 2).await;
     assert!(operator.id().is_some());
     operator.kill9();
     assert!(operator.id().is_none());
     operator.spawn().unwrap();
+    trapped(&operator, 3).await;
     let not_ready = operator.await_ready(Duration::from_millis(200)).await.unwrap_err();
     assert!(not_ready.to_string().contains("arguments: run"), "{not_ready}");
     assert_eq!(operator.sigterm().await.unwrap().signal(), None);
