@@ -6,6 +6,7 @@ use super::engine::Stalled;
 use super::testing::world::{Does, World};
 use super::testing::{endpoint, webhook};
 use crate::model::rate::RateLimit;
+use crate::model::retry;
 use crate::routes::{Endpoint, Unready};
 use crate::store::State;
 
@@ -99,24 +100,25 @@ async fn what_waits_for_a_day_for_a_reason_is_no_standstill() {
     world.table.upsert(unready);
     world.route_to("gone", Endpoint { max_in_flight: 1, ..to("gone") });
     world.does("gone", |_| Does::Status(410));
-    world.route("down");
-    world.does("down", |count| if count % 2 == 0 { Does::Hangs } else { Does::Status(503) });
+    let patient = retry::Policy { max_retries: 20, ..to("down").retry };
+    world.route_to("down", Endpoint { retry: patient, ..to("down") });
+    world.does("down", |count| if count % 2 == 0 { Does::Hangs } else { Does::Asks(503, HOUR / 2) });
     world.route("asks");
     world.does("asks", |_| Does::Asks(429, 20 * HOUR));
-    let rate_limit = Some(RateLimit { requests: 1, per: HOUR, burst: 1 });
+    let rate_limit = Some(RateLimit { requests: 1, per: 3 * HOUR, burst: 1 });
     world.route_to("slow", Endpoint { rate_limit, ..to("slow") });
     for name in ["paused", "unready", "gone", "down", "asks", "slow"] {
-        world.publish(name, 50).await;
+        world.publish(name, 10).await;
     }
     for _ in 0..24 * 12 {
         world.pass(5 * MINUTE).await;
         assert_eq!(world.engine.progress(), Ok(()), "at {:?}", world.now());
     }
     let waits = |name: &str| world.store.summary(webhook(name).uid).unwrap().pending > 0;
-    for name in ["paused", "unready", "gone", "slow"] {
+    for name in ["paused", "unready", "gone", "down", "slow"] {
         assert!(waits(name), "{name}");
     }
     assert!(world.store.summary(webhook("gone").uid).unwrap().disabled.is_some());
-    assert!(world.store.summary(webhook("down").uid).unwrap().consecutive_failures > 100);
+    assert!(world.store.summary(webhook("down").uid).unwrap().consecutive_failures > 50);
     assert!(world.fake.all().iter().any(|delivery| delivery.state == State::Retrying));
 }

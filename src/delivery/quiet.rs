@@ -220,20 +220,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_hour_of_a_thousand_webhooks_is_a_hundred_lines_and_news_is_among_them() {
+    async fn an_hour_of_a_thousand_webhooks_is_a_hundred_lines_of_each_kind() {
         let quiet = Quiet::default();
         let mut lines = 0;
-        for second in 0..3600 {
+        for _ in 0..360 {
             for number in 0..1000 {
                 lines += usize::from(quiet.may_speak(Line::Failure, webhook(number)).is_some());
             }
-            // The thousand have not all been told of yet; somebody else's failure competes as one of them.
-            if second == 1800 {
-                assert_eq!(quiet.may_speak(Line::NotClaimed, webhook(7)), Some(0), "another kind");
-            }
-            tokio::time::advance(Duration::from_secs(1)).await;
+            tokio::time::advance(Duration::from_secs(10)).await;
         }
         assert!((60..=120).contains(&lines), "{lines}");
+        assert_eq!(quiet.may_speak(Line::NotClaimed, webhook(7)), Some(0), "another kind");
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,7 +18,7 @@ use super::schedule::{Schedule, Step, View};
 use crate::model::ids::{DeliveryName, WebhookUid};
 use crate::routes::hold::{Hold, hold};
 use crate::routes::{Endpoint, Route};
-use crate::store::{Change, ClaimRequest, Claimed};
+use crate::store::{self, Change, ClaimRequest, Claimed};
 
 /// Between two claims that the store refused, at first and at most.
 const CLAIM_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
@@ -202,13 +202,8 @@ impl Worker {
         let claims = match self.shared.store.claim(request).await {
             Ok(claims) => claims,
             Err(error) => {
-                let view = self.view(Some(now));
-                self.schedule.claimed(&view, limit, only, &[], Some(view.now));
-                self.shared.is_stuck(&self.inbox);
-                if let Some(unlogged) = self.may_speak(Line::NotClaimed) {
-                    warn!(webhook = %now.route.webhook, error = chain(&error), unlogged, "cannot claim; trying again");
-                }
-                return self.pause().await;
+                drop(reserved);
+                return self.refused(now, limit, only, &error).await;
             }
         };
         (self.claim_again, _) = CLAIM_AGAIN;
@@ -217,6 +212,7 @@ impl Worker {
         // The claim took time: what was paused, disabled, removed or stopped meanwhile is not sent.
         let live = self.look().filter(|live| live.hold == now.hold);
         let Some((live, endpoint)) = live.as_ref().and_then(|live| Some((live, live.endpoint()?))) else {
+            drop(reserved);
             let view = self.view(Some(now));
             self.schedule.claimed(&view, limit, only, &[], Some(view.now));
             return self.give_back(now, &deliveries).await;
@@ -231,6 +227,16 @@ impl Worker {
             let task = Task { claimed, route: Arc::clone(&live.route), endpoint, is_probe, lease_ends };
             self.start(task, permit);
         }
+    }
+
+    async fn refused(&mut self, now: &Now, limit: usize, only: Option<DeliveryName>, error: &store::Error) {
+        let view = self.view(Some(now));
+        self.schedule.claimed(&view, limit, only, &[], Some(view.now));
+        self.shared.is_stuck(&self.inbox);
+        if let Some(unlogged) = self.may_speak(Line::NotClaimed) {
+            warn!(webhook = %now.route.webhook, error = chain(error), unlogged, "cannot claim; trying again");
+        }
+        self.pause().await;
     }
 
     fn start(&mut self, task: Task, permit: Permit) {
