@@ -326,7 +326,7 @@ async fn be_the_load(dir: &str) {
         random: Random(AtomicU64::new(seed)),
     };
     // Nobody may be left to kill it.
-    let _ = tokio::time::timeout(Duration::from_mins(2), Arc::new(load).run()).await;
+    let _ = tokio::time::timeout(Duration::from_mins(10), Arc::new(load).run()).await;
 }
 
 /// The load in a process of its own.
