@@ -124,7 +124,7 @@ type Ledger = BTreeMap<DeliveryName, Said>;
 /// Grows a file until the disk has no more.
 fn fill(ballast: &Path) {
     let mut file = fs::File::options().append(true).open(ballast).unwrap();
-    let mut bytes: &[u8] = &[1; 64 << 10];
+    let mut bytes: &[u8] = &[1; 8 << 10];
     // Whole pages, then what is left of the last one.
     while !bytes.is_empty() {
         match file.write(bytes) {
