@@ -110,8 +110,8 @@ impl Waiting {
 }
 
 /// A commit takes at most about so many bytes (one call may be larger), so that a single event is not long in
-/// one commit with many: about 10 ms of work.
-pub(super) const GROUP_BYTES: usize = 1 << 20;
+/// one commit with many: some milliseconds of work.
+pub(super) const GROUP_BYTES: usize = 512 << 10;
 /// A commit takes at most so many calls.
 const GROUP_CALLS: usize = 4096;
 /// How often the journals are looked at.
