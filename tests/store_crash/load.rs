@@ -450,11 +450,13 @@ impl Drop for Running {
     }
 }
 
-/// Runs the load for a while and kills it; what it said.
-pub(super) fn run_and_kill(mode: Mode, dir: &Path, seed: u64, after: Duration) -> Vec<String> {
+/// Runs the load until it has said so many lines and kills it; what it said.
+pub(super) fn run_and_kill(mode: Mode, dir: &Path, seed: u64, lines: u64) -> Vec<String> {
     let mut running = Running::start(mode, dir, seed);
-    std::thread::sleep(after);
-    running.must_run();
+    while (running.lines().len() as u64) < lines {
+        running.must_run();
+        std::thread::sleep(Duration::from_millis(1));
+    }
     running.child.kill().unwrap();
     running.child.wait().unwrap();
     running.lines()

@@ -180,7 +180,7 @@ async fn what_was_acknowledged_is_there_after_each_of_many_kills() {
             redeliveries += ledger.redeliveries;
             (dir, ledger) = (scratch(), Ledger::default());
         }
-        let after = Duration::from_millis(random.next(100));
+        let after = random.next(500);
         let lines = run_and_kill(Mode::AtOnce, dir.path(), random.next(u64::MAX), after);
         ledger.read(&lines);
         let store = open(&options(dir.path()));
@@ -272,12 +272,7 @@ async fn a_journal_that_is_cut_anywhere_loses_its_tail_and_nothing_else() {
     let dir = scratch();
     let random = Random::seeded();
     let mut ledger = Ledger::default();
-    ledger.read(&run_and_kill(
-        Mode::Unflushed,
-        dir.path(),
-        random.next(u64::MAX),
-        Duration::from_millis(150),
-    ));
+    ledger.read(&run_and_kill(Mode::Unflushed, dir.path(), random.next(u64::MAX), 400));
     let [journal] = &journals(&dir.path().join("store"))[..] else { panic!("several journals") };
     let mut journal = fs::read(journal).unwrap();
     journal.truncate(journal.iter().rposition(|byte| *byte != 0).unwrap() + 1);
