@@ -19,6 +19,9 @@ pub(super) fn attempts_for_open_files(limits: Option<&str>) -> usize {
     (soft.unwrap_or(USUAL_OPEN_FILES) / 4).clamp(64, 1 << 16)
 }
 
+/// Each endpoint may have this part of the whole's bytes under way, whatever others have.
+const FLOOR: usize = 1024;
+
 /// The whole, shared by endpoints that have something under way.
 #[derive(Debug)]
 pub(super) struct Ceiling {
@@ -109,7 +112,12 @@ impl Ceiling {
         let others = self.busy.load(Ordering::Relaxed).saturating_sub(usize::from(in_flight > 0));
         let share = (self.attempts / (others + 1)).min(left(self.attempts, &self.taken, in_flight)).max(1);
         let enough = (self.bytes / (others + 1)).min(left(self.bytes, &self.taken_bytes, bytes));
-        if bytes < enough { share } else { share.min(in_flight).max(1) }
+        if bytes < enough {
+            return share;
+        }
+        // However large the events of others are: small ones of its own go on.
+        let few = (self.bytes / FLOOR).saturating_mul(in_flight) / bytes.max(1);
+        share.min(in_flight.max(few)).max(1)
     }
 
     /// Takes so many attempts of an endpoint's share, or what is left of it; none: somebody was quicker. Who has none
@@ -212,6 +220,16 @@ mod tests {
         let (attempts, bytes) = taken(&ceiling);
         assert!(all.iter().all(|one| !one.permits.is_empty()));
         assert!(bytes <= 2 * 1000 + 32 * 10 + 200 * 10, "{bytes} bytes of {attempts} attempts");
+    }
+
+    #[test]
+    fn small_events_go_on_beside_large_ones_that_hang() {
+        let ceiling = Ceiling::new(1 << 12, 256 << 20);
+        let _hanging: Vec<_> = (0..20).map(|_| hang(&ceiling, 1 << 20)).collect();
+        assert!(taken(&ceiling).1 >= 512 << 20, "nothing is left");
+        assert_eq!(hang(&ceiling, 1 << 20).permits.len(), 1);
+        let (first, tenth) = (ceiling.share(1, 1 << 10), ceiling.share(10, 10 << 10));
+        assert!(first >= 64 && tenth >= 64, "{first}, {tenth}");
     }
 
     #[test]

@@ -97,7 +97,9 @@ impl Shared {
         let mut oldest = Oldest::default();
         for webhook in asked {
             let due = self.store.oldest_due(webhook);
-            self.rounds().found(webhook, due.is_some());
+            // What cannot be read is pending all the same.
+            let is_pending = due.is_some() || self.store.summary(webhook).is_some_and(|it| it.pending > 0);
+            self.rounds().found(webhook, is_pending);
             if let Some(due) = due.filter(|due| *due <= now) {
                 self.look_after(webhook, now.since(due), &mut oldest);
             }

@@ -71,6 +71,10 @@ impl Worker {
                 Some(now) => self.step(now),
                 None => self.schedule.finish(),
             };
+            if !matches!(step, Step::Claim { .. }) {
+                // Nothing is asked of the store now, so nothing is refused.
+                self.inbox.stuck_since.store(0, Ordering::Relaxed);
+            }
             match (step, &now) {
                 (Step::Claim { limit, only }, Some(now)) => self.claim(now, limit, only).await,
                 (Step::Wait(until), Some(_)) => self.wait(until.since(self.shared.clock.now())).await,

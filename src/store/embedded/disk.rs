@@ -37,7 +37,7 @@ pub(super) struct Disk {
     /// Two generations of dedup keys, each as long as the window. The older one is emptied at once when the
     /// newer one is full of time, so that expiry costs nothing for each key.
     pub dedup: [Keyspace; 2],
-    /// Size of the largest memtable.
+    /// Size of tables; memtables are smaller.
     pub memtable: u64,
 }
 
@@ -83,7 +83,7 @@ fn mended(path: &Path) -> Result<Database> {
 
 /// How a keyspace is set up when the store is made; later openings find it so.
 struct Layout {
-    /// Size of the largest memtable.
+    /// Size of tables.
     memtable: u64,
 }
 
@@ -91,9 +91,12 @@ impl Layout {
     /// Tables are small, so that one compaction moves tens of megabytes and takes a fraction of a second. Their
     /// filters and indexes are in the block cache, not beside it: a table that is moved down as it is would keep
     /// them in memory until the next opening, and there are as many as the log is long.
-    fn keyspace(&self, memtable: u64) -> KeyspaceCreateOptions {
+    ///
+    /// Memtables are sealed by the writer, and never by the engine: that would ask for it in the bounded queue of its
+    /// one worker, at every commit while the worker is busy, and stand still when the queue is full.
+    fn keyspace(&self) -> KeyspaceCreateOptions {
         KeyspaceCreateOptions::default()
-            .max_memtable_size(memtable)
+            .max_memtable_size(u64::MAX)
             .filter_block_pinning_policy(PinningPolicy::all(false))
             .index_block_pinning_policy(PinningPolicy::all(false))
             .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(self.memtable)))
@@ -111,23 +114,15 @@ impl Layout {
             .staleness_threshold(0.5)
             .age_cutoff(1.0)
             .compression(CompressionType::None);
-        self.keyspace(self.memtable).with_kv_separation(Some(apart)).expect_point_read_hits(true)
+        self.keyspace().with_kv_separation(Some(apart)).expect_point_read_hits(true)
     }
 
     /// Log lines of a page lie side by side and are alike: larger blocks, always compressed.
     fn log(&self) -> KeyspaceCreateOptions {
-        self.keyspace(self.memtable / 2)
+        self.keyspace()
             .data_block_size_policy(BlockSizePolicy::all(8 << 10))
             .data_block_compression_policy(CompressionPolicy::all(CompressionType::Lz4))
             .expect_point_read_hits(true)
-    }
-
-    fn index(&self) -> KeyspaceCreateOptions {
-        self.keyspace(self.memtable / 2)
-    }
-
-    fn small(&self) -> KeyspaceCreateOptions {
-        self.keyspace(self.memtable / 4)
     }
 }
 
@@ -140,13 +135,13 @@ impl Disk {
             db.keyspace(name, || options(&layout)).map_err(engine("open a keyspace"))
         };
         Ok(Self {
-            meta: keyspace("meta", Layout::small)?,
+            meta: keyspace("meta", Layout::keyspace)?,
             events: keyspace("events", Layout::events)?,
             log: keyspace("log", Layout::log)?,
-            index: keyspace("index", Layout::index)?,
-            retries: keyspace("retries", Layout::small)?,
-            terms: keyspace("terms", Layout::small)?,
-            dedup: [keyspace("dedup-0", Layout::small)?, keyspace("dedup-1", Layout::small)?],
+            index: keyspace("index", Layout::keyspace)?,
+            retries: keyspace("retries", Layout::keyspace)?,
+            terms: keyspace("terms", Layout::keyspace)?,
+            dedup: [keyspace("dedup-0", Layout::keyspace)?, keyspace("dedup-1", Layout::keyspace)?],
             memtable,
             db,
         })

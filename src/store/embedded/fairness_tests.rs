@@ -16,8 +16,10 @@ use crate::model::ids::{Minter, WebhookRef};
 use crate::store::behaviour::webhook;
 use crate::store::{NewEvent, Store as _};
 
-/// Publishers of the busy namespace, each with a batch of 100 KiB under way at any time: four times its room.
+/// Publishers of the busy namespace, each with a batch under way at any time: together more than its room.
 const PUBLISHERS: usize = 64;
+/// Events of a batch, each of 1 KiB.
+const BATCH: usize = 20;
 
 fn of(hook: &WebhookRef, minter: &Minter, body: &Bytes) -> NewEvent {
     NewEvent { namespace: Arc::clone(&hook.namespace), data: body.clone(), ..event(minter, &[hook]) }
@@ -60,7 +62,7 @@ fn a_single_event_waits_for_no_more_commits_than_the_room_of_a_busy_namespace_fi
             let (busy, body) = (busy.clone(), body.clone());
             runtime.spawn(async move {
                 while !stop.load(Ordering::SeqCst) {
-                    let batch = (0..100).map(|_| of(&busy, &minter, &body)).collect();
+                    let batch = (0..BATCH).map(|_| of(&busy, &minter, &body)).collect();
                     store.append(batch).await.unwrap();
                 }
             })
@@ -73,7 +75,7 @@ fn a_single_event_waits_for_no_more_commits_than_the_room_of_a_busy_namespace_fi
     let mut most = 0;
     for _ in 0..100 {
         let (of_busy, of_quiet) = (busy.queue(), quiet_hook.queue());
-        wait_until("the line does not fill", || in_line() * 100 * (1 << 10) >= EACH / 4);
+        wait_until("the line does not fill", || in_line() * BATCH * (1 << 10) >= EACH / 4);
         let (before, known) = (commits(&store), quiet_hook.summary().pending);
         let mut call = store.append(vec![of(&quiet, &minter, &body)]);
         assert!(call.poll_unpin(&mut Context::from_waker(std::task::Waker::noop())).is_pending());

@@ -36,12 +36,18 @@ impl Room {
         Self { all: Arc::new(Semaphore::new(ALL / UNIT)), each: Mutex::default() }
     }
 
-    /// Waits for room for so many bytes. More than fits takes all there is.
-    pub(super) async fn enter(&self, namespace: &Namespace, bytes: usize) -> Result<Place> {
+    /// Waits for room for so many bytes, and in its own line until `ready`. More than fits takes all there is.
+    pub(super) async fn enter(
+        &self,
+        namespace: &Namespace,
+        bytes: usize,
+        ready: impl Future<Output = Result<()>>,
+    ) -> Result<Place> {
         let permits = |most: usize| u32::try_from(bytes.div_ceil(UNIT).clamp(1, most / UNIT)).unwrap_or(1);
         let own = self.own(namespace);
         // First one's own line: who waits there must not hold room that others need.
         let own = own.acquire_many_owned(permits(EACH)).await.map_err(|_| Error::Closed)?;
+        ready.await?;
         let all = Arc::clone(&self.all).acquire_many_owned(permits(ALL)).await.map_err(|_| Error::Closed)?;
         Ok(Place([own, all]))
     }
@@ -63,7 +69,7 @@ mod tests {
     use super::*;
 
     fn enter(room: &Room, namespace: &str, bytes: usize) -> Option<Place> {
-        room.enter(&namespace.into(), bytes).now_or_never().map(|place| place.unwrap())
+        room.enter(&namespace.into(), bytes, async { Ok(()) }).now_or_never().map(|place| place.unwrap())
     }
 
     #[test]

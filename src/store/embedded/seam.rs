@@ -36,14 +36,20 @@ impl Embedded {
         events.iter().try_for_each(|event| self.within_quota(event, admits))?;
         let Some(first) = events.first() else { return Ok(vec![]) };
         let bytes = events.iter().map(|event| event.data.len() + 512 * event.deliveries.len()).sum();
-        let _place = self.shared.room.enter(&Arc::clone(&first.namespace), bytes).await?;
+        let room = &self.shared.room;
+        let _place = room.enter(&Arc::clone(&first.namespace), bytes, self.caught_up(bytes)).await?;
+        // Encoded by the caller's thread: the writer is one for all.
+        let events = events.into_iter().map(Prepared::new).collect::<Result<Vec<_>>>()?;
+        self.ask(|reply| Command::Append(events, reply)).await
+    }
+
+    /// Waits until tables have caught up, as far as a call of so many bytes has to.
+    async fn caught_up(&self, bytes: usize) -> Result<()> {
         while self.shared.disk()?.is_behind(bytes) {
             tokio::time::sleep(CATCHING_UP).await;
             self.admits()?;
         }
-        // Encoded by the caller's thread: the writer is one for all.
-        let events = events.into_iter().map(Prepared::new).collect::<Result<Vec<_>>>()?;
-        self.ask(|reply| Command::Append(events, reply)).await
+        Ok(())
     }
 
     /// Asked before the call waits its turn: those that come at the same time may exceed the limit together.

@@ -162,6 +162,7 @@ impl Writer {
                 }
                 first => next = self.group(first),
             }
+            self.seal();
             self.tidy();
         }
         if let Err(error) = self.sync() {
@@ -215,10 +216,6 @@ impl Writer {
                 .inspect_err(|error| shared.poison(error))
         };
         let result = failure.map_or_else(commit, Err);
-        // What is committed stays so, whether or not it can be sealed.
-        if let Err(error) = self.disk.seal_full() {
-            shared.poison(&error);
-        }
         match result {
             Ok(mut committed) => {
                 let (changed, more) = committed.apply(&shared.hooks);
@@ -236,6 +233,15 @@ impl Writer {
                     waiting.answer(Err(error.again()));
                 }
             }
+        }
+    }
+
+    /// After the answers: what is committed stays so, whether or not it can be sealed, and sealing takes time.
+    fn seal(&self) {
+        if !self.shared.is_poisoned()
+            && let Err(error) = self.disk.seal_full()
+        {
+            self.shared.poison(&error);
         }
     }
 
