@@ -32,9 +32,7 @@ impl Figures {
         eprintln!("    {row}");
         self.0.push(row);
     }
-}
 
-impl Figures {
     /// How many figures miss their goals.
     pub(crate) fn missed(&self) -> usize {
         self.0.iter().filter(|row| !row.goal.is_reached(row.value)).count()

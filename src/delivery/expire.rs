@@ -6,8 +6,9 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::engine::Shared;
-use super::quiet::{Line, chain};
+use super::quiet::Line;
 use crate::metrics::Ended as EndedLabel;
+use crate::model::causes::chain;
 use crate::model::ids::WebhookUid;
 use crate::routes::hold::hold;
 use crate::store::{ClaimRequest, Claimed, EndReason, Next, Outcome, Result};

@@ -3,6 +3,7 @@
 //! Nothing here knows tokio, kube, reqwest or hyper, asks a clock or opens a socket.
 
 pub mod address;
+pub mod causes;
 pub mod ce_header;
 pub mod cloudevents;
 pub mod duration;

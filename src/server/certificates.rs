@@ -20,6 +20,7 @@ use super::quiet::Quiet;
 use super::tls::{Error, Served, server_config};
 use crate::clock::Clock;
 use crate::config::ServiceName;
+use crate::model::causes::chain;
 use crate::model::time::UnixMillis;
 
 /// Name of the Secret with the CA and of the ConfigMap with its bundle.
@@ -326,12 +327,6 @@ impl Certificates {
     fn path(&self) -> String {
         format!("{}/{CA_NAME}", self.namespace)
     }
-}
-
-/// An error with its causes, for the log.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn is_conflict(error: &kube::Error) -> bool {

@@ -18,6 +18,7 @@ use super::format::{self, References};
 use super::keys::{self, Slot};
 use super::lane::{Found, LaneId, Loaded, Refill};
 use super::torn::{self, Mended};
+use crate::model::causes::chain;
 use crate::model::ids::{DeliveryName, EventUid, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::store::records::{DedupKey, Delivery, Event, State};
@@ -365,18 +366,6 @@ pub(super) fn place(delivery: &Delivery) -> Option<(LaneId, Slot)> {
         }
         State::Success | State::Failed => None,
     }
-}
-
-/// An error with all its causes, on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        next = source.source();
-    }
-    text
 }
 
 fn load(disk: &Disk, snapshot: &Snapshot, name: DeliveryName) -> Result<Option<Loaded>> {

@@ -10,13 +10,14 @@ use std::time::Duration;
 use fjall::Slice;
 
 use super::dedup::Generations;
-use super::disk::{Disk, chain, place};
+use super::disk::{Disk, place};
 use super::format::{self, References};
 use super::hooks::Hooks;
 use super::keys::{self, Slot, Tag};
 use super::lane::{LaneId, Loaded};
 use super::replays::Changes;
 use super::usage::Deltas;
+use crate::model::causes::chain;
 use crate::model::ids::{DeliveryName, EventUid, Namespace, WebhookRef, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::store::records::{

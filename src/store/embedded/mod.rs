@@ -135,7 +135,7 @@ impl Shared {
 
     fn poison(&self, error: &Error) {
         if !self.poisoned.swap(true, Ordering::SeqCst) {
-            tracing::error!(error = %disk::chain(error), "the store stops writing");
+            tracing::error!(error = %crate::model::causes::chain(error), "the store stops writing");
         }
     }
 

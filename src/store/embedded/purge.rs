@@ -1,11 +1,12 @@
 //! Erasing a Webhook, in bounded steps, so that the commits of others go between.
 
-use super::disk::{Disk, chain, engine};
+use super::disk::{Disk, engine};
 use super::erase::Erasure;
 use super::format;
 use super::hooks::Hooks;
 use super::keys;
 use super::replays::Changes;
+use crate::model::causes::chain;
 use crate::model::ids::{DeliveryName, WebhookUid};
 use crate::store::records::Summary;
 use crate::store::{Error, Result};

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use fjall::{Readable, Snapshot, UserKey, UserValue};
 
-use super::disk::{Disk, chain, decode_delivery, engine};
+use super::disk::{Disk, decode_delivery, engine};
 use super::hooks::{Hook, Hooks};
 use super::keys::{self, Tag, Term};
+use crate::model::causes::chain;
 use crate::model::ids::{DeliveryName, WebhookUid};
 use crate::store::records::{Delivery, State};
 use crate::store::{Error, Page, Query, Result};

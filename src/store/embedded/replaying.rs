@@ -5,13 +5,14 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::disk::{Disk, chain};
+use super::disk::Disk;
 use super::expunge::nothing_of;
 use super::group::Group;
 use super::keys::meta;
 use super::lane::Loaded;
 use super::replays::waiting_for;
 use super::retain::Oldest;
+use crate::model::causes::chain;
 use crate::model::ids::{DeliveryName, ReplayId, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::store::records::{Asked, Delivery, Next, Outcome, PutByReplay};

@@ -10,10 +10,11 @@ use std::ops::Bound;
 
 use fjall::{Readable, Snapshot};
 
-use super::disk::{Disk, chain, engine};
+use super::disk::{Disk, engine};
 use super::erase::Erasure;
 use super::hooks::Hooks;
 use super::keys::{self, Tag};
+use crate::model::causes::chain;
 use crate::model::ids::{DeliveryName, Namespace, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::store::records::{Delivery, Retention, State};

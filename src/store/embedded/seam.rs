@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, TryFutureExt as _};
 
-use super::disk::{Disk, chain};
+use super::disk::Disk;
 use super::group::Prepared;
 use super::lane::LaneId;
 use super::purge::Cursor;
@@ -17,6 +17,7 @@ use super::retain::Position;
 use super::space::{Admits, Used};
 use super::writer::Command;
 use super::{Embedded, Shared};
+use crate::model::causes::chain;
 use crate::model::ids::{DeliveryName, EventUid, ReplayId, WebhookRef, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::store::records::{

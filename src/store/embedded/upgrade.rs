@@ -5,10 +5,11 @@
 
 use fjall::PersistMode;
 
-use super::disk::{Disk, chain, engine};
+use super::disk::{Disk, engine};
 use super::format;
 use super::keys::{self, meta};
 use super::usage;
+use crate::model::causes::chain;
 use crate::store::Result;
 use crate::store::records::Delivery;
 

@@ -8,11 +8,12 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
 use super::dedup::Generations;
-use super::disk::{Disk, chain};
+use super::disk::Disk;
 use super::group::{Group, Prepared};
 use super::purge::{self, Cursor};
 use super::replaying::ReplayStep;
 use super::retain::{self, Position};
+use crate::model::causes::chain;
 use crate::model::ids::{DeliveryName, Namespace, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::store::records::{Expunge, Expunged, Outcome, Redelivered, Redelivery, Summary};
