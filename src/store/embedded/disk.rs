@@ -255,15 +255,18 @@ impl Disk {
     /// Reads a part of a Webhook's queue. What cannot be decoded is logged and left out.
     pub(super) fn refill(&self, webhook: WebhookUid, refill: Refill) -> Result<Found> {
         let snapshot = self.db.snapshot();
-        let mut found = Found::default();
+        let (mut found, mut bytes) = (Found::default(), 0);
         for entry in self.queued(&snapshot, webhook, refill.lane, refill.from) {
             let Some(slot) = entry? else { continue };
-            if found.loaded.len() >= refill.want {
+            if refill.is_enough(found.loaded.len(), bytes) {
                 found.next = Some(slot);
                 break;
             }
             match load(self, &snapshot, slot.name) {
-                Ok(Some(loaded)) => found.loaded.push((slot, loaded.into())),
+                Ok(Some(loaded)) => {
+                    bytes += loaded.cost;
+                    found.loaded.push((slot, loaded.into()));
+                }
                 Ok(None) => {
                     tracing::error!(%webhook, delivery = %slot.name, "a queued delivery has no record; left out");
                 }

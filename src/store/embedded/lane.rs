@@ -75,6 +75,10 @@ impl Budget {
         self.used.load(Ordering::Relaxed) > self.limit
     }
 
+    fn is_half_empty(&self) -> bool {
+        self.used.load(Ordering::Relaxed) <= self.limit / 2
+    }
+
     /// Whether a window was cut for want of memory since this was last asked.
     pub(super) fn was_short(&self) -> bool {
         self.short.swap(false, Ordering::Relaxed)
@@ -113,8 +117,17 @@ pub(super) struct Refill {
     pub lane: LaneId,
     /// From this place on.
     pub from: Slot,
-    /// So many.
+    /// At least so many.
+    pub need: usize,
+    /// So many, while their events are not more than [`AHEAD_BYTES`].
     pub want: usize,
+}
+
+impl Refill {
+    /// Whether what was read is enough: so many deliveries, with so many bytes.
+    pub(super) fn is_enough(&self, count: usize, bytes: usize) -> bool {
+        count >= self.want || (count >= self.need && bytes >= AHEAD_BYTES)
+    }
 }
 
 /// What was read for a [`Refill`].
@@ -135,8 +148,14 @@ struct Underway {
     gone: HashSet<Slot>,
 }
 
-/// Least entries to read at once, when memory allows, since beginning to read costs most.
-const READ_AHEAD: usize = 64;
+/// Entries to read at once, when memory allows, since beginning to read costs most.
+const READ_AHEAD: usize = 256;
+
+/// Of large events fewer are read than [`READ_AHEAD`].
+const AHEAD_BYTES: usize = 512 << 10;
+
+/// A window that is shorter is filled while what it has is sent: more than one endpoint has under way at once.
+const LOW: usize = 128;
 
 /// One half of a queue.
 #[derive(Debug)]
@@ -271,7 +290,14 @@ impl Lane {
             Beyond::Unknown(slot) | Beyond::Next(slot) => slot,
         };
         let want = if self.budget.exceeded() { missing } else { missing.max(READ_AHEAD) };
-        (missing > 0 && !rest_is_later).then_some(Refill { lane: self.id, from, want })
+        (missing > 0 && !rest_is_later).then_some(Refill { lane: self.id, from, need: missing, want })
+    }
+
+    /// What may be read before it is needed; nothing when memory may soon be short, or it would be read in vain.
+    pub(super) fn ahead(&self) -> Option<Refill> {
+        let Beyond::Next(from) = self.beyond else { return None };
+        let is_low = self.window.len() < LOW && self.budget.is_half_empty();
+        is_low.then_some(Refill { lane: self.id, from, need: 0, want: READ_AHEAD })
     }
 
     /// A refill begins to be read. One at a time.
@@ -297,7 +323,7 @@ impl Lane {
             return;
         }
         // What was asked for can be taken even when memory is short; what was added meanwhile is to find room.
-        let keep = self.window.len() + refill.want;
+        let keep = self.window.len() + refill.need;
         self.beyond = found.next.map_or(Beyond::Nothing, Beyond::Next);
         let found = found.loaded.into_iter().filter(|(slot, _)| !gone.contains(slot));
         for (slot, loaded) in found.chain(added) {

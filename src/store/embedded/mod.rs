@@ -52,11 +52,12 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::metrics::Metrics;
-use crate::model::ids::DeliveryName;
+use crate::model::ids::{DeliveryName, WebhookUid};
 use crate::store::records::{Claimed, Retention};
 use crate::store::{ClaimRequest, Claims, Error, Result, Wakes};
 use disk::Disk;
 use hooks::{Hook, Hooks};
+use lane::Refill;
 use queue::Queue;
 use room::Room;
 use space::Space;
@@ -226,7 +227,13 @@ impl Embedded {
         {
             let mut queue = hook.queue();
             if queue.needs(request.now, request.limit).is_none() {
-                return Ok(take(&mut queue, &request));
+                let claims = take(&mut queue, &request);
+                let is_low = queue.ahead().is_some();
+                drop(queue);
+                if is_low {
+                    self.read_ahead(&hook, request.webhook);
+                }
+                return Ok(claims);
             }
         }
         let turn = Arc::clone(&hook.refilling).lock_owned().await;
@@ -235,6 +242,21 @@ impl Embedded {
             refill_and_take(disk, &hook, &request)
         });
         Ok(taken.await?.keep())
+    }
+
+    /// Fills a queue that is nearly empty in memory, so that no claim waits for the disk. Nothing while another reads.
+    fn read_ahead(&self, hook: &Arc<Hook>, webhook: WebhookUid) {
+        let Ok(turn) = Arc::clone(&hook.refilling).try_lock_owned() else { return };
+        let (shared, hook) = (Arc::clone(&self.shared), Arc::clone(hook));
+        tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            let Ok(disk) = shared.disk() else { return };
+            let ahead = hook.queue().ahead();
+            if let Some(refill) = ahead {
+                // What cannot be read is said by the claim that needs it.
+                let _ = fill(&disk, &hook, webhook, refill);
+            }
+        });
     }
 
     async fn claim_one(&self, hook: Arc<Hook>, name: DeliveryName, request: ClaimRequest) -> Result<Claims> {
@@ -273,21 +295,24 @@ fn take(queue: &mut Queue, request: &ClaimRequest) -> Claims {
 
 /// Reads what is missing in memory; what was read is claimed before anything can push it out again.
 fn refill_and_take(disk: &Disk, hook: &Arc<Hook>, request: &ClaimRequest) -> Result<Taken> {
-    let mut queue = hook.queue();
-    while let Some(refill) = queue.needs(request.now, request.limit) {
-        queue.reading(refill);
+    loop {
+        let mut queue = hook.queue();
+        let Some(refill) = queue.needs(request.now, request.limit) else {
+            return Ok(Taken { hook: Arc::clone(hook), claims: Some(take(&mut queue, request)) });
+        };
         drop(queue);
-        let found = disk.refill(request.webhook, refill);
-        queue = hook.queue();
-        match found {
-            Ok(found) => queue.refilled(refill, found),
-            Err(error) => {
-                queue.gave_up(refill);
-                return Err(error);
-            }
-        }
+        fill(disk, hook, request.webhook, refill)?;
     }
-    Ok(Taken { hook: Arc::clone(hook), claims: Some(take(&mut queue, request)) })
+}
+
+/// Reads a part of the queue, by whose turn it is.
+fn fill(disk: &Disk, hook: &Hook, webhook: WebhookUid, refill: Refill) -> Result<()> {
+    let mut queue = hook.queue();
+    queue.reading(refill);
+    drop(queue);
+    let found = disk.refill(webhook, refill);
+    let mut queue = hook.queue();
+    found.map(|found| queue.refilled(refill, found)).inspect_err(|_| queue.gave_up(refill))
 }
 
 /// Reads one that is already claimed, and makes sure that it waits.

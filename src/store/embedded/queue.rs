@@ -123,6 +123,11 @@ impl Queue {
         self.fresh.needs(now, limit).or_else(|| self.retry.needs(now, limit))
     }
 
+    /// Which part of the queue is worth reading before a claim needs it: first attempts, which are due at any time.
+    pub(super) fn ahead(&self) -> Option<Refill> {
+        if self.purging() { None } else { self.fresh.ahead() }
+    }
+
     /// Marks a refill as being read, until [`Queue::refilled`] or [`Queue::gave_up`]. One at a time.
     pub(super) fn reading(&mut self, refill: Refill) {
         self.lane_mut(refill.lane).reading();

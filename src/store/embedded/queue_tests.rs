@@ -85,6 +85,7 @@ enum Op {
     Pass(u64),
     Apply,
     Read,
+    ReadAhead,
     Absorb,
     Rest,
 }
@@ -100,6 +101,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (1..15_u64).prop_map(Op::Pass),
         3 => Just(Op::Apply),
         3 => Just(Op::Read),
+        2 => Just(Op::ReadAhead),
         3 => Just(Op::Absorb),
         1 => Just(Op::Rest),
     ]
@@ -279,9 +281,13 @@ impl World {
             }
             Op::Pass(seconds) => self.now = self.now + Duration::from_secs(seconds),
             Op::Apply => self.apply(),
-            Op::Read => {
+            Op::Read | Op::ReadAhead => {
+                let refill = match op {
+                    Op::Read => self.queue.needs(self.now, 4),
+                    _ => self.queue.ahead(),
+                };
                 if self.reading.is_none()
-                    && let Some(refill) = self.queue.needs(self.now, 4)
+                    && let Some(refill) = refill
                 {
                     self.queue.reading(refill);
                     self.reading = Some((refill, self.read(refill)));
@@ -303,7 +309,7 @@ impl World {
         let read = self.reading.as_ref().filter(|_| matches!(op, Op::Absorb)).map(|(refill, _)| *refill);
         self.run(op);
         for (((lane, before), (_, after)), (_, limit)) in before.into_iter().zip(budgets.used()).zip(limits) {
-            let more = read.filter(|refill| refill.lane == lane).map_or(0, |refill| refill.want * COST);
+            let more = read.filter(|refill| refill.lane == lane).map_or(0, |refill| refill.need * COST);
             let most = limit.max(before + more);
             assert!(after <= most, "{op:?}: {lane:?} has {after} bytes, not {most}");
         }
