@@ -5,6 +5,8 @@
 //! numbers of each Webhook and the beginning of its queue. All else is on disk ([`disk`]) and is read where it
 //! is asked for.
 
+#[cfg(test)]
+mod ahead_tests;
 mod dedup;
 mod disk;
 mod erase;

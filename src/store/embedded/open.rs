@@ -100,6 +100,8 @@ pub(super) fn open(options: Options) -> Result<Opened> {
         generations,
         tidied: Instant::now(),
         shared_memory: Instant::now(),
+        began: Instant::now(),
+        together: 0,
     };
     Ok(Opened { shared, writer, commands })
 }

@@ -115,6 +115,17 @@ impl Waiting {
 pub(super) const GROUP_BYTES: usize = 512 << 10;
 /// A commit takes at most so many calls.
 const GROUP_CALLS: usize = 4096;
+/// While calls come from many at once, commits begin so far apart: each costs a sync and wakes everybody who waits for
+/// it, so fewer and larger ones cost less. What comes one after the other waits for nothing.
+const PACE: Duration = Duration::from_millis(2);
+/// So many calls in one commit come from many at once.
+const SEVERAL: usize = 4;
+
+/// How long to wait before the next commit: `since` the last one began, with so many calls `together`.
+const fn pause(together: usize, since: Duration) -> Duration {
+    if together < SEVERAL { Duration::ZERO } else { PACE.saturating_sub(since) }
+}
+
 /// How often the journals are looked at.
 const TIDY: Duration = Duration::from_secs(10);
 /// How often memory is shared anew, when it is short.
@@ -128,6 +139,10 @@ pub(super) struct Writer {
     pub generations: Generations,
     pub tidied: Instant,
     pub shared_memory: Instant,
+    /// When the last commit of a group began.
+    pub began: Instant,
+    /// How many calls were in it.
+    pub together: usize,
 }
 
 /// Poisons the store when the thread panics, so that nobody waits for it.
@@ -173,6 +188,7 @@ impl Writer {
 
     /// Commits a group. Answers a command that was taken but does not belong to it.
     fn group(&mut self, first: Command) -> Option<Command> {
+        std::thread::sleep(pause(self.together, self.began.elapsed()));
         let mut bytes = first.weight();
         let mut commands = vec![first];
         let mut other = None;
@@ -189,6 +205,7 @@ impl Writer {
                 Err(_) => break,
             }
         }
+        (self.began, self.together) = (Instant::now(), commands.len());
         if self.shared.is_poisoned() {
             for command in commands {
                 command.refuse(Error::Poisoned);
@@ -373,6 +390,21 @@ impl Repeated {
         match self {
             Self::Poisoned => Error::Poisoned,
             Self::Engine { what, source } => Error::Engine { what, source: Box::new(Of(Arc::clone(source))) },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commits_for_many_begin_apart_and_a_lone_call_waits_for_nothing() {
+        let ms = Duration::from_millis;
+        for (together, since, expected) in
+            [(0, 0, 0), (3, 0, 0), (4, 0, 2), (64, 1, 1), (64, 2, 0), (64, 500, 0)]
+        {
+            assert_eq!(pause(together, ms(since)), ms(expected), "{together} calls, {since} ms ago");
         }
     }
 }
