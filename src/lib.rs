@@ -12,6 +12,7 @@ pub mod delivery;
 mod front;
 pub mod metrics;
 pub mod model;
+mod per_namespace;
 mod role;
 pub mod routes;
 mod run;

@@ -27,6 +27,11 @@ impl Filter {
         filter
     }
 
+    /// The types that are wanted, when these are all; none: there is a pattern, so [`Filter::wants`] has to be asked.
+    pub fn exact_types(&self) -> Option<impl Iterator<Item = &str>> {
+        (!self.all && self.prefixes.is_empty()).then(|| self.exact.iter().map(|name| &**name))
+    }
+
     /// Whether an event of this type is wanted. `invoice.*` wants `invoice.paid` and `invoice.a.b`, not
     /// `invoice` or `invoice.`.
     pub fn wants(&self, event_type: &str) -> bool {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use super::Route;
+use super::subscribers::Subscribers;
 use crate::model::event::Attributes;
 use crate::model::ids::{Namespace, WebhookRef, WebhookUid};
 use crate::store::Wakes;
@@ -20,7 +21,7 @@ pub struct Table {
 
 #[derive(Debug, Default)]
 struct Routes {
-    by_namespace: HashMap<Namespace, Vec<Arc<Route>>>,
+    by_namespace: HashMap<Namespace, Subscribers>,
     by_uid: HashMap<WebhookUid, Arc<Route>>,
 }
 
@@ -29,8 +30,8 @@ impl Routes {
         let route = self.by_uid.remove(&uid)?;
         let namespace = &route.webhook.namespace;
         if let Some(list) = self.by_namespace.get_mut(namespace) {
-            list.retain(|other| other.webhook.uid != uid);
-            if list.is_empty() {
+            list.remove(&route);
+            if list.all().is_empty() {
                 self.by_namespace.remove(namespace);
             }
         }
@@ -49,7 +50,7 @@ impl Table {
         let route = Arc::new(route);
         let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
         routes.take(uid);
-        routes.by_namespace.entry(Arc::clone(&route.webhook.namespace)).or_default().push(Arc::clone(&route));
+        routes.by_namespace.entry(Arc::clone(&route.webhook.namespace)).or_default().insert(&route);
         routes.by_uid.insert(uid, route);
         drop(routes);
         self.wake(uid);
@@ -72,13 +73,14 @@ impl Table {
     /// The Webhooks of a namespace that want this event.
     pub fn matching(&self, namespace: &str, event: &Attributes) -> Vec<Arc<Route>> {
         let routes = self.read();
-        let list = routes.by_namespace.get(namespace).map(Vec::as_slice).unwrap_or_default();
-        list.iter().filter(|route| route.filter.wants(&event.event_type)).cloned().collect()
+        let list = routes.by_namespace.get(namespace);
+        list.map(|list| list.matching(&event.event_type)).unwrap_or_default()
     }
 
     /// All Webhooks of a namespace.
     pub fn namespace(&self, namespace: &str) -> Vec<Arc<Route>> {
-        self.read().by_namespace.get(namespace).cloned().unwrap_or_default()
+        let routes = self.read();
+        routes.by_namespace.get(namespace).map(|list| list.all().to_vec()).unwrap_or_default()
     }
 
     /// One Webhook.

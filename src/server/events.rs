@@ -50,14 +50,17 @@ where
     // Before the body is read: who is to come again need not have sent it.
     publisher.ready().map_err(|error| later(&error))?;
     let body = bodies.read(&parts.headers, body).await?;
-    let publication = cloudevents::decode(&parts.headers, &body.bytes).map_err(refusal)?;
     let namespace = Namespace::from(namespace);
+    let started = Instant::now();
+    let turn = publisher.turn(&namespace, body.bytes.len()).await;
+    let publication = cloudevents::decode(&parts.headers, &body.bytes).map_err(refusal)?;
     if dry_run {
         return preview(publisher, &namespace, publication);
     }
-    let started = Instant::now();
     let (events, is_batch) = in_a_list(publication);
-    let receipts = publisher.publish(&namespace, events).await.map_err(|error| later(&error))?;
+    let prepared = publisher.prepare(&namespace, events).map_err(|error| later(&error))?;
+    drop(turn);
+    let receipts = publisher.store(prepared).await.map_err(|error| later(&error))?;
     debug!(
         namespace = &*namespace,
         user = user.username,

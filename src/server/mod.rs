@@ -76,9 +76,9 @@ pub struct Door {
 #[derive(Debug)]
 enum Behind {
     /// This process.
-    Store(Local),
+    Store(Box<Local>),
     /// The pod with the store: this process is a front.
-    Backend(Forwarder),
+    Backend(Box<Forwarder>),
 }
 
 impl Door {
@@ -86,12 +86,12 @@ impl Door {
     pub fn new(gate: Gate, publisher: Publisher, log: Log, metrics: Metrics, settings: Settings) -> Self {
         let Settings { max_body_bytes, namespaces } = settings;
         let local = Local::new(publisher, log, Bodies::new(max_body_bytes), namespaces);
-        Self { gate, behind: Behind::Store(local), documents: Documents::new(), metrics }
+        Self { gate, behind: Behind::Store(Box::new(local)), documents: Documents::new(), metrics }
     }
 
     /// Of a front: asks this gate for identity and rights, and forwards what needs the store.
     pub fn front(gate: Gate, forwarder: Forwarder, metrics: Metrics) -> Self {
-        Self { gate, behind: Behind::Backend(forwarder), documents: Documents::new(), metrics }
+        Self { gate, behind: Behind::Backend(Box::new(forwarder)), documents: Documents::new(), metrics }
     }
 
     /// Answers one request, whatever its body comes from.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use crate::clock::Clock;
@@ -14,6 +15,7 @@ use crate::model::event::Attributes;
 use crate::model::ids::{EventUid, Minter, Namespace};
 use crate::model::rate::{Meter, RateLimit};
 use crate::model::time::UnixMillis;
+use crate::per_namespace::PerNamespace;
 use crate::routes::hold::{Hold, hold};
 use crate::routes::{Route, Table};
 use crate::store::records::DedupKey;
@@ -108,7 +110,19 @@ pub struct Publisher {
     rate: Option<RateLimit>,
     /// Of namespaces that have published of late.
     meters: Mutex<HashMap<Namespace, Meter>>,
+    turns: PerNamespace,
 }
+
+/// A body of so many bytes waits for its turn to be decoded.
+const LARGE: usize = 16 << 10;
+
+/// Until it is dropped, no other large body of its namespace is decoded.
+#[derive(Debug)]
+pub struct Turn(#[expect(dead_code, reason = "held until it is dropped")] Option<OwnedSemaphorePermit>);
+
+/// Events with their deliveries, not stored yet.
+#[derive(Debug)]
+pub struct Prepared(Vec<NewEvent>);
 
 /// With more meters than this, those that matter no more are forgotten.
 const METERS: usize = 1024;
@@ -128,7 +142,8 @@ impl Publisher {
         clock: Clock,
         metrics: Metrics,
     ) -> Self {
-        Self { store, table, minter, clock, metrics, rate: None, meters: Mutex::default() }
+        let turns = PerNamespace::new(1);
+        Self { store, table, minter, clock, metrics, rate: None, meters: Mutex::default(), turns }
     }
 
     /// Each namespace may publish so many events.
@@ -175,10 +190,35 @@ impl Publisher {
     /// # Errors
     /// Nothing was stored, but for [`Error::Timeout`].
     pub async fn publish(&self, namespace: &Namespace, events: Vec<Decoded>) -> Result<Vec<Receipt>, Error> {
+        self.store(self.prepare(namespace, events)?).await
+    }
+
+    /// Waits until a body of so many bytes may be decoded and prepared. Of each namespace one large one at a time is:
+    /// a hundred events take a thread for a millisecond, and with many connections that send such batches, others'
+    /// single events would wait for all of them, each time that they wait for a thread.
+    pub async fn turn(&self, namespace: &Namespace, bytes: usize) -> Turn {
+        if bytes < LARGE {
+            return Turn(None);
+        }
+        Turn(self.turns.of(namespace).acquire_owned().await.ok())
+    }
+
+    /// Makes deliveries of events, which are stored by [`Publisher::store`].
+    ///
+    /// # Errors
+    /// They would not be stored.
+    pub fn prepare(&self, namespace: &Namespace, events: Vec<Decoded>) -> Result<Prepared, Error> {
         self.ready()?;
         let now = self.clock.now();
         self.meter(namespace, events.len(), now)?;
-        let new: Vec<_> = events.into_iter().map(|event| self.prepare(namespace, event, now)).collect();
+        Ok(Prepared(events.into_iter().map(|event| self.prepare_one(namespace, event, now)).collect()))
+    }
+
+    /// Stores what was prepared; see [`Publisher::publish`].
+    ///
+    /// # Errors
+    /// Nothing was stored, but for [`Error::Timeout`].
+    pub async fn store(&self, Prepared(new): Prepared) -> Result<Vec<Receipt>, Error> {
         let prepared: Vec<_> = new.iter().map(|event| (event.uid, event.deliveries.len())).collect();
         let appended = timeout(PATIENCE, self.store.append(new)).await.map_err(|_| Error::Timeout)??;
         let receipts: Vec<_> = prepared.into_iter().zip(appended).map(receipt).collect();
@@ -215,7 +255,7 @@ impl Publisher {
         Match { route, wanted, hold }
     }
 
-    fn prepare(&self, namespace: &Namespace, event: Decoded, now: UnixMillis) -> NewEvent {
+    fn prepare_one(&self, namespace: &Namespace, event: Decoded, now: UnixMillis) -> NewEvent {
         let Decoded { attributes, data } = event;
         let uid = self.minter.event(now);
         let delivery = |route: Arc<Route>| NewDelivery {

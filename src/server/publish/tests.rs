@@ -101,3 +101,16 @@ async fn a_namespace_that_publishes_too_fast_is_told_when_to_come_again_and_othe
     let many = (0..9).map(|id| decoded(&id.to_string())).collect();
     publisher.publish(&other, many).await.expect("more than a burst can be published at once");
 }
+
+#[tokio::test]
+async fn of_a_namespace_one_large_body_at_a_time_is_decoded_and_nobody_else_waits_for_it() {
+    use futures::FutureExt as _;
+    let (_, _, publisher) = publisher();
+    let turn = |namespace: &str, bytes| publisher.turn(&namespace.into(), bytes).now_or_never();
+    let first = turn("team-a", 100 << 10).unwrap();
+    assert!(turn("team-a", 100 << 10).is_none());
+    assert!(turn("team-a", 2 << 10).is_some(), "a single event");
+    assert!(turn("team-b", 100 << 10).is_some());
+    drop(first);
+    assert!(turn("team-a", 100 << 10).is_some());
+}

@@ -20,6 +20,7 @@ mod group;
 mod hooks;
 mod keys;
 mod lane;
+mod line;
 mod open;
 mod purge;
 mod query;

@@ -13,6 +13,7 @@ use super::format;
 use super::group::Group;
 use super::hooks::Hooks;
 use super::keys::meta;
+use super::line::Line;
 use super::queue::Budgets;
 use super::replays::Replays;
 use super::room::Room;
@@ -100,6 +101,8 @@ pub(super) fn open(options: Options) -> Result<Opened> {
         generations,
         tidied: Instant::now(),
         shared_memory: Instant::now(),
+        line: Line::new(),
+        apart: None,
         began: Instant::now(),
         together: 0,
     };

@@ -3,12 +3,12 @@
 //! What waits to be written is in memory, so it is bounded; and it is bounded for each namespace, so that one
 //! that publishes without end waits for itself, while another's single event goes into the next commit.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::model::ids::Namespace;
+use crate::per_namespace::PerNamespace;
 use crate::store::{Error, Result};
 
 /// Bytes of all namespaces together.
@@ -17,14 +17,12 @@ const ALL: usize = 32 << 20;
 pub(super) const EACH: usize = 1 << 20;
 /// Bytes for which there is one permit.
 const UNIT: usize = 1 << 10;
-/// Namespaces that are remembered before idle ones are forgotten.
-const REMEMBERED: usize = 256;
 
 /// The line.
 #[derive(Debug)]
 pub(super) struct Room {
     all: Arc<Semaphore>,
-    each: Mutex<HashMap<Namespace, Arc<Semaphore>>>,
+    each: PerNamespace,
 }
 
 /// A place in the line; dropping it makes room.
@@ -33,7 +31,7 @@ pub(super) struct Place(#[expect(dead_code, reason = "held until it is dropped")
 
 impl Room {
     pub(super) fn new() -> Self {
-        Self { all: Arc::new(Semaphore::new(ALL / UNIT)), each: Mutex::default() }
+        Self { all: Arc::new(Semaphore::new(ALL / UNIT)), each: PerNamespace::new(EACH / UNIT) }
     }
 
     /// Waits for room for so many bytes, and in its own line until `ready`. More than fits takes all there is.
@@ -44,7 +42,7 @@ impl Room {
         ready: impl Future<Output = Result<()>>,
     ) -> Result<Place> {
         let permits = |most: usize| u32::try_from(bytes.div_ceil(UNIT).clamp(1, most / UNIT)).unwrap_or(1);
-        let own = self.own(namespace);
+        let own = self.each.of(namespace);
         // First one's own line: who waits there must not hold room that others need.
         let own = own.acquire_many_owned(permits(EACH)).await.map_err(|_| Error::Closed)?;
         ready.await?;
@@ -52,13 +50,10 @@ impl Room {
         Ok(Place([own, all]))
     }
 
-    fn own(&self, namespace: &Namespace) -> Arc<Semaphore> {
-        let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
-        if each.len() > REMEMBERED {
-            each.retain(|_, own| Arc::strong_count(own) > 1);
-        }
-        let new = || Arc::new(Semaphore::new(EACH / UNIT));
-        Arc::clone(each.entry(Arc::clone(namespace)).or_insert_with(new))
+    /// Bytes that a namespace has left.
+    #[cfg(test)]
+    pub(super) fn left(&self, namespace: &Namespace) -> usize {
+        self.each.of(namespace).available_permits() * UNIT
     }
 }
 
@@ -90,18 +85,5 @@ mod tests {
         assert_eq!(places.len(), ALL / EACH);
         drop(places);
         assert!(enter(&room, "large", usize::MAX / 2).is_some());
-    }
-
-    #[test]
-    fn idle_namespaces_are_forgotten() {
-        let room = Room::new();
-        let kept = enter(&room, "kept", 1);
-        for number in 0..10 * REMEMBERED {
-            enter(&room, &format!("ns-{number}"), 1).unwrap();
-        }
-        let each = room.each.lock().unwrap();
-        assert!(each.len() <= REMEMBERED + 1, "{}", each.len());
-        assert!(each.contains_key("kept"));
-        drop((each, kept));
     }
 }

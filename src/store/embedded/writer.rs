@@ -10,6 +10,7 @@ use super::Shared;
 use super::dedup::Generations;
 use super::disk::Disk;
 use super::group::{Group, Prepared};
+use super::line::Line;
 use super::purge::{self, Cursor};
 use super::replaying::ReplayStep;
 use super::retain::{self, Position};
@@ -110,11 +111,6 @@ impl Waiting {
     }
 }
 
-/// A commit takes at most about so many bytes (one call may be larger), so that a single event is not long in
-/// one commit with many: some milliseconds of work.
-pub(super) const GROUP_BYTES: usize = 512 << 10;
-/// A commit takes at most so many calls.
-const GROUP_CALLS: usize = 4096;
 /// While calls come from many at once, commits begin so far apart: each costs a sync and wakes everybody who waits for
 /// it, so fewer and larger ones cost less. What comes one after the other waits for nothing.
 const PACE: Duration = Duration::from_millis(2);
@@ -131,6 +127,16 @@ const TIDY: Duration = Duration::from_secs(10);
 /// How often memory is shared anew, when it is short.
 const SHARE: Duration = Duration::from_millis(200);
 
+/// What the thread does next.
+enum Turn {
+    /// Commits the next group of the line.
+    Group,
+    /// Does what shares no commit.
+    Apart(Command),
+    /// Nobody is left to ask.
+    End,
+}
+
 /// The state of the thread.
 pub(super) struct Writer {
     pub shared: Arc<Shared>,
@@ -139,6 +145,10 @@ pub(super) struct Writer {
     pub generations: Generations,
     pub tidied: Instant,
     pub shared_memory: Instant,
+    /// What was taken in and goes into commits.
+    pub line: Line<Command>,
+    /// What was taken in after it, and shares no commit.
+    pub apart: Option<Command>,
     /// When the last commit of a group began.
     pub began: Instant,
     /// How many calls were in it.
@@ -160,14 +170,11 @@ impl Writer {
     /// Works until the store is closed or dropped.
     pub(super) fn run(mut self) {
         let _guard = Guard(Arc::clone(&self.shared));
-        let mut next = None;
-        while let Some(command) = next.take().or_else(|| self.commands.blocking_recv()) {
-            match command {
-                Command::Purge(webhook, cursor, reply) => answer(reply, self.purge(webhook, &cursor)),
-                Command::Retain(namespace, now, position, reply) => {
-                    answer(reply, self.retain(&namespace, now, position));
-                }
-                Command::Close(reply) => {
+        loop {
+            match self.take_in() {
+                Turn::End => break,
+                Turn::Group => self.group(),
+                Turn::Apart(Command::Close(reply)) => {
                     self.commands.close();
                     let result = self.sync();
                     while let Some(late) = self.commands.blocking_recv() {
@@ -176,7 +183,7 @@ impl Writer {
                     drop(self.disk);
                     return answer(reply, result);
                 }
-                first => next = self.group(first),
+                Turn::Apart(command) => self.step(command),
             }
             self.seal();
             self.tidy();
@@ -186,25 +193,38 @@ impl Writer {
         }
     }
 
-    /// Commits a group. Answers a command that was taken but does not belong to it.
-    fn group(&mut self, first: Command) -> Option<Command> {
-        std::thread::sleep(pause(self.together, self.began.elapsed()));
-        let mut bytes = first.weight();
-        let mut commands = vec![first];
-        let mut other = None;
-        while bytes < GROUP_BYTES && commands.len() < GROUP_CALLS {
-            match self.commands.try_recv() {
-                Ok(command) if command.groups() => {
-                    bytes += command.weight();
-                    commands.push(command);
-                }
-                Ok(command) => {
-                    other = Some(command);
-                    break;
-                }
-                Err(_) => break,
-            }
+    /// Waits until there is something to do, and takes in what has come. A command that shares no commit is done
+    /// once all that came before it is.
+    fn take_in(&mut self) -> Turn {
+        if self.line.is_empty() && self.apart.is_none() {
+            let Some(first) = self.commands.blocking_recv() else { return Turn::End };
+            self.enter(first);
         }
+        if self.apart.is_none() {
+            std::thread::sleep(pause(self.together, self.began.elapsed()));
+        }
+        while self.apart.is_none()
+            && !self.line.is_full()
+            && let Ok(command) = self.commands.try_recv()
+        {
+            self.enter(command);
+        }
+        let apart = if self.line.is_empty() { self.apart.take() } else { None };
+        apart.map_or(Turn::Group, Turn::Apart)
+    }
+
+    fn enter(&mut self, command: Command) {
+        if command.groups() {
+            let weight = command.weight();
+            self.line.push(command, weight);
+        } else {
+            self.apart = Some(command);
+        }
+    }
+
+    /// Commits what goes together.
+    fn group(&mut self) {
+        let commands = self.line.next_group();
         (self.began, self.together) = (Instant::now(), commands.len());
         if self.shared.is_poisoned() {
             for command in commands {
@@ -213,7 +233,17 @@ impl Writer {
         } else {
             self.commit(commands);
         }
-        other
+    }
+
+    /// Does one step of something long.
+    fn step(&mut self, command: Command) {
+        match command {
+            Command::Purge(webhook, cursor, reply) => answer(reply, self.purge(webhook, &cursor)),
+            Command::Retain(namespace, now, position, reply) => {
+                answer(reply, self.retain(&namespace, now, position));
+            }
+            other => other.refuse(Error::Closed),
+        }
     }
 
     fn commit(&mut self, commands: Vec<Command>) {
