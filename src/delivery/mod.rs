@@ -16,6 +16,7 @@ mod engine_on_disk_tests;
 mod engine_tests;
 mod expire;
 mod failure;
+mod http2;
 mod inbox;
 mod limits;
 #[cfg(test)]
