@@ -57,8 +57,8 @@ impl HttpSender {
 
     async fn attempt(&self, job: &Job) -> Sent {
         let (at, began) = (self.clock.now(), Instant::now());
-        let request = request::build(job, at.as_secs());
-        let signatures = request.signatures.clone();
+        let mut request = request::build(job, at.as_secs());
+        let signatures = std::mem::take(&mut request.signatures);
         let mut heard = Heard::default();
         let again = || request::build(job, at.as_secs());
         let exchange = self.exchange(job, began, request, again, &mut heard);

@@ -11,9 +11,8 @@ use futures::FutureExt as _;
 use h2::client::{Builder, SendRequest};
 use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
 use http::{Request, Response};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_rustls::client::TlsStream;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{Error, MAX_LIFE, Unanswered};
@@ -30,6 +29,11 @@ const UNTOLD_STREAMS: usize = 100;
 
 /// A peer that is gone must not take every stream of its connection along until their time is up.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// What a connection goes over.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
 
 /// An open connection. It ends with its last request after this was dropped.
 #[derive(Debug)]
@@ -66,17 +70,11 @@ struct State {
 /// The body of an answer.
 #[derive(Debug)]
 pub(super) struct Answer {
-    received: RecvStream,
-    sending: Sending,
-    state: Arc<State>,
-}
-
-/// The body of a request, until all of it is sent.
-#[derive(Debug)]
-struct Sending {
-    stream: SendStream<Piece>,
-    /// Shared with the piece while something of it is unsent.
+    body: RecvStream,
+    request: SendStream<Piece>,
+    /// Shared with the request's body while something of that is unsent.
     unsent: Arc<()>,
+    state: Arc<State>,
 }
 
 /// A request's body, as it waits to be sent.
@@ -102,7 +100,7 @@ impl Buf for Piece {
 
 impl Connection {
     /// Speaks HTTP/2 over this. What drives it runs as a task.
-    pub(super) async fn open(stream: TlsStream<TcpStream>, tasks: &TaskTracker) -> Result<Self, h2::Error> {
+    pub(super) async fn open(stream: impl Stream, tasks: &TaskTracker) -> Result<Self, h2::Error> {
         let mut builder = Builder::new();
         builder
             .initial_window_size(STREAM_WINDOW)
@@ -174,17 +172,17 @@ impl Place {
     pub(super) async fn send(&mut self, request: Request<Bytes>) -> Result<Response<Answer>, Unanswered> {
         let (head, body) = request.into_parts();
         let sent = self.sender.send_request(Request::from_parts(head, ()), body.is_empty());
-        let (answer, mut stream) = sent.map_err(|error| self.not_sent(error))?;
+        let (answer, mut request) = sent.map_err(|error| self.not_sent(error))?;
         let unsent = Arc::new(());
         if !body.is_empty() {
             let piece = Piece { rest: body, _unsent: Arc::clone(&unsent) };
-            stream.send_data(piece, true).map_err(|error| self.unanswered(error))?;
+            // Refused when the stream has ended meanwhile: the answer says how.
+            let _ = request.send_data(piece, true);
         }
-        let sending = Sending { stream, unsent };
         let answer = answer.await.map_err(|error| self.unanswered(error))?;
         self.state.hear();
         let state = Arc::clone(&self.state);
-        Ok(answer.map(|received| Answer { received, sending, state }))
+        Ok(answer.map(|body| Answer { body, request, unsent, state }))
     }
 
     fn not_sent(&self, error: h2::Error) -> Unanswered {
@@ -212,10 +210,10 @@ impl Drop for Place {
 impl Answer {
     /// The next part of the body; none at its end. Trailers say nothing to us.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
-        match self.received.data().await {
+        match self.body.data().await {
             Some(Ok(chunk)) => {
                 // It fails only for more than what came.
-                let _ = self.received.flow_control().release_capacity(chunk.len());
+                let _ = self.body.flow_control().release_capacity(chunk.len());
                 self.state.hear();
                 Ok(Some(chunk))
             }
@@ -231,15 +229,15 @@ impl Drop for Answer {
     /// What was answered before the peer took the whole request would wait for a window that may never come, and
     /// hold its stream. (A stream whose answer did not end is reset without this.)
     fn drop(&mut self) {
-        if Arc::strong_count(&self.sending.unsent) > 1 {
-            self.sending.stream.send_reset(Reason::CANCEL);
+        if Arc::strong_count(&self.unsent) > 1 {
+            self.request.send_reset(Reason::CANCEL);
         }
     }
 }
 
 /// Drives a connection until it ends, is silent, or has lived for long enough. Those who wait for an answer hear
 /// how it ended.
-async fn drive(mut connection: h2::client::Connection<TlsStream<TcpStream>, Piece>, state: Arc<State>) {
+async fn drive(mut connection: h2::client::Connection<impl Stream, Piece>, state: Arc<State>) {
     let pings = connection.ping_pong();
     let ended = poll_fn(|context| {
         let ended = connection.poll_unpin(context);
@@ -274,5 +272,99 @@ async fn silence(pings: Option<PingPong>, state: &State) {
             Ok(Err(_)) => pending().await,
             Err(_) => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use tokio::io::DuplexStream;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    type Server = h2::server::Connection<DuplexStream, Bytes>;
+
+    async fn connect() -> (Connection, Server, TaskTracker) {
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        let tasks = TaskTracker::new();
+        let (connection, server) =
+            tokio::join!(Connection::open(ours, &tasks), h2::server::handshake(theirs));
+        (connection.unwrap(), server.unwrap(), tasks)
+    }
+
+    fn request() -> Request<Bytes> {
+        Request::post("https://a.b/").body(Bytes::from_static(b"hello")).unwrap()
+    }
+
+    /// Answers each request after so long.
+    async fn answer_after(mut server: Server, pause: Duration) {
+        let mut answers = tokio::task::JoinSet::new();
+        while let Some(Ok((_, mut respond))) = server.accept().await {
+            answers.spawn(async move {
+                sleep(pause).await;
+                respond.send_response(Response::new(()), true).unwrap();
+            });
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_answers_no_ping_is_given_up_after_twenty_seconds() {
+        let (connection, mut server, _tasks) = connect().await;
+        let mut place = connection.place();
+        let began = Instant::now();
+        let arrived = async {
+            // It reads, and then nothing more.
+            let request = server.accept().await;
+            pending::<()>().await;
+            drop(request);
+        };
+        let sent = tokio::select! {
+            sent = place.send(request()) => sent,
+            () = arrived => unreachable!("it waits for ever"),
+        };
+        assert!(matches!(sent, Err(Unanswered::Failed(Error::Silent))), "{sent:?}");
+        assert_eq!(began.elapsed().as_secs(), 20);
+        assert!(connection.is_over());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_peer_that_answers_pings_is_waited_for() {
+        let (connection, server, _tasks) = connect().await;
+        let mut place = connection.place();
+        tokio::select! {
+            () = answer_after(server, Duration::from_mins(2)) => panic!("the connection ended"),
+            answer = place.send(request()) => assert_eq!(answer.unwrap().status(), 200),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_and_nothing_is_probed() {
+        let (connection, server, _tasks) = connect().await;
+        let mut serving = std::pin::pin!(answer_after(server, Duration::ZERO));
+        tokio::select! {
+            () = &mut serving => panic!("the connection ended"),
+            answer = async { connection.place().send(request()).await } => drop(answer.unwrap()),
+        }
+        // Nobody serves any more, and nobody hears of it.
+        sleep(Duration::from_mins(1)).await;
+        assert!(!connection.is_over());
+        assert!(connection.idle() >= Some(Duration::from_mins(1)));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_dropped_ends_with_its_last_request() {
+        let (connection, server, tasks) = connect().await;
+        let mut place = connection.place();
+        drop(connection);
+        tasks.close();
+        assert!(tasks.wait().now_or_never().is_none());
+        let serving = answer_after(server, Duration::ZERO);
+        let answer = async {
+            place.send(request()).await.unwrap();
+            drop(place);
+            tasks.wait().await;
+        };
+        tokio::join!(serving, answer);
     }
 }

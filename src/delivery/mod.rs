@@ -17,6 +17,8 @@ mod engine_tests;
 mod expire;
 mod failure;
 mod http2;
+#[cfg(test)]
+mod http2_tests;
 mod inbox;
 mod limits;
 #[cfg(test)]
