@@ -192,9 +192,31 @@ async fn streams_beyond_the_last_that_a_peer_acts_on_go_over_another_connection(
     let sent = all_at_once(&world.sender, world.endpoint.clone(), 2).await;
     sent.iter().for_each(delivered);
     assert_eq!(world.receiver.begun(), [(0, 1), (0, 3), (0, 5), (1, 1)]);
+    assert_eq!(world.receiver.received(), 4 * 7);
+    // The first on each connection, so that neither is compressed by what went before.
+    assert_eq!(world.receiver.head(0, 1), world.receiver.head(1, 1), "it is made again as it was");
     delivered(&world.send().await);
     assert_eq!(world.receiver.begun().last(), Some(&(1, 3)), "no request goes to a peer that went away");
     world.receiver.until_closed(1).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_goes_away_but_is_still_answering_gets_no_new_request() {
+    let world = World::new(&[], |frame| match (frame.connection, frame.ends_request(), frame.stream) {
+        (0, true, 3) => vec![go_away(3, NO_ERROR), head(3, 200, false), data(3, "thanks", false)],
+        _ => serve(frame),
+    })
+    .await;
+    delivered(&world.send().await);
+    let (first, rest) = (world.send(), async {
+        world.receiver.until("the first", |receiver| receiver.received() == 14).await;
+        for _ in 0..3 {
+            delivered(&world.send().await);
+        }
+        world.receiver.write(0, vec![trailers(3)]);
+    });
+    delivered(&tokio::join!(first, rest).0);
+    assert_eq!(world.receiver.begun(), [(0, 1), (0, 3), (1, 1), (1, 3), (1, 5)]);
 }
 
 #[tokio::test]
@@ -335,11 +357,7 @@ async fn a_peer_that_allows_no_stream_is_waited_for() {
 
 #[tokio::test]
 async fn a_hundred_at_once_share_two_connections() {
-    let world = World::new(&[], |frame| match frame.ends_request() {
-        true => serve(frame),
-        false => vec![window(0, frame.payload.len().max(1))],
-    })
-    .await;
+    let world = World::new(&[], serve).await;
     let sent = all_at_once(&world.sender, world.endpoint.clone(), 100).await;
     sent.iter().for_each(delivered);
     assert!((1..=2).contains(&world.receiver.connections()), "{}", world.receiver.connections());

@@ -31,7 +31,7 @@ pub(crate) const INTERNAL_ERROR: u32 = 2;
 pub(crate) const REFUSED: u32 = 7;
 pub(crate) const CANCEL: u32 = 8;
 
-/// The flag that is END_STREAM of some frames, and ACK of others.
+/// The flag that is `END_STREAM` of some frames, and `ACK` of others.
 const END: u8 = 1;
 const END_HEADERS: u8 = 4;
 
@@ -91,9 +91,9 @@ pub(crate) fn trailers(stream: u32) -> Reply {
 
 /// The head of an answer with a header of 20,000 bytes.
 pub(crate) fn large_head(stream: u32) -> Vec<Reply> {
-    // Status 200, and a literal whose length is written as 127 and three times seven bits, the lowest first.
-    let length = [127, 0x80 | (19_873_u32 & 0x7f) as u8, 0x80 | (19_873_u32 >> 7 & 0x7f) as u8, 1];
-    let block = [&[0x88, 0, 1, b'x'], &length[..], &[b'y'; 20_000]].concat();
+    // Status 200, and a literal of as many bytes: 127, and the rest in seven bits a byte, the lowest first.
+    let start = [0x88, 0, 1, b'x', 127, 0xa1, 0x9b, 1];
+    let block = [&start[..], &b"y".repeat(20_000)].concat();
     let (first, rest) = block.split_at(16_384);
     vec![frame(HEADERS, 0, stream, first), frame(CONTINUATION, END_HEADERS, stream, rest)]
 }
@@ -200,6 +200,14 @@ impl FrameReceiver {
         let frames = self.seen.frames.borrow();
         let heads = frames.iter().filter(|frame| frame.kind == HEADERS);
         heads.map(|frame| (frame.connection, frame.stream)).collect()
+    }
+
+    /// The head of a request, compressed.
+    pub(crate) fn head(&self, connection: usize, stream: u32) -> Vec<u8> {
+        let frames = self.seen.frames.borrow();
+        let is_it =
+            |frame: &&Frame| (frame.kind, frame.connection, frame.stream) == (HEADERS, connection, stream);
+        frames.iter().find(is_it).unwrap().payload.clone()
     }
 
     /// Streams that were reset, with the codes.
