@@ -44,19 +44,20 @@ fn names_crate(line: &str, name: &str) -> bool {
 
 #[test]
 fn the_model_names_no_runtime_client_or_socket() {
-    let found = uses("src/model", &["tokio", "kube", "k8s_openapi", "reqwest", "hyper", "axum", "fjall"]);
+    let found =
+        uses("src/model", &["tokio", "kube", "k8s_openapi", "reqwest", "hyper", "h2", "axum", "fjall"]);
     assert!(found.is_empty(), "{found:#?}");
 }
 
 #[test]
 fn the_store_knows_no_kubernetes_and_no_http() {
-    let found = uses("src/store", &["kube", "k8s_openapi", "reqwest", "hyper", "axum"]);
+    let found = uses("src/store", &["kube", "k8s_openapi", "reqwest", "hyper", "h2", "axum"]);
     assert!(found.is_empty(), "{found:#?}");
 }
 
 #[test]
 fn the_kinds_know_no_behaviour() {
-    let found = uses("src/api", &["tokio", "reqwest", "hyper", "axum", "fjall"]);
+    let found = uses("src/api", &["tokio", "reqwest", "hyper", "h2", "axum", "fjall"]);
     assert!(found.is_empty(), "{found:#?}");
 }
 

@@ -1,17 +1,16 @@
 //! Attempts over HTTPS.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use super::clients::{self, Clients};
-use super::connection;
+use super::connection::{self, Body};
 use super::egress::Guard;
 use super::failure::Failure;
 use super::request::{self, Request};
@@ -58,12 +57,16 @@ impl HttpSender {
 
     async fn attempt(&self, job: &Job) -> Sent {
         let (at, began) = (self.clock.now(), Instant::now());
-        let request = request::build(job, at.as_secs());
-        let signatures = request.signatures.clone();
+        let mut request = request::build(job, at.as_secs());
+        let signatures = std::mem::take(&mut request.signatures);
         let mut heard = Heard::default();
-        if let Err(failure) = self.exchange(job, request, began, &mut heard).await {
-            heard.failure = Some(failure);
-        }
+        let again = || request::build(job, at.as_secs());
+        let exchange = self.exchange(job, began, request, again, &mut heard);
+        let ended = timeout_at(began + job.endpoint.timeout, exchange).await;
+        heard.failure = match ended {
+            Ok(exchanged) => exchanged.err(),
+            Err(_) => Some(heard.overdue(job.endpoint.timeout)),
+        };
         if matches!(heard.failure, Some(Failure::Broken(_) | Failure::TimedOut(_)))
             && let Host::Name(name) = job.endpoint.target.host()
         {
@@ -76,30 +79,24 @@ impl HttpSender {
     async fn exchange(
         &self,
         job: &Job,
-        request: Request,
         began: Instant,
+        request: Request,
+        again: impl Fn() -> Request,
         heard: &mut Heard,
     ) -> Result<(), Failure> {
-        let (endpoint, deadline) = (&job.endpoint, began + job.endpoint.timeout);
-        let policy = self.guard.policy();
+        let endpoint = &job.endpoint;
         // Again at each attempt: a literal never meets the resolver, and the policy may be another than when
         // the URL was parsed.
-        endpoint.target.judge(&policy).map_err(Failure::denied_literal)?;
-        let posting = self.clients.post(job.webhook.uid, endpoint, request.headers, request.body);
+        endpoint.target.judge(&self.guard.policy()).map_err(Failure::denied_literal)?;
         let explain = |error: connection::Error| {
             Failure::explain(&error, &endpoint.target, clients::connect_timeout(endpoint))
         };
-        let (response, lease) = timeout_at(deadline, posting)
-            .await
-            .map_err(|_| Failure::no_answer(endpoint.timeout))?
-            .map_err(explain)?;
+        let posting = self.clients.post(job.webhook.uid, endpoint, began, request, again);
+        let (response, lease) = posting.await.map_err(explain)?;
         let (parts, mut body) = response.into_parts();
         heard.status = Some(parts.status);
         heard.headers = parts.headers;
-        timeout_at(deadline, heard.read(&mut body))
-            .await
-            .map_err(|_| Failure::no_end(endpoint.timeout))?
-            .map_err(|error| explain(error.into()))?;
+        heard.read(&mut body).await.map_err(explain)?;
         if !heard.is_cut {
             self.clients.give_back(lease);
         }
@@ -109,10 +106,8 @@ impl HttpSender {
 
 impl Heard {
     /// Reads until the end or the limit. What was read stays, also when this is dropped half-way.
-    async fn read(&mut self, body: &mut Incoming) -> Result<(), hyper::Error> {
-        while let Some(frame) = body.frame().await.transpose()? {
-            // Trailers say nothing to us.
-            let Ok(chunk) = frame.into_data() else { continue };
+    async fn read(&mut self, body: &mut Body) -> Result<(), connection::Error> {
+        while let Some(chunk) = body.chunk().await? {
             let room = MAX_READ - self.body.len();
             self.body.extend_from_slice(chunk.get(..room).unwrap_or(&chunk));
             if chunk.len() > room {
@@ -121,6 +116,11 @@ impl Heard {
             }
         }
         Ok(())
+    }
+
+    /// What was missing when the time was over.
+    fn overdue(&self, limit: Duration) -> Failure {
+        if self.status.is_some() { Failure::no_end(limit) } else { Failure::no_answer(limit) }
     }
 
     fn answer(&self, now: UnixMillis) -> Answer {

@@ -4,13 +4,12 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_resolver::config::{ResolverConfig, ResolverOpts};
 use rcgen::ExtendedKeyUsagePurpose;
 
 use super::client::HttpSender;
-use super::egress::Guard;
+use super::testing::attempts::{RETRY, all_at_once, error, guard, job, send, sender, to};
 use super::testing::receiver::{Act, Authority, Receiver, answer};
-use super::testing::{START, endpoint, event, webhook};
+use super::testing::{START, event, webhook};
 use super::{Job, Sender as _, Sent};
 use crate::clock::Clock;
 use crate::model::address::Policy;
@@ -18,35 +17,6 @@ use crate::model::signature::{HmacKey, Signer, SigningKey};
 use crate::model::text::Masks;
 use crate::model::verdict::Verdict;
 use crate::routes::{Endpoint, TlsMaterial};
-
-/// A guard without name servers: only names under localhost resolve.
-fn guard(allow: &[&str]) -> Arc<Guard> {
-    let policy = Policy::new(allow.iter().map(|net| net.parse().unwrap()), []);
-    let nowhere = ResolverConfig::from_parts(None, Vec::new(), Vec::new());
-    Arc::new(Guard::new(policy, nowhere, ResolverOpts::default()).unwrap())
-}
-
-fn sender() -> HttpSender {
-    HttpSender::new(guard(&["127.0.0.0/8"]), Clock::manual(START).0)
-}
-
-fn to(url: &str, tls: TlsMaterial) -> Endpoint {
-    Endpoint { tls, timeout: Duration::from_secs(5), ..endpoint(url) }
-}
-
-fn job(endpoint: Endpoint) -> Job {
-    Job {
-        name: "018bcfe5-687b-7000-8000-000000000001".parse().unwrap(),
-        webhook: webhook("orders"),
-        endpoint: Arc::new(endpoint),
-        event: Arc::new(event(br#"{"a":1}"#)),
-        test: false,
-    }
-}
-
-async fn send(endpoint: Endpoint) -> Sent {
-    sender().send(job(endpoint)).await
-}
 
 /// One attempt at a receiver that answers so.
 async fn answered(acts: Vec<Act>) -> Sent {
@@ -59,12 +29,6 @@ async fn answered_within(acts: Vec<Act>, timeout: Duration) -> Sent {
     let endpoint = Endpoint { timeout, ..to(&receiver.url("/"), authority.trusted()) };
     send(endpoint).await
 }
-
-fn error(sent: &Sent) -> &str {
-    sent.attempt.error.as_deref().unwrap_or_default()
-}
-
-const RETRY: Verdict = Verdict::Retry { after: None };
 
 #[tokio::test]
 async fn a_delivery_arrives_with_its_bytes_and_headers_and_the_answer_is_kept() {
@@ -377,12 +341,6 @@ async fn many_attempts_at_once_do_not_wait_for_the_streams_of_one_connection() {
         _ = all => panic!("the receiver answered"),
         () = arrived => {}
     }
-}
-
-fn all_at_once(sender: &HttpSender, endpoint: Endpoint, count: usize) -> impl Future<Output = Vec<Sent>> {
-    let endpoint = Arc::new(endpoint);
-    let one = || Job { endpoint: Arc::clone(&endpoint), ..job(to("https://a.b/", TlsMaterial::default())) };
-    futures::future::join_all((0..count).map(|_| sender.send(one())).collect::<Vec<_>>())
 }
 
 #[tokio::test]

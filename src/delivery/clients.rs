@@ -1,23 +1,24 @@
 //! Open connections, by Webhook: each has its own, so that none waits for another's connections or streams.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue};
+use futures::FutureExt as _;
+use http::header::{ACCEPT, CONTENT_LENGTH, HOST, HeaderValue};
 use http::{Method, Request, Response, Uri};
 use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
-use tokio::time::{Instant, sleep, timeout};
+use hyper::client::conn::http1;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 use url::Position;
 
-use super::connection::{self, Error, Line, Outgoing, Unanswered};
+use super::connection::{self, Body, Error, Line, Opened, Unanswered};
 use super::egress::Guard;
-use super::tls;
+use super::request::Request as Posted;
+use super::{http2, tls};
 use crate::model::address::Policy;
 use crate::model::ids::WebhookUid;
 use crate::model::target::Target;
@@ -62,7 +63,7 @@ struct Entry {
     made: Instant,
     used: Instant,
     /// HTTP/2, in use or not.
-    streams: Vec<Arc<Streams>>,
+    shared: Vec<http2::Connection>,
     /// HTTP/1.1, not in use, the one used last at the end.
     idle: Vec<(http1::SendRequest<Full<Bytes>>, Instant)>,
     speaks_http1: bool,
@@ -79,22 +80,10 @@ struct Address {
     host: HeaderValue,
 }
 
-/// An HTTP/2 connection.
-#[derive(Debug)]
-struct Streams {
-    sender: http2::SendRequest<Full<Bytes>>,
-    /// Streams that the receiver allows, as far as it was heard when the last request went out.
-    allowed: Arc<AtomicUsize>,
-    in_use: AtomicUsize,
-    used: Mutex<Instant>,
-}
-
 /// A connection for one attempt.
 #[derive(Debug)]
 pub(super) struct Lease {
     line: Line,
-    /// Of HTTP/2: its place among the streams.
-    _place: Option<Place>,
     at: Arc<Address>,
     webhook: WebhookUid,
     made: Instant,
@@ -102,22 +91,16 @@ pub(super) struct Lease {
     is_reused: bool,
 }
 
-/// One attempt on an HTTP/2 connection.
-#[derive(Debug)]
-struct Place(Arc<Streams>);
-
-impl Place {
-    fn on(streams: &Arc<Streams>) -> Self {
-        streams.in_use.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(streams))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        *self.0.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        self.0.in_use.fetch_sub(1, Ordering::Relaxed);
-    }
+/// A request as HTTP has it, but for where it goes.
+fn outgoing(Posted { headers, body, signatures: _ }: Posted) -> Request<Bytes> {
+    // Of an empty body, too: HTTP/1.1 would go without, and some servers want it (RFC 9110, section 8.6).
+    let length = HeaderValue::from(body.len());
+    let mut request = Request::new(body);
+    *request.method_mut() = Method::POST;
+    *request.headers_mut() = headers;
+    request.headers_mut().insert(CONTENT_LENGTH, length);
+    request.headers_mut().entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+    request
 }
 
 pub(super) fn connect_timeout(endpoint: &Endpoint) -> Duration {
@@ -149,32 +132,27 @@ impl Clients {
         }))
     }
 
-    /// Posts, and waits for the head of the answer. A request of which nothing was sent, because an open
-    /// connection turned out to be closed, goes over another; what may have been received is never sent again.
+    /// Posts, and waits for the head of the answer. A request on which the receiver has not acted, because an open
+    /// connection turned out to be closed, goes over another, made `again`; what may have been received is never
+    /// sent again.
     pub(super) async fn post(
         &self,
         webhook: WebhookUid,
         endpoint: &Endpoint,
-        headers: HeaderMap,
-        body: Bytes,
-    ) -> Result<(Response<Incoming>, Lease), Error> {
-        // Of an empty body, too: HTTP/1.1 would go without, and some servers want it (RFC 9110, section 8.6).
-        let length = HeaderValue::from(body.len());
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = Method::POST;
-        *request.headers_mut() = headers;
-        request.headers_mut().insert(CONTENT_LENGTH, length);
-        request.headers_mut().entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+        began: Instant,
+        first: Posted,
+        again: impl Fn() -> Posted,
+    ) -> Result<(Response<Body>, Lease), Error> {
+        let (mut request, mut since) = (outgoing(first), began);
         loop {
-            let connecting = self.lease(webhook, endpoint);
-            let connecting = timeout(connect_timeout(endpoint), connecting);
-            let mut lease = connecting.await.map_err(|_| Error::TooSlow)??;
+            let mut lease = self.lease(webhook, endpoint, since).await?;
             lease.address(&mut request);
             match lease.line.send(request).await {
                 Ok(response) => return Ok((response, lease)),
-                Err(Unanswered::NotSent(unsent, _)) if lease.is_reused => request = *unsent,
-                Err(Unanswered::NotSent(_, error) | Unanswered::Failed(error)) => return Err(error.into()),
+                Err(Unanswered::NotSent(_)) if lease.is_reused => request = outgoing(again()),
+                Err(Unanswered::NotSent(error) | Unanswered::Failed(error)) => return Err(error),
             }
+            since = Instant::now();
         }
     }
 
@@ -187,19 +165,35 @@ impl Clients {
         }
     }
 
-    /// A connection of this Webhook: one that is there, or a new one.
-    async fn lease(&self, webhook: WebhookUid, endpoint: &Endpoint) -> Result<Lease, Error> {
+    /// A connection of this Webhook: one that is there, or a new one, which is given up when the time to connect is
+    /// over.
+    async fn lease(&self, webhook: WebhookUid, endpoint: &Endpoint, since: Instant) -> Result<Lease, Error> {
         Shared::sweep_on(&self.0);
         // As it was before the look-up: what is opened under an older policy is not used under a newer one.
         let policy = self.0.guard.policy();
-        let opening = match self.0.take(webhook, endpoint, &policy)? {
-            Taken::Lease(lease) => return Ok(lease),
-            Taken::Open(opening) => opening,
-        };
+        match self.0.take(webhook, endpoint, &policy)? {
+            Taken::Lease(lease) => Ok(lease),
+            Taken::Open(opening) => {
+                let limit = since + connect_timeout(endpoint);
+                // Rare, and large: what the others are is moved about at each attempt.
+                let opened = timeout_at(limit, self.open(webhook, endpoint, &policy, opening)).boxed();
+                opened.await.map_err(|_| Error::TooSlow)?
+            }
+        }
+    }
+
+    /// A new connection, or the one that another attempt opened meanwhile.
+    async fn open(
+        &self,
+        webhook: WebhookUid,
+        endpoint: &Endpoint,
+        policy: &Arc<Policy>,
+        opening: Option<Arc<tokio::sync::Mutex<()>>>,
+    ) -> Result<Lease, Error> {
         let mut turn = None;
         if let Some(opening) = &opening {
             turn = timeout(TURN, opening.lock()).await.ok();
-            match self.0.take(webhook, endpoint, &policy)? {
+            match self.0.take(webhook, endpoint, policy)? {
                 Taken::Lease(lease) => return Ok(lease),
                 // Meanwhile it is known to speak HTTP/1.1: each opens its own.
                 Taken::Open(None) => turn = None,
@@ -207,8 +201,8 @@ impl Clients {
             }
         }
         let config = self.0.configs.get(&endpoint.tls)?;
-        let line = connection::open(&self.0.guard, &endpoint.target, config, &self.0.tasks).await?;
-        let lease = self.0.add(webhook, endpoint, &policy, line);
+        let opened = connection::open(&self.0.guard, &endpoint.target, config, &self.0.tasks).await?;
+        let lease = self.0.add(webhook, endpoint, policy, opened);
         drop(turn);
         lease
     }
@@ -263,9 +257,9 @@ impl Shared {
         webhook: WebhookUid,
         endpoint: &Endpoint,
         policy: &Arc<Policy>,
-        line: Line,
+        opened: Opened,
     ) -> Result<Lease, Error> {
-        self.with_entry(webhook, endpoint, policy, |entry| entry.add(webhook, line))
+        self.with_entry(webhook, endpoint, policy, |entry| entry.add(webhook, opened))
     }
 
     /// Sees to it that a task closes what is idle, as long as there is something.
@@ -299,7 +293,7 @@ impl Entry {
             policy,
             made: Instant::now(),
             used: Instant::now(),
-            streams: Vec::new(),
+            shared: Vec::new(),
             idle: Vec::new(),
             speaks_http1: false,
             opening: Arc::default(),
@@ -317,41 +311,36 @@ impl Entry {
     /// Of HTTP/2 the first that has room, so that few attempts keep few connections warm; of HTTP/1.1 the one
     /// that was used last.
     fn take(&mut self, webhook: WebhookUid) -> Option<Lease> {
-        self.streams.retain(|streams| !streams.sender.is_closed());
-        let has_room = |streams: &&Arc<Streams>| streams.in_use.load(Ordering::Relaxed) < streams.room();
-        if let Some(streams) = self.streams.iter().find(has_room) {
-            return Some(self.share(webhook, streams, true));
+        self.shared.retain(|connection| !connection.is_over());
+        if let Some(connection) = self.shared.iter().find(|connection| connection.has_room(PER_CONNECTION)) {
+            return Some(self.lease(webhook, Line::Http2(connection.place()), true));
         }
         while let Some((sender, _)) = self.idle.pop() {
             if !sender.is_closed() {
-                let (line, at) = (Line::Http1(sender), Arc::clone(&self.at));
-                return Some(Lease { line, _place: None, at, webhook, made: self.made, is_reused: true });
+                return Some(self.lease(webhook, Line::Http1(sender), true));
             }
         }
         None
     }
 
-    fn share(&self, webhook: WebhookUid, streams: &Arc<Streams>, is_reused: bool) -> Lease {
-        let line = Line::Http2(streams.sender.clone(), Arc::clone(&streams.allowed));
-        let at = Arc::clone(&self.at);
-        Lease { line, _place: Some(Place::on(streams)), at, webhook, made: self.made, is_reused }
+    fn lease(&self, webhook: WebhookUid, line: Line, is_reused: bool) -> Lease {
+        Lease { line, at: Arc::clone(&self.at), webhook, made: self.made, is_reused }
     }
 
-    fn add(&mut self, webhook: WebhookUid, line: Line) -> Lease {
-        let (made, at) = (self.made, Arc::clone(&self.at));
-        match line {
-            Line::Http1(_) => {
+    fn add(&mut self, webhook: WebhookUid, opened: Opened) -> Lease {
+        let line = match opened {
+            Opened::Http1(sender) => {
                 self.speaks_http1 = true;
-                Lease { line, _place: None, at, webhook, made, is_reused: false }
+                Line::Http1(sender)
             }
-            Line::Http2(sender, allowed) => {
-                let used = Mutex::new(Instant::now());
-                let streams = Arc::new(Streams { sender, allowed, in_use: AtomicUsize::new(0), used });
+            Opened::Http2(connection) => {
                 self.speaks_http1 = false;
-                self.streams.push(Arc::clone(&streams));
-                self.share(webhook, &streams, false)
+                let place = connection.place();
+                self.shared.push(connection);
+                Line::Http2(place)
             }
-        }
+        };
+        self.lease(webhook, line, false)
     }
 
     /// Takes a connection that serves one request at a time, and has served it.
@@ -370,32 +359,21 @@ impl Entry {
             return false;
         }
         self.idle.retain(|(sender, since)| since.elapsed() < IDLE && !sender.is_closed());
-        self.streams.retain(|streams| !streams.is_idle() && !streams.sender.is_closed());
-        !self.idle.is_empty() || !self.streams.is_empty() || self.used.elapsed() < IDLE
-    }
-}
-
-impl Streams {
-    /// Attempts that it has room for, at least one.
-    fn room(&self) -> usize {
-        self.allowed.load(Ordering::Relaxed).clamp(1, PER_CONNECTION)
-    }
-
-    fn is_idle(&self) -> bool {
-        let used = *self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        self.in_use.load(Ordering::Relaxed) == 0 && used.elapsed() >= IDLE
+        let is_idle = |connection: &http2::Connection| connection.idle().is_some_and(|idle| idle >= IDLE);
+        self.shared.retain(|connection| !is_idle(connection) && !connection.is_over());
+        !self.idle.is_empty() || !self.shared.is_empty() || self.used.elapsed() < IDLE
     }
 }
 
 impl Lease {
     /// HTTP/2 wants the whole URL; HTTP/1.1 a path and the host as a header (RFC 9112, section 3.2.1).
-    fn address(&self, request: &mut Outgoing) {
+    fn address(&self, request: &mut Request<Bytes>) {
         match &self.line {
             Line::Http1(_) => {
                 *request.uri_mut() = self.at.path.clone();
                 request.headers_mut().insert(HOST, self.at.host.clone());
             }
-            Line::Http2(..) => {
+            Line::Http2(_) => {
                 *request.uri_mut() = self.at.absolute.clone();
                 request.headers_mut().remove(HOST);
             }

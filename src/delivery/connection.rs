@@ -3,17 +3,16 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use http::{Request, Response};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
@@ -24,30 +23,24 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::task::TaskTracker;
 
 use super::egress::{self, Guard};
-use super::tls;
+use super::{http2, tls};
 use crate::model::target::{Host, Target};
 
 /// The next address is tried when the one before has not answered for so long (RFC 8305, section 5).
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
-
-/// What one answer may make us buffer before it is read: the window of one HTTP/2 stream.
-const STREAM_WINDOW: u32 = 64 << 10;
 
 /// Headers of an answer over HTTP/1.1.
 const MAX_HEADERS: usize = 64;
 
 /// A connection ends after this at the latest. Nothing begins on one after five minutes, no attempt takes longer than
 /// one, and the rest is ample: what is cut is a peer that keeps a connection from ending.
-const MAX_LIFE: Duration = Duration::from_mins(10);
+pub(super) const MAX_LIFE: Duration = Duration::from_mins(10);
 
 /// A connection on which nothing happens is probed this often; three times without an answer end it.
 const PROBE: Duration = Duration::from_secs(15);
 
 /// A peer that takes none of what was sent for so long is gone.
 const UNTAKEN: Duration = Duration::from_secs(30);
-
-/// A peer that is gone must not take every stream of its connection along until their time is up.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// Why there is no connection, or no answer on it.
 #[derive(Debug, thiserror::Error)]
@@ -67,58 +60,99 @@ pub(super) enum Error {
     /// What the URL says cannot be requested.
     #[error("the URL cannot be requested")]
     Url(#[source] http::Error),
-    /// The exchange failed.
+    /// The exchange failed over HTTP/1.1.
     #[error("the exchange failed")]
-    Http(#[from] hyper::Error),
+    Http1(#[from] hyper::Error),
+    /// The exchange failed over HTTP/2.
+    #[error("the exchange failed")]
+    Http2(#[from] h2::Error),
+    /// The receiver answered nothing, not even a ping.
+    #[error("the receiver is silent")]
+    Silent,
 }
 
-/// A request as hyper takes it.
-pub(super) type Outgoing = Request<Full<Bytes>>;
-
-/// One end of an open connection.
+/// A new connection.
 #[derive(Debug)]
-pub(super) enum Line {
+pub(super) enum Opened {
     /// One request at a time.
     Http1(http1::SendRequest<Full<Bytes>>),
-    /// Many, as many as the receiver allows; a clone is the same connection.
-    Http2(http2::SendRequest<Full<Bytes>>, Arc<AtomicUsize>),
+    /// Many, as many as the receiver allows.
+    Http2(http2::Connection),
+}
+
+/// A connection as one attempt has it.
+#[derive(Debug)]
+pub(super) enum Line {
+    /// All of it.
+    Http1(http1::SendRequest<Full<Bytes>>),
+    /// One place of many.
+    Http2(http2::Place),
+}
+
+/// The body of an answer. Dropped before its end, it ends its exchange.
+#[derive(Debug)]
+pub(super) enum Body {
+    /// Over HTTP/1.1.
+    Http1(Incoming),
+    /// Over HTTP/2.
+    Http2(http2::Answer),
 }
 
 /// Why a request has no answer.
 #[derive(Debug)]
 pub(super) enum Unanswered {
-    /// No byte of it was sent: it may be sent on another connection.
-    NotSent(Box<Outgoing>, hyper::Error),
+    /// The receiver has not acted on it: it may be sent on another connection.
+    NotSent(Error),
     /// It may have been received.
-    Failed(hyper::Error),
+    Failed(Error),
 }
 
 impl Line {
     /// Sends one request, and waits for the head of its answer.
-    pub(super) async fn send(&mut self, request: Outgoing) -> Result<Response<Incoming>, Unanswered> {
-        let answer = match self {
+    pub(super) async fn send(&mut self, request: Request<Bytes>) -> Result<Response<Body>, Unanswered> {
+        match self {
             Self::Http1(sender) => {
-                if let Err(error) = sender.ready().await {
-                    return Err(Unanswered::NotSent(Box::new(request), error));
-                }
-                sender.try_send_request(request).await
+                sender.ready().await.map_err(|error| Unanswered::NotSent(error.into()))?;
+                let answer = sender.try_send_request(request.map(Full::new)).await;
+                answer.map(|response| response.map(Body::Http1)).map_err(|mut error| {
+                    // What comes back was not sent.
+                    if error.take_message().is_some() {
+                        Unanswered::NotSent(error.into_error().into())
+                    } else {
+                        Unanswered::Failed(error.into_error().into())
+                    }
+                })
             }
-            Self::Http2(sender, _) => sender.try_send_request(request).await,
-        };
-        answer.map_err(|mut error| match error.take_message() {
-            Some(request) => Unanswered::NotSent(Box::new(request), error.into_error()),
-            None => Unanswered::Failed(error.into_error()),
-        })
+            Self::Http2(place) => Ok(place.send(request).await?.map(Body::Http2)),
+        }
     }
 }
 
-/// Opens a connection. What drives it runs as a task, and ends when its [`Line`]s are dropped or its peer closes.
+impl Body {
+    /// The next part of it; none at its end.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        match self {
+            Self::Http1(body) => {
+                while let Some(frame) = body.frame().await.transpose()? {
+                    // Trailers say nothing to us.
+                    if let Ok(chunk) = frame.into_data() {
+                        return Ok(Some(chunk));
+                    }
+                }
+                Ok(None)
+            }
+            Self::Http2(answer) => answer.chunk().await,
+        }
+    }
+}
+
+/// Opens a connection. What drives it runs as a task, and ends when all who use it are gone or its peer closes.
 pub(super) async fn open(
     guard: &Guard,
     target: &Target,
     config: Arc<ClientConfig>,
     tasks: &TaskTracker,
-) -> Result<Line, Error> {
+) -> Result<Opened, Error> {
     let stream = match target.host() {
         Host::Address(address) => {
             guard.policy().judge(*address).map_err(egress::Error::Denied)?;
@@ -130,7 +164,7 @@ pub(super) async fn open(
     let connector = TlsConnector::from(config);
     let stream = connector.connect(server_name(target)?, stream).await.map_err(Error::Connect)?;
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        speak_http2(stream, tasks).await
+        Ok(Opened::Http2(http2::Connection::open(stream, tasks).await?))
     } else {
         speak_http1(stream, tasks).await
     }
@@ -180,34 +214,10 @@ fn settled(stream: TcpStream) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-async fn speak_http1(stream: TlsStream<TcpStream>, tasks: &TaskTracker) -> Result<Line, Error> {
+async fn speak_http1(stream: TlsStream<TcpStream>, tasks: &TaskTracker) -> Result<Opened, Error> {
     let mut builder = http1::Builder::new();
     let (sender, connection) = builder.max_headers(MAX_HEADERS).handshake(TokioIo::new(stream)).await?;
     // How it ends is told to who waits for an answer.
     tasks.spawn(async move { timeout(MAX_LIFE, connection).await.map(Result::unwrap_or_default) });
-    Ok(Line::Http1(sender))
-}
-
-async fn speak_http2(stream: TlsStream<TcpStream>, tasks: &TaskTracker) -> Result<Line, Error> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(16 * STREAM_WINDOW)
-        .keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE);
-    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
-    let allowed = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
-    let told = Arc::clone(&allowed);
-    tasks.spawn(timeout(MAX_LIFE, async move {
-        let mut connection = std::pin::pin!(connection);
-        std::future::poll_fn(|context| {
-            let done = connection.as_mut().poll(context);
-            told.store(connection.current_max_send_streams(), Ordering::Relaxed);
-            done
-        })
-        .await
-        .unwrap_or_default();
-    }));
-    Ok(Line::Http2(sender, allowed))
+    Ok(Opened::Http1(sender))
 }

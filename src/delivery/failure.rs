@@ -70,15 +70,19 @@ impl Failure {
                 return Self::TimedOut(format!("no connection to {to} within {}", seconds(connect_limit)));
             }
             connection::Error::Url(_) => return Self::Broken(error.to_string()),
+            connection::Error::Silent => return Self::Broken(SILENT.to_owned()),
             connection::Error::Connect(_) => true,
-            connection::Error::Http(_) => false,
+            connection::Error::Http1(_) | connection::Error::Http2(_) => false,
         };
         if let Some(error) = causes(error).find_map(|cause| cause.downcast_ref::<rustls::Error>()) {
             return Self::Broken(format!("TLS: {}", tls(error)));
         }
         let said = causes(error).find_map(|cause| {
             if let Some(error) = cause.downcast_ref::<hyper::Error>() {
-                return http(error);
+                return http1(error);
+            }
+            if let Some(error) = cause.downcast_ref::<h2::Error>() {
+                return http2(error, &to);
             }
             cause.downcast_ref::<io::Error>().and_then(|error| network(error.kind(), &to))
         });
@@ -147,7 +151,9 @@ fn certificate(error: &CertificateError) -> &'static str {
 
 const CLOSED: &str = "the connection was closed before the answer was complete";
 
-fn http(error: &hyper::Error) -> Option<String> {
+const SILENT: &str = "the connection went silent";
+
+fn http1(error: &hyper::Error) -> Option<String> {
     let sentence = if error.is_parse_too_large() {
         "the head of the answer is too large"
     } else if error.is_parse() || error.is_parse_status() {
@@ -155,11 +161,19 @@ fn http(error: &hyper::Error) -> Option<String> {
     } else if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
         CLOSED
     } else if error.is_timeout() {
-        "the connection went silent"
+        SILENT
     } else {
         return None;
     };
     Some(sentence.to_owned())
+}
+
+fn http2(error: &h2::Error, to: &str) -> Option<String> {
+    if let Some(error) = error.get_io() {
+        return network(error.kind(), to);
+    }
+    let is_orderly = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+    is_orderly.then(|| CLOSED.to_owned())
 }
 
 fn network(kind: io::ErrorKind, to: &str) -> Option<String> {

@@ -16,6 +16,9 @@ mod engine_on_disk_tests;
 mod engine_tests;
 mod expire;
 mod failure;
+mod http2;
+#[cfg(test)]
+mod http2_tests;
 mod inbox;
 mod limits;
 #[cfg(test)]

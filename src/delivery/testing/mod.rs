@@ -1,5 +1,7 @@
 //! Builders for the tests of this room.
 
+pub(crate) mod attempts;
+pub(crate) mod frames;
 pub(crate) mod lines;
 pub(crate) mod receiver;
 pub(crate) mod store;

@@ -59,7 +59,7 @@ impl Authority {
         self.issue("client", ExtendedKeyUsagePurpose::ClientAuth)
     }
 
-    fn server(&self, name: &str, clients: Option<&Self>) -> ServerConfig {
+    pub(super) fn server(&self, name: &str, clients: Option<&Self>) -> ServerConfig {
         let (chain, key) = self.issue(name, ExtendedKeyUsagePurpose::ServerAuth);
         let chain = CertificateDer::pem_slice_iter(&chain).collect::<Result<_, _>>().unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

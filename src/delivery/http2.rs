@@ -1,0 +1,370 @@
+//! HTTP/2 with a receiver: one connection, many requests at once, and no task or channel for any of them.
+
+use std::future::{pending, poll_fn};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use futures::FutureExt as _;
+use h2::client::{Builder, SendRequest};
+use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
+use http::{Request, Response};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::task::TaskTracker;
+
+use super::connection::{Error, MAX_LIFE, Unanswered};
+
+/// What one answer may make us buffer before it is read: the window of one stream.
+const STREAM_WINDOW: u32 = 64 << 10;
+
+/// Bytes of an answer's headers, as RFC 9113 counts them.
+const MAX_HEADERS: u32 = 16 << 10;
+
+/// Streams on a connection whose peer has not said yet how many it allows: no less than what the RFC recommends
+/// to it.
+const UNTOLD_STREAMS: usize = 100;
+
+/// A peer that is gone must not take every stream of its connection along until their time is up.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// What a connection goes over.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
+
+/// An open connection. It ends with its last request after this was dropped.
+#[derive(Debug)]
+pub(super) struct Connection {
+    sender: SendRequest<Piece>,
+    state: Arc<State>,
+}
+
+/// A place on a connection for one request at a time.
+#[derive(Debug)]
+pub(super) struct Place {
+    sender: SendRequest<Piece>,
+    state: Arc<State>,
+}
+
+/// What those who use a connection and the task that drives it tell each other.
+#[derive(Debug)]
+struct State {
+    opened: Instant,
+    /// Places taken.
+    in_use: AtomicUsize,
+    /// Streams that the peer allows, as far as it was heard when anything last happened.
+    allowed: AtomicUsize,
+    /// Milliseconds after `opened` when something of an answer last came.
+    heard: AtomicU64,
+    /// Milliseconds after `opened` when a place was last left.
+    left: AtomicU64,
+    /// It takes no more requests.
+    is_over: AtomicBool,
+    /// It ended because the peer did not answer a ping.
+    is_silent: AtomicBool,
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+pub(super) struct Answer {
+    body: RecvStream,
+    request: SendStream<Piece>,
+    /// Shared with the request's body while something of that is unsent.
+    unsent: Arc<()>,
+    state: Arc<State>,
+}
+
+/// A request's body, as it waits to be sent.
+#[derive(Debug)]
+struct Piece {
+    rest: Bytes,
+    _unsent: Arc<()>,
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.rest.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.rest.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.rest.advance(count);
+    }
+}
+
+impl Connection {
+    /// Speaks HTTP/2 over this. What drives it runs as a task.
+    pub(super) async fn open(stream: impl Stream, tasks: &TaskTracker) -> Result<Self, h2::Error> {
+        let mut builder = Builder::new();
+        builder
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(16 * STREAM_WINDOW)
+            .initial_max_send_streams(UNTOLD_STREAMS)
+            .max_header_list_size(MAX_HEADERS)
+            .enable_push(false);
+        let (sender, connection) = builder.handshake(stream).await?;
+        let state = Arc::new(State::new());
+        tasks.spawn(drive(connection, Arc::clone(&state)));
+        Ok(Self { sender, state })
+    }
+
+    /// A place on it, whether or not there is room.
+    pub(super) fn place(&self) -> Place {
+        self.state.in_use.fetch_add(1, Ordering::Relaxed);
+        Place { sender: self.sender.clone(), state: Arc::clone(&self.state) }
+    }
+
+    /// Whether it has a place that the peer allows, of at most so many. One it has always.
+    pub(super) fn has_room(&self, most: usize) -> bool {
+        let allowed = self.state.allowed.load(Ordering::Relaxed);
+        self.state.in_use.load(Ordering::Relaxed) < allowed.clamp(1, most)
+    }
+
+    /// Whether it takes no more requests.
+    pub(super) fn is_over(&self) -> bool {
+        self.state.is_over.load(Ordering::Relaxed)
+    }
+
+    /// For how long it has been of no use; none while it is.
+    pub(super) fn idle(&self) -> Option<Duration> {
+        let state = &self.state;
+        let is_idle = state.in_use.load(Ordering::Relaxed) == 0;
+        is_idle.then(|| Duration::from_millis(state.age().saturating_sub(state.left.load(Ordering::Relaxed))))
+    }
+}
+
+impl State {
+    fn new() -> Self {
+        Self {
+            opened: Instant::now(),
+            in_use: AtomicUsize::new(0),
+            allowed: AtomicUsize::new(UNTOLD_STREAMS),
+            heard: AtomicU64::new(0),
+            left: AtomicU64::new(0),
+            is_over: AtomicBool::new(false),
+            is_silent: AtomicBool::new(false),
+        }
+    }
+
+    /// Milliseconds since it was opened: it lives for minutes.
+    fn age(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn hear(&self) {
+        self.heard.store(self.age(), Ordering::Relaxed);
+    }
+
+    fn explain(&self, error: h2::Error) -> Error {
+        if self.is_silent.load(Ordering::Relaxed) { Error::Silent } else { error.into() }
+    }
+}
+
+impl Place {
+    /// Sends one request, and waits for the head of its answer. The body is not copied: it waits here as long as
+    /// the peer gives no window for it. Dropped before the answer, this resets the stream.
+    pub(super) async fn send(&mut self, request: Request<Bytes>) -> Result<Response<Answer>, Unanswered> {
+        let (head, body) = request.into_parts();
+        let sent = self.sender.send_request(Request::from_parts(head, ()), body.is_empty());
+        let (answer, mut request) = sent.map_err(|error| self.not_sent(error))?;
+        let unsent = Arc::new(());
+        if !body.is_empty() {
+            let piece = Piece { rest: body, _unsent: Arc::clone(&unsent) };
+            // Refused when the stream has ended meanwhile: the answer says how.
+            let _ = request.send_data(piece, true);
+        }
+        let answer = answer.await.map_err(|error| self.unanswered(error))?;
+        self.state.hear();
+        let state = Arc::clone(&self.state);
+        Ok(answer.map(|body| Answer { body, request, unsent, state }))
+    }
+
+    fn not_sent(&self, error: h2::Error) -> Unanswered {
+        self.state.is_over.store(true, Ordering::Relaxed);
+        Unanswered::NotSent(self.state.explain(error))
+    }
+
+    /// A peer that goes away says up to which stream it may have acted, and fails those beyond (RFC 9113, section
+    /// 6.8). A stream that it refuses does not count as unsent: it would be sent to a peer that is overloaded.
+    fn unanswered(&self, error: h2::Error) -> Unanswered {
+        if error.is_go_away() && error.is_remote() {
+            return self.not_sent(error);
+        }
+        Unanswered::Failed(self.state.explain(error))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.state.left.store(self.state.age(), Ordering::Relaxed);
+        self.state.in_use.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Answer {
+    /// The next part of the body; none at its end. Trailers say nothing to us.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        match self.body.data().await {
+            Some(Ok(chunk)) => {
+                // It fails only for more than what came.
+                let _ = self.body.flow_control().release_capacity(chunk.len());
+                self.state.hear();
+                Ok(Some(chunk))
+            }
+            // The peer has said all and wants no more of the request (RFC 9113, section 8.1).
+            Some(Err(error)) if error.reason() == Some(Reason::NO_ERROR) => Ok(None),
+            Some(Err(error)) => Err(self.state.explain(error)),
+            None => Ok(None),
+        }
+    }
+}
+
+impl Drop for Answer {
+    /// What was answered before the peer took the whole request would wait for a window that may never come, and
+    /// hold its stream. (A stream whose answer did not end is reset without this.)
+    fn drop(&mut self) {
+        if Arc::strong_count(&self.unsent) > 1 {
+            self.request.send_reset(Reason::CANCEL);
+        }
+    }
+}
+
+/// Drives a connection until it ends, is silent, or has lived for long enough. Those who wait for an answer hear
+/// how it ended.
+async fn drive(mut connection: h2::client::Connection<impl Stream, Piece>, state: Arc<State>) {
+    let pings = connection.ping_pong();
+    let ended = poll_fn(|context| {
+        let ended = connection.poll_unpin(context);
+        state.allowed.store(connection.max_concurrent_send_streams(), Ordering::Relaxed);
+        ended
+    });
+    tokio::select! {
+        _ = timeout(MAX_LIFE, ended) => {}
+        () = silence(pings, &state) => state.is_silent.store(true, Ordering::Relaxed),
+    }
+    state.is_over.store(true, Ordering::Relaxed);
+}
+
+/// Returns when somebody waits for an answer, nothing has come for a while, and a ping gets no answer either.
+async fn silence(pings: Option<PingPong>, state: &State) {
+    let Some(mut pings) = pings else { return pending().await };
+    loop {
+        // Each request wakes the task that this is a part of.
+        poll_fn(|_| match state.in_use.load(Ordering::Relaxed) {
+            0 => Poll::Pending,
+            _ => Poll::Ready(()),
+        })
+        .await;
+        let due = state.opened + Duration::from_millis(state.heard.load(Ordering::Relaxed)) + KEEP_ALIVE;
+        if Instant::now() < due {
+            sleep_until(due).await;
+            continue;
+        }
+        match timeout(KEEP_ALIVE, pings.ping(Ping::opaque())).await {
+            Ok(Ok(_)) => state.hear(),
+            // The connection has ended, which is told by itself.
+            Ok(Err(_)) => pending().await,
+            Err(_) => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use tokio::io::DuplexStream;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    type Server = h2::server::Connection<DuplexStream, Bytes>;
+
+    async fn connect() -> (Connection, Server, TaskTracker) {
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        let tasks = TaskTracker::new();
+        let (connection, server) =
+            tokio::join!(Connection::open(ours, &tasks), h2::server::handshake(theirs));
+        (connection.unwrap(), server.unwrap(), tasks)
+    }
+
+    fn request() -> Request<Bytes> {
+        Request::post("https://a.b/").body(Bytes::from_static(b"hello")).unwrap()
+    }
+
+    /// Answers each request after so long.
+    async fn answer_after(mut server: Server, pause: Duration) {
+        let mut answers = tokio::task::JoinSet::new();
+        while let Some(Ok((_, mut respond))) = server.accept().await {
+            answers.spawn(async move {
+                sleep(pause).await;
+                respond.send_response(Response::new(()), true).unwrap();
+            });
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_answers_no_ping_is_given_up_after_twenty_seconds() {
+        let (connection, mut server, _tasks) = connect().await;
+        let mut place = connection.place();
+        let began = Instant::now();
+        let arrived = async {
+            // It reads, and then nothing more.
+            let request = server.accept().await;
+            pending::<()>().await;
+            drop(request);
+        };
+        let sent = tokio::select! {
+            sent = place.send(request()) => sent,
+            () = arrived => unreachable!("it waits for ever"),
+        };
+        assert!(matches!(sent, Err(Unanswered::Failed(Error::Silent))), "{sent:?}");
+        assert_eq!(began.elapsed().as_secs(), 20);
+        assert!(connection.is_over());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_peer_that_answers_pings_is_waited_for() {
+        let (connection, server, _tasks) = connect().await;
+        let mut place = connection.place();
+        tokio::select! {
+            () = answer_after(server, Duration::from_mins(2)) => panic!("the connection ended"),
+            answer = place.send(request()) => assert_eq!(answer.unwrap().status(), 200),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_and_nothing_is_probed() {
+        let (connection, server, _tasks) = connect().await;
+        let mut serving = std::pin::pin!(answer_after(server, Duration::ZERO));
+        tokio::select! {
+            () = &mut serving => panic!("the connection ended"),
+            answer = async { connection.place().send(request()).await } => drop(answer.unwrap()),
+        }
+        // Nobody serves any more, and nobody hears of it.
+        sleep(Duration::from_mins(1)).await;
+        assert!(!connection.is_over());
+        assert!(connection.idle() >= Some(Duration::from_mins(1)));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_dropped_ends_with_its_last_request() {
+        let (connection, server, tasks) = connect().await;
+        let mut place = connection.place();
+        drop(connection);
+        tasks.close();
+        assert!(tasks.wait().now_or_never().is_none());
+        let serving = answer_after(server, Duration::ZERO);
+        let answer = async {
+            place.send(request()).await.unwrap();
+            drop(place);
+            tasks.wait().await;
+        };
+        tokio::join!(serving, answer);
+    }
+}
