@@ -372,3 +372,25 @@ async fn a_connection_that_takes_too_long_to_open_says_so() {
     let sentence = format!("no connection to x.localhost:{} within 1s", receiver.port);
     assert_eq!((sent.verdict, error(&sent)), (RETRY, &*sentence));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attempts_that_are_dropped_on_other_threads_disturb_none_and_leave_nothing() {
+    let world = Arc::new(World::new(&[], serve).await);
+    delivered(&world.send().await);
+    for round in 0..20_u64 {
+        let mut attempts = tokio::task::JoinSet::new();
+        for number in 0..60 {
+            let world = Arc::clone(&world);
+            attempts.spawn(async move {
+                if number % 3 == 0 {
+                    // Somewhere between its first step and its last.
+                    let _ = tokio::time::timeout(Duration::from_micros(round * number), world.send()).await;
+                } else {
+                    delivered(&world.send().await);
+                }
+            });
+        }
+        attempts.join_all().await;
+    }
+    assert_eq!(world.receiver.connections(), 1);
+}
