@@ -120,18 +120,18 @@ impl Connection {
         Place { sender: self.sender.clone(), state: Arc::clone(&self.state) }
     }
 
-    /// Whether it has a place that the peer allows, of at most so many. One it has always.
+    /// Whether the peer allows another place on it, when at most so many are wanted.
     pub(super) fn has_room(&self, most: usize) -> bool {
-        let allowed = self.state.allowed.load(Ordering::Relaxed);
-        self.state.in_use.load(Ordering::Relaxed) < allowed.clamp(1, most)
+        self.state.in_use.load(Ordering::Relaxed) < self.state.allowed.load(Ordering::Relaxed).min(most)
     }
 
-    /// Whether it takes no more requests.
+    /// Whether it is to be left. Also when its peer allows no stream: what was given up while it waited for one
+    /// stays in its queue.
     pub(super) fn is_over(&self) -> bool {
-        self.state.is_over.load(Ordering::Relaxed)
+        self.state.is_over.load(Ordering::Relaxed) || self.state.allowed.load(Ordering::Relaxed) == 0
     }
 
-    /// For how long it has been of no use; none while it is.
+    /// For how long nobody has used it; none while somebody does.
     pub(super) fn idle(&self) -> Option<Duration> {
         let state = &self.state;
         let is_idle = state.in_use.load(Ordering::Relaxed) == 0;
@@ -245,6 +245,7 @@ async fn drive(mut connection: h2::client::Connection<impl Stream, Piece>, state
         ended
     });
     tokio::select! {
+        biased;
         _ = timeout(MAX_LIFE, ended) => {}
         () = silence(pings, &state) => state.is_silent.store(true, Ordering::Relaxed),
     }
@@ -350,6 +351,30 @@ mod tests {
         sleep(Duration::from_mins(1)).await;
         assert!(!connection.is_over());
         assert!(connection.idle() >= Some(Duration::from_mins(1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_kept_for_a_peer_that_allows_no_stream() {
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        let tasks = TaskTracker::new();
+        let mut builder = h2::server::Builder::new();
+        builder.max_concurrent_streams(0);
+        let (connection, server) =
+            tokio::join!(Connection::open(ours, &tasks), builder.handshake::<_, Bytes>(theirs));
+        let (connection, mut server) = (connection.unwrap(), server.unwrap());
+        tasks.spawn(async move { assert!(server.accept().await.is_none(), "a stream began") });
+        while connection.has_room(1) {
+            tokio::task::yield_now().await;
+        }
+        let mut place = connection.place();
+        let body = Bytes::from(b"hello".to_vec());
+        let request = Request::post("https://a.b/").body(body.clone()).unwrap();
+        assert!(timeout(Duration::from_secs(1), place.send(request)).await.is_err());
+        assert!(connection.is_over() && !body.is_unique());
+        drop((connection, place));
+        tasks.close();
+        tasks.wait().await;
+        assert!(body.is_unique());
     }
 
     #[tokio::test]

@@ -340,19 +340,14 @@ async fn a_stream_that_is_not_allowed_goes_over_another_connection() {
 }
 
 #[tokio::test]
-async fn a_peer_that_allows_no_stream_is_waited_for() {
-    let world = World::within(Duration::from_secs(1), &[], serve).await;
+async fn a_connection_whose_peer_allows_no_more_streams_is_left() {
+    let world = World::new(&[], serve).await;
     delivered(&world.send().await);
     world.receiver.write(0, vec![settings(&[(MOST_STREAMS, 0)])]);
     world.receiver.until("the settings", |receiver| receiver.settled() == 2).await;
-    let sent = world.send().await;
-    assert_eq!((sent.verdict, error(&sent)), (RETRY, "no answer within 1s"));
-    assert_eq!(world.receiver.begun(), [(0, 1)]);
-    world.receiver.write(0, vec![settings(&[(MOST_STREAMS, 10)])]);
-    world.receiver.until("the settings", |receiver| receiver.settled() == 3).await;
     delivered(&world.send().await);
-    assert_eq!(world.receiver.received(), 2 * 7, "of what was given up no body is sent");
-    assert_eq!(world.receiver.connections(), 1);
+    assert_eq!(world.receiver.begun(), [(0, 1), (1, 1)]);
+    world.receiver.until_closed(1).await;
 }
 
 #[tokio::test]
@@ -376,4 +371,26 @@ async fn a_connection_that_takes_too_long_to_open_says_so() {
     let sent = sender().send(job(endpoint)).await;
     let sentence = format!("no connection to x.localhost:{} within 1s", receiver.port);
     assert_eq!((sent.verdict, error(&sent)), (RETRY, &*sentence));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attempts_that_are_dropped_on_other_threads_disturb_none_and_leave_nothing() {
+    let world = Arc::new(World::new(&[], serve).await);
+    delivered(&world.send().await);
+    for round in 0..20_u64 {
+        let mut attempts = tokio::task::JoinSet::new();
+        for number in 0..60 {
+            let world = Arc::clone(&world);
+            attempts.spawn(async move {
+                if number % 3 == 0 {
+                    // Somewhere between its first step and its last.
+                    let _ = tokio::time::timeout(Duration::from_micros(round * number), world.send()).await;
+                } else {
+                    delivered(&world.send().await);
+                }
+            });
+        }
+        attempts.join_all().await;
+    }
+    assert_eq!(world.receiver.connections(), 1);
 }
