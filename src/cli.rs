@@ -61,6 +61,7 @@ fn operate(config: &Common, role: impl Future<Output = Result<(), crate::Error>>
         complain(&error);
         return ExitCode::from(2);
     }
+    crate::process::raise_open_files();
     match block_on(role) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -13,6 +13,7 @@ mod front;
 pub mod metrics;
 pub mod model;
 mod per_namespace;
+mod process;
 mod role;
 pub mod routes;
 mod run;

@@ -21,6 +21,7 @@ use super::torn::{self, Mended};
 use crate::model::causes::chain;
 use crate::model::ids::{DeliveryName, EventUid, WebhookUid};
 use crate::model::time::UnixMillis;
+use crate::process::stepped_back;
 use crate::store::records::{DedupKey, Delivery, Event, State};
 use crate::store::{Error, Result};
 
@@ -65,9 +66,12 @@ const READ: &str = "read from the store";
 /// - one worker: with more, the first keeps itself free for flushes and spins as long as another compacts, which
 ///   is half of the machine. Compactions are kept short instead (small tables), so that flushes come in time;
 /// - 24 MiB of block cache: what is claimed is in memory anyway, the cache serves indexes, filters and queries;
+/// - which steps back when others want the cores: whoever publishes waits for it when tables are too far behind;
 /// - at most 128 MiB of sealed journals: all of them are replayed at opening, which must take few seconds.
 fn database(path: &Path) -> fjall::Result<Database> {
-    Database::builder(path).worker_threads(1).cache_size(24 * MIB).max_journaling_size(128 * MIB).open()
+    let builder =
+        Database::builder(path).worker_threads(1).cache_size(24 * MIB).max_journaling_size(128 * MIB);
+    stepped_back(|| builder.open())?
 }
 
 /// Opens what is there, after the end of its journal was mended. That reads the newest journal once more, a tenth
