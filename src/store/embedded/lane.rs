@@ -146,6 +146,20 @@ struct Underway {
     added: BTreeMap<Slot, Arc<Loaded>>,
     /// Ended meanwhile.
     gone: HashSet<Slot>,
+    /// The first that was added and not kept, for want of room: it is on disk.
+    left: Option<Slot>,
+}
+
+impl Underway {
+    /// Keeps what comes first, as much as a window holds: a read that takes long must not hold all that comes.
+    fn add(&mut self, slot: Slot, loaded: Arc<Loaded>, most: usize) {
+        self.added.insert(slot, loaded);
+        if self.added.len() > most
+            && let Some((last, _)) = self.added.pop_last()
+        {
+            self.left = Some(self.left.map_or(last, |left| left.min(last)));
+        }
+    }
 }
 
 /// Entries to read at once, when memory allows, since beginning to read costs most.
@@ -212,7 +226,7 @@ impl Lane {
             return;
         }
         if let Some(underway) = &mut self.underway {
-            underway.added.insert(slot, loaded);
+            underway.add(slot, loaded, self.id.window());
         }
         self.notice(slot);
     }
@@ -300,6 +314,12 @@ impl Lane {
         is_low.then_some(Refill { lane: self.id, from, need: 0, want: READ_AHEAD })
     }
 
+    /// What was added and is kept for a refill that is being read.
+    #[cfg(test)]
+    pub(super) fn kept_aside(&self) -> usize {
+        self.underway.as_ref().map_or(0, |underway| underway.added.len())
+    }
+
     /// A refill begins to be read. One at a time.
     pub(super) fn reading(&mut self) {
         self.underway = Some(Underway::default());
@@ -317,14 +337,19 @@ impl Lane {
         found: Found,
         mut claimed: impl FnMut(Slot, &Arc<Loaded>) -> bool,
     ) {
-        let Some(Underway { added, gone }) = self.underway.take() else { return };
+        let Some(Underway { added, gone, left }) = self.underway.take() else { return };
         if self.beyond.end() != Some(refill.from) {
             // The window's end has moved towards its beginning: what was read would leave a gap.
             return;
         }
         // What was asked for can be taken even when memory is short; what was added meanwhile is to find room.
         let keep = self.window.len() + refill.need;
-        self.beyond = found.next.map_or(Beyond::Nothing, Beyond::Next);
+        let next = found.next.into_iter().chain(left).min();
+        self.beyond = match next {
+            None => Beyond::Nothing,
+            Some(next) if gone.contains(&next) => Beyond::Unknown(next),
+            Some(next) => Beyond::Next(next),
+        };
         let found = found.loaded.into_iter().filter(|(slot, _)| !gone.contains(slot));
         for (slot, loaded) in found.chain(added) {
             if claimed(slot, &loaded) {

@@ -128,6 +128,12 @@ impl Queue {
         if self.purging() { None } else { self.fresh.ahead() }
     }
 
+    /// See [`Lane::kept_aside`].
+    #[cfg(test)]
+    pub(super) fn kept_aside(&self, id: LaneId) -> usize {
+        self.lane(id).kept_aside()
+    }
+
     /// Marks a refill as being read, until [`Queue::refilled`] or [`Queue::gave_up`]. One at a time.
     pub(super) fn reading(&mut self, refill: Refill) {
         self.lane_mut(refill.lane).reading();

@@ -390,6 +390,23 @@ fn a_window_that_nobody_claims_from_gives_its_memory_back_when_memory_is_short()
 }
 
 #[test]
+fn what_comes_while_a_read_takes_long_is_kept_as_far_as_a_window_goes_and_none_is_forgotten() {
+    for on_disk in [3, 2000] {
+        let budgets = Budgets::new(usize::MAX, usize::MAX);
+        let mut world = World::new(&budgets, on_disk);
+        world.run(Op::Read);
+        assert!(world.reading.is_some());
+        for _ in 0..3 {
+            world.run(Op::Append { count: 700, late: false });
+            world.run(Op::Apply);
+        }
+        assert_eq!(world.queue.kept_aside(LaneId::Fresh), LaneId::Fresh.window());
+        world.run(Op::Absorb);
+        world.drain();
+    }
+}
+
+#[test]
 fn a_hundred_thousand_new_ones_and_as_many_retries_take_no_more_memory_than_the_limits() {
     const MANY: u64 = 100_000;
     let entries = |lane: LaneId| lane.window() * COST;
