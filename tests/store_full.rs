@@ -28,21 +28,13 @@ use hookwright::store::records::Retention;
 use hookwright::store::{
     ClaimRequest, Error, NewDelivery, NewEvent, Next, Outcome, Page, Query, State, Store,
 };
-use tempfile::TempDir;
+use hookwright_harness::scratch::scratch;
 
 const DIRECTORY: &str = "STORE_FULL_DIRECTORY";
 /// Takes room on a small disk, until it is taken away.
 const BALLAST: &str = "ballast";
 const LEASE: Duration = Duration::from_mins(1);
 const MIB: u64 = 1 << 20;
-
-fn scratch() -> TempDir {
-    // A container has 64 MiB there, which is not enough.
-    let is_roomy = |stat: rustix::fs::StatVfs| stat.f_bavail.saturating_mul(stat.f_frsize) >= 1 << 30;
-    let memory = Path::new("/dev/shm");
-    let place = rustix::fs::statvfs(memory).is_ok_and(is_roomy).then_some(memory);
-    place.and_then(|place| tempfile::tempdir_in(place).ok()).unwrap_or_else(|| tempfile::tempdir().unwrap())
-}
 
 fn options(dir: &Path) -> Options {
     Options { memtable_bytes: 512 << 10, min_free_bytes: 0, ..Options::new(dir) }

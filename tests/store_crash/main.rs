@@ -27,7 +27,7 @@ use hookwright::model::time::UnixMillis;
 use hookwright::store::embedded::{Embedded, Options};
 use hookwright::store::records::DedupKey;
 use hookwright::store::{Attempt, Error, NewDelivery, NewEvent, Next, Outcome, Store as _};
-use tempfile::TempDir;
+use hookwright_harness::scratch::scratch;
 
 use ledger::{Gone, Known, Ledger, check_agreement, check_line, everything};
 use load::{Mode, Running, be_the_load, run_and_kill};
@@ -39,15 +39,6 @@ const DIRECTORY: &str = "STORE_CRASH_DIRECTORY";
 const SEED: &str = "STORE_CRASH_SEED";
 const MODE: &str = "STORE_CRASH_MODE";
 const LEASE: Duration = Duration::from_mins(1);
-
-/// In memory where the system has a place for that: a killed process leaves the same there.
-fn scratch() -> TempDir {
-    // A container has 64 MiB there, which is not enough.
-    let is_roomy = |stat: rustix::fs::StatVfs| stat.f_bavail.saturating_mul(stat.f_frsize) >= 1 << 30;
-    let memory = Path::new("/dev/shm");
-    let place = rustix::fs::statvfs(memory).is_ok_and(is_roomy).then_some(memory);
-    place.and_then(|place| tempfile::tempdir_in(place).ok()).unwrap_or_else(|| tempfile::tempdir().unwrap())
-}
 
 fn options(dir: &Path) -> Options {
     // Small, so that the crashes meet flushes and compactions too.

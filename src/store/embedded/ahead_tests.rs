@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use hookwright_harness::scratch::scratch;
 
 use super::Embedded;
-use super::tests::{event, options, scratch};
+use super::tests::{event, options};
 use crate::model::ids::Minter;
 use crate::model::time::UnixMillis;
 use crate::store::behaviour::webhook;

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
+use hookwright_harness::scratch::scratch;
 
 use super::Embedded;
-use super::tests::{event, options, scratch};
+use super::tests::{event, options};
 use crate::model::ids::{Minter, WebhookRef};
 use crate::store::behaviour::webhook;
 use crate::store::{NewEvent, Store as _};

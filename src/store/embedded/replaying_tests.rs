@@ -1,7 +1,9 @@
 //! Replays on disk.
 
+use hookwright_harness::scratch::scratch;
+
 use super::keys::meta;
-use super::tests::{NOW, event, options, outcome, scratch};
+use super::tests::{NOW, event, options, outcome};
 use super::{Embedded, replaying};
 use crate::model::ids::{DeliveryName, Minter, ReplayId, WebhookRef};
 use crate::store::behaviour::webhook;

@@ -1,10 +1,10 @@
 //! The sentences of every engine, and those of this one.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hookwright_harness::scratch::scratch;
 use tempfile::TempDir;
 
 use super::keys::{TOUCH, meta};
@@ -23,15 +23,6 @@ impl InDirectory {
     fn new() -> Self {
         Self(scratch())
     }
-}
-
-/// In memory where the system has a place for that: syncs take no time there, and nothing here depends on them.
-pub(super) fn scratch() -> TempDir {
-    // A container has 64 MiB there, which is not enough.
-    let is_roomy = |stat: rustix::fs::StatVfs| stat.f_bavail.saturating_mul(stat.f_frsize) >= 1 << 30;
-    let memory = Path::new("/dev/shm");
-    let place = rustix::fs::statvfs(memory).is_ok_and(is_roomy).then_some(memory);
-    place.and_then(|place| tempfile::tempdir_in(place).ok()).unwrap_or_else(|| tempfile::tempdir().unwrap())
 }
 
 impl Engine for InDirectory {

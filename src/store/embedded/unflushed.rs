@@ -59,11 +59,12 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use bytes::Bytes;
+    use hookwright_harness::scratch::scratch;
 
     use super::*;
     use crate::model::ids::Minter;
     use crate::store::behaviour::webhook;
-    use crate::store::embedded::tests::{event, options, scratch};
+    use crate::store::embedded::tests::{event, options};
     use crate::store::embedded::{Embedded, Options};
     use crate::store::{NewEvent, Store as _};
 

@@ -8,7 +8,7 @@
 //! - [`receiver`]: a TLS endpoint that records what it gets and answers by script
 //! - [`publisher`]: a producer of events
 //! - [`wait`]: for what only asking again can see
-//! - [`binaries`], [`ports`], [`pki`], [`process`]: the ground they stand on
+//! - [`binaries`], [`ports`], [`pki`], [`process`], [`scratch`](mod@scratch): the ground they stand on
 
 #![allow(
     clippy::expect_used,
@@ -31,6 +31,7 @@ pub mod ports;
 pub mod process;
 pub mod publisher;
 pub mod receiver;
+pub mod scratch;
 pub mod signature;
 pub mod wait;
 
