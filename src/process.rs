@@ -8,6 +8,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 const OPEN_FILES: u64 = 1 << 16;
 
 /// How far threads that step back do so: of a core that others want, too, one has about a quarter of an equal share.
+#[cfg(target_os = "linux")]
 const BACK: i32 = 5;
 
 /// Raises the soft limit of open files to what the hard one allows. It is low for the sake of programs that use
@@ -36,7 +37,9 @@ pub(crate) fn stepped_back<T: Send>(work: impl FnOnce() -> T + Send) -> io::Resu
         let thread = thread.spawn_scoped(scope, || {
             // setpriority(2): of the calling thread, on Linux, though POSIX says of its process.
             #[cfg(target_os = "linux")]
-            let _ = rustix::process::setpriority_process(None, BACK);
+            if rustix::process::getpriority_process(None).is_ok_and(|now| now < BACK) {
+                let _ = rustix::process::setpriority_process(None, BACK);
+            }
             work()
         })?;
         Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))

@@ -156,12 +156,14 @@ impl Clients {
         }
     }
 
-    /// Takes a connection back whose answer was read to its end.
+    /// Takes a connection back that serves one request at a time, and whose answer was read to its end.
     pub(super) fn give_back(&self, lease: Lease) {
+        let Lease { line: Line::Http1(sender), webhook, made, .. } = lease else { return };
         let mut kept = self.0.kept();
-        let entry = kept.get_mut(&lease.webhook).filter(|entry| entry.made == lease.made);
-        if let Some(entry) = entry {
-            entry.keep(lease.line);
+        if let Some(entry) = kept.get_mut(&webhook).filter(|entry| entry.made == made)
+            && !sender.is_closed()
+        {
+            entry.idle.push((sender, Instant::now()));
         }
     }
 
@@ -240,12 +242,16 @@ impl Shared {
         }
         let mut entry = Entry::new(endpoint, Arc::clone(policy))?;
         let done = act(&mut entry);
-        kept.insert(webhook, entry);
+        let before = kept.insert(webhook, entry);
+        drop(kept);
+        drop(before);
         Ok(done)
     }
 
     fn take(&self, webhook: WebhookUid, endpoint: &Endpoint, policy: &Arc<Policy>) -> Result<Taken, Error> {
-        self.with_entry(webhook, endpoint, policy, |entry| match entry.take(webhook) {
+        // Dropped at the end, when nobody waits for this: to end a connection takes its lock.
+        let mut gone = Vec::new();
+        self.with_entry(webhook, endpoint, policy, |entry| match entry.take(webhook, &mut gone) {
             Some(lease) => Taken::Lease(lease),
             None if entry.speaks_http1 => Taken::Open(None),
             None => Taken::Open(Some(Arc::clone(&entry.opening))),
@@ -275,13 +281,16 @@ async fn sweep(shared: Weak<Shared>) {
     loop {
         sleep(IDLE / 3).await;
         let Some(shared) = shared.upgrade() else { return };
+        let mut gone = Vec::new();
         let mut kept = shared.kept();
-        kept.retain(|_, entry| entry.is_wanted());
+        kept.retain(|_, entry| entry.is_wanted(&mut gone));
         if kept.is_empty() {
             // Whoever adds one now finds no task, and starts another.
             shared.sweeping.store(false, Ordering::SeqCst);
             return;
         }
+        drop(kept);
+        drop(gone);
     }
 }
 
@@ -310,8 +319,8 @@ impl Entry {
 
     /// Of HTTP/2 the first that has room, so that few attempts keep few connections warm; of HTTP/1.1 the one
     /// that was used last.
-    fn take(&mut self, webhook: WebhookUid) -> Option<Lease> {
-        self.shared.retain(|connection| !connection.is_over());
+    fn take(&mut self, webhook: WebhookUid, gone: &mut Vec<http2::Connection>) -> Option<Lease> {
+        gone.extend(self.shared.extract_if(.., |connection| connection.is_over()));
         if let Some(connection) = self.shared.iter().find(|connection| connection.has_room(PER_CONNECTION)) {
             return Some(self.lease(webhook, Line::Http2(connection.place()), true));
         }
@@ -343,24 +352,16 @@ impl Entry {
         self.lease(webhook, line, false)
     }
 
-    /// Takes a connection that serves one request at a time, and has served it.
-    fn keep(&mut self, line: Line) {
-        if let Line::Http1(sender) = line
-            && !sender.is_closed()
-        {
-            self.idle.push((sender, Instant::now()));
-        }
-    }
-
     /// Closes what is idle; whether anything is left that may be used again.
-    fn is_wanted(&mut self) -> bool {
+    fn is_wanted(&mut self, gone: &mut Vec<http2::Connection>) -> bool {
         if self.made.elapsed() >= MAX_AGE {
             // Attempts under way hold their connections themselves.
+            gone.append(&mut self.shared);
             return false;
         }
         self.idle.retain(|(sender, since)| since.elapsed() < IDLE && !sender.is_closed());
         let is_idle = |connection: &http2::Connection| connection.idle().is_some_and(|idle| idle >= IDLE);
-        self.shared.retain(|connection| !is_idle(connection) && !connection.is_over());
+        gone.extend(self.shared.extract_if(.., |connection| is_idle(connection) || connection.is_over()));
         !self.idle.is_empty() || !self.shared.is_empty() || self.used.elapsed() < IDLE
     }
 }

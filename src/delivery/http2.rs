@@ -3,7 +3,6 @@
 use std::future::{pending, poll_fn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -12,7 +11,8 @@ use h2::client::{Builder, SendRequest};
 use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
 use http::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::connection::{Error, MAX_LIFE, Unanswered};
@@ -35,16 +35,21 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
 
+/// A peer gets so long to take what nobody waits for, such as the end of the connection.
+const LINGER: Duration = Duration::from_secs(5);
+
 /// An open connection. It ends with its last request after this was dropped.
 #[derive(Debug)]
-pub(super) struct Connection {
-    sender: SendRequest<Piece>,
-    state: Arc<State>,
-}
+pub(super) struct Connection(Arc<Ends>);
 
 /// A place on a connection for one request at a time.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Place(Arc<Ends>);
+
+/// What makes requests. To use it takes a lock of the connection, which a peer can keep busy: nobody does so who holds
+/// a lock that others want.
+#[derive(Debug)]
+struct Ends {
     sender: SendRequest<Piece>,
     state: Arc<State>,
 }
@@ -63,6 +68,11 @@ struct State {
     left: AtomicU64,
     /// It takes no more requests.
     is_over: AtomicBool,
+    /// No place will be taken any more.
+    is_left: AtomicBool,
+    /// Told when the first place is taken, and when the last is left for good.
+    busy: Notify,
+    deserted: Notify,
     /// It ended because the peer did not answer a ping.
     is_silent: AtomicBool,
 }
@@ -111,31 +121,43 @@ impl Connection {
         let (sender, connection) = builder.handshake(stream).await?;
         let state = Arc::new(State::new());
         tasks.spawn(drive(connection, Arc::clone(&state)));
-        Ok(Self { sender, state })
+        Ok(Self(Arc::new(Ends { sender, state })))
     }
 
     /// A place on it, whether or not there is room.
     pub(super) fn place(&self) -> Place {
-        self.state.in_use.fetch_add(1, Ordering::Relaxed);
-        Place { sender: self.sender.clone(), state: Arc::clone(&self.state) }
+        let Self(ends) = self;
+        if ends.state.in_use.fetch_add(1, Ordering::SeqCst) == 0 {
+            ends.state.busy.notify_one();
+        }
+        Place(Arc::clone(ends))
     }
 
     /// Whether the peer allows another place on it, when at most so many are wanted.
     pub(super) fn has_room(&self, most: usize) -> bool {
-        self.state.in_use.load(Ordering::Relaxed) < self.state.allowed.load(Ordering::Relaxed).min(most)
+        let state = &self.0.state;
+        state.in_use.load(Ordering::Relaxed) < state.allowed.load(Ordering::Relaxed).min(most)
     }
 
     /// Whether it is to be left. Also when its peer allows no stream: what was given up while it waited for one
     /// stays in its queue.
     pub(super) fn is_over(&self) -> bool {
-        self.state.is_over.load(Ordering::Relaxed) || self.state.allowed.load(Ordering::Relaxed) == 0
+        let state = &self.0.state;
+        state.is_over.load(Ordering::Relaxed) || state.allowed.load(Ordering::Relaxed) == 0
     }
 
     /// For how long nobody has used it; none while somebody does.
     pub(super) fn idle(&self) -> Option<Duration> {
-        let state = &self.state;
-        let is_idle = state.in_use.load(Ordering::Relaxed) == 0;
+        let state = &self.0.state;
+        let is_idle = state.in_use.load(Ordering::SeqCst) == 0;
         is_idle.then(|| Duration::from_millis(state.age().saturating_sub(state.left.load(Ordering::Relaxed))))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.state.is_left.store(true, Ordering::SeqCst);
+        self.0.state.deserted.notify_one();
     }
 }
 
@@ -148,6 +170,9 @@ impl State {
             heard: AtomicU64::new(0),
             left: AtomicU64::new(0),
             is_over: AtomicBool::new(false),
+            is_left: AtomicBool::new(false),
+            busy: Notify::new(),
+            deserted: Notify::new(),
             is_silent: AtomicBool::new(false),
         }
     }
@@ -171,7 +196,8 @@ impl Place {
     /// the peer gives no window for it. Dropped before the answer, this resets the stream.
     pub(super) async fn send(&mut self, request: Request<Bytes>) -> Result<Response<Answer>, Unanswered> {
         let (head, body) = request.into_parts();
-        let sent = self.sender.send_request(Request::from_parts(head, ()), body.is_empty());
+        let mut sender = self.0.sender.clone();
+        let sent = sender.send_request(Request::from_parts(head, ()), body.is_empty());
         let (answer, mut request) = sent.map_err(|error| self.not_sent(error))?;
         let unsent = Arc::new(());
         if !body.is_empty() {
@@ -180,14 +206,14 @@ impl Place {
             let _ = request.send_data(piece, true);
         }
         let answer = answer.await.map_err(|error| self.unanswered(error))?;
-        self.state.hear();
-        let state = Arc::clone(&self.state);
+        let state = Arc::clone(&self.0.state);
+        state.hear();
         Ok(answer.map(|body| Answer { body, request, unsent, state }))
     }
 
     fn not_sent(&self, error: h2::Error) -> Unanswered {
-        self.state.is_over.store(true, Ordering::Relaxed);
-        Unanswered::NotSent(self.state.explain(error))
+        self.0.state.is_over.store(true, Ordering::Relaxed);
+        Unanswered::NotSent(self.0.state.explain(error))
     }
 
     /// A peer that goes away says up to which stream it may have acted, and fails those beyond (RFC 9113, section
@@ -196,14 +222,17 @@ impl Place {
         if error.is_go_away() && error.is_remote() {
             return self.not_sent(error);
         }
-        Unanswered::Failed(self.state.explain(error))
+        Unanswered::Failed(self.0.state.explain(error))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.state.left.store(self.state.age(), Ordering::Relaxed);
-        self.state.in_use.fetch_sub(1, Ordering::Relaxed);
+        let state = &self.0.state;
+        state.left.store(state.age(), Ordering::Relaxed);
+        if state.in_use.fetch_sub(1, Ordering::SeqCst) == 1 {
+            state.deserted.notify_one();
+        }
     }
 }
 
@@ -217,8 +246,6 @@ impl Answer {
                 self.state.hear();
                 Ok(Some(chunk))
             }
-            // The peer has said all and wants no more of the request (RFC 9113, section 8.1).
-            Some(Err(error)) if error.reason() == Some(Reason::NO_ERROR) => Ok(None),
             Some(Err(error)) => Err(self.state.explain(error)),
             None => Ok(None),
         }
@@ -231,14 +258,28 @@ impl Drop for Answer {
     fn drop(&mut self) {
         if Arc::strong_count(&self.unsent) > 1 {
             self.request.send_reset(Reason::CANCEL);
+            if Arc::strong_count(&self.unsent) > 1 {
+                // It is just being written: then its stream is neither reset nor forgotten, and would count for ever.
+                self.state.is_over.store(true, Ordering::Relaxed);
+            }
         }
     }
 }
 
-/// Drives a connection until it ends, is silent, or has lived for long enough. Those who wait for an answer hear
-/// how it ended.
+/// However the task ends that drives a connection, nobody begins anything on it.
+struct Over(Arc<State>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Drives a connection until it ends, is silent, nobody wants it, or it has lived for long enough. Those who wait for
+/// an answer hear how it ended.
 async fn drive(mut connection: h2::client::Connection<impl Stream, Piece>, state: Arc<State>) {
     let pings = connection.ping_pong();
+    let over = Over(Arc::clone(&state));
     let ended = poll_fn(|context| {
         let ended = connection.poll_unpin(context);
         state.allowed.store(connection.max_concurrent_send_streams(), Ordering::Relaxed);
@@ -248,20 +289,27 @@ async fn drive(mut connection: h2::client::Connection<impl Stream, Piece>, state
         biased;
         _ = timeout(MAX_LIFE, ended) => {}
         () = silence(pings, &state) => state.is_silent.store(true, Ordering::Relaxed),
+        () = deserted(&state) => {}
     }
-    state.is_over.store(true, Ordering::Relaxed);
+    drop(over);
+}
+
+/// Returns a while after the last who could want something of it has gone: what is unsent by then, its peer will not
+/// take, and it would be kept for as long as the peer likes.
+async fn deserted(state: &State) {
+    while !state.is_left.load(Ordering::SeqCst) || state.in_use.load(Ordering::SeqCst) > 0 {
+        state.deserted.notified().await;
+    }
+    sleep(LINGER).await;
 }
 
 /// Returns when somebody waits for an answer, nothing has come for a while, and a ping gets no answer either.
 async fn silence(pings: Option<PingPong>, state: &State) {
     let Some(mut pings) = pings else { return pending().await };
     loop {
-        // Each request wakes the task that this is a part of.
-        poll_fn(|_| match state.in_use.load(Ordering::Relaxed) {
-            0 => Poll::Pending,
-            _ => Poll::Ready(()),
-        })
-        .await;
+        while state.in_use.load(Ordering::SeqCst) == 0 {
+            state.busy.notified().await;
+        }
         let due = state.opened + Duration::from_millis(state.heard.load(Ordering::Relaxed)) + KEEP_ALIVE;
         if Instant::now() < due {
             sleep_until(due).await;
@@ -280,7 +328,6 @@ async fn silence(pings: Option<PingPong>, state: &State) {
 mod tests {
     use futures::FutureExt as _;
     use tokio::io::DuplexStream;
-    use tokio::time::sleep;
 
     use super::*;
 
@@ -375,6 +422,31 @@ mod tests {
         tasks.close();
         tasks.wait().await;
         assert!(body.is_unique());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_peer_does_not_take_is_not_kept_when_nobody_wants_it() {
+        let (ours, theirs) = tokio::io::duplex(16 << 10);
+        let tasks = TaskTracker::new();
+        let (connection, server) = tokio::join!(
+            Connection::open(ours, &tasks),
+            h2::server::Builder::new()
+                .initial_window_size(1 << 20)
+                .initial_connection_window_size(1 << 20)
+                .handshake::<_, Bytes>(theirs)
+        );
+        let (connection, server) = (connection.unwrap(), server.unwrap());
+        let body = Bytes::from(vec![b'x'; 1 << 19]);
+        let mut place = connection.place();
+        let large = Request::post("https://a.b/").body(body.clone()).unwrap();
+        timeout(Duration::from_secs(1), place.send(large)).await.unwrap_err();
+        let began = Instant::now();
+        drop((place, connection));
+        tasks.close();
+        tasks.wait().await;
+        assert_eq!(began.elapsed().as_secs(), LINGER.as_secs());
+        assert!(body.is_unique(), "its event is still in memory");
+        drop(server);
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! HTTP/2 against a receiver that does what servers may do, and what none should.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::testing::attempts::{RETRY, all_at_once, error, job, sender, to};
@@ -104,24 +105,45 @@ async fn an_answer_counts_though_the_body_is_not_wanted_and_its_stream_is_given_
         (vec![head(1, 413, true)], vec![reset(1, NO_ERROR)]),
         (vec![head(1, 413, false), data(1, "too large", true)], Vec::new()),
         (vec![head(1, 413, false), data(1, "too large", true)], vec![reset(1, NO_ERROR)]),
-        (vec![head(1, 413, false), data(1, "too large", false)], vec![reset(1, NO_ERROR)]),
     ] {
         let (expected, is_reset) = (last.clone(), !says.is_empty());
-        // The window of the connection is used up when all that a stream may send has come.
+        let came = AtomicUsize::new(0);
+        // The window of the connection is used up when all that a stream may send has come; then it answers.
         let world = World::new(&[(MOST_STREAMS, 1)], move |frame| match (frame.kind, frame.stream) {
-            (HEADERS, 1) => [last.clone(), says.clone()].concat(),
+            (HEADERS, 1) => Vec::new(),
             (HEADERS, _) => vec![window(0, 65_535)],
+            (DATA, 1)
+                if came.fetch_add(frame.payload.len(), Ordering::SeqCst) + frame.payload.len() == 65_535 =>
+            {
+                [last.clone(), says.clone()].concat()
+            }
             (_, 1) => Vec::new(),
             _ => serve(frame),
         })
         .await;
         let sent = world.send_bytes(300_000).await;
         assert_eq!((error(&sent), sent.attempt.status), ("answered 413 (Payload Too Large)", Some(413)));
-        assert!(world.receiver.received() <= 65_535);
+        assert_eq!(world.receiver.received(), 65_535);
         delivered(&world.send().await);
         assert_eq!(world.receiver.begun(), [(0, 1), (0, 3)], "{expected:?}");
         let resets = if is_reset { Vec::new() } else { vec![(1, CANCEL)] };
         assert_eq!(world.receiver.resets(), resets, "{expected:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_while_the_body_is_being_written_costs_its_connection_at_most() {
+    let world = World::new(&[(MOST_STREAMS, 1)], |frame| match frame.kind {
+        HEADERS if frame.ends() => vec![head(frame.stream, 200, true)],
+        // Some of what it takes after that, so that writing goes on.
+        HEADERS => vec![head(frame.stream, 413, true), window(0, 40_000), window(frame.stream, 40_000)],
+        _ => Vec::new(),
+    })
+    .await;
+    for _ in 0..50 {
+        let sent = world.send_bytes(300_000).await;
+        assert_eq!(error(&sent), "answered 413 (Payload Too Large)");
+        delivered(&world.send_bytes(0).await);
     }
 }
 
@@ -222,12 +244,17 @@ async fn a_peer_that_goes_away_but_is_still_answering_gets_no_new_request() {
 #[tokio::test]
 async fn what_a_peer_may_have_acted_on_is_never_sent_again() {
     type Case = (fn(u32) -> Vec<Reply>, Option<u16>, Option<&'static str>);
-    let cases: [Case; 7] = [
+    let cases: [Case; 8] = [
         (|_| vec![Reply::Close], None, Some(CLOSED)),
         (|stream| vec![go_away(stream, NO_ERROR), Reply::Close], None, Some(CLOSED)),
         (|stream| vec![go_away(stream, INTERNAL_ERROR), Reply::Close], None, Some(CLOSED)),
         (|stream| vec![reset(stream, REFUSED)], None, None),
         (|stream| vec![reset(stream, NO_ERROR)], None, None),
+        (
+            |stream| vec![head(stream, 200, false), data(stream, "th", false), reset(stream, NO_ERROR)],
+            Some(200),
+            None,
+        ),
         (|stream| vec![head(stream, 200, false), reset(stream, INTERNAL_ERROR)], Some(200), None),
         (
             |stream| vec![head(stream, 200, false), data(stream, "th", false), Reply::Close],

@@ -11,12 +11,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Used when the limit of open files is not known; the usual soft limit.
 const USUAL_OPEN_FILES: usize = 1024;
 
+/// Attempts under way in the whole process at most, however many files it may open: with HTTP/1.1 each has a connection
+/// of its own, with TLS and buffers some 50 KiB.
+const MOST: usize = 4096;
+
 /// Attempts under way in the whole process: a quarter of the files that it may open, since each attempt has a
 /// connection, pools keep some more, and store and server need theirs.
 pub(super) fn attempts_for_open_files(limits: Option<&str>) -> usize {
     let line = limits.and_then(|text| text.lines().find_map(|line| line.strip_prefix("Max open files")));
     let soft = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    (soft.unwrap_or(USUAL_OPEN_FILES) / 4).clamp(64, 1 << 16)
+    (soft.unwrap_or(USUAL_OPEN_FILES) / 4).clamp(64, MOST)
 }
 
 /// Each endpoint may have this part of the whole's bytes under way, whatever others have.
@@ -144,7 +148,7 @@ mod tests {
             format!("Max processes  1 1 processes\nMax open files            {soft} 4096  files\n")
         };
         for (soft, attempts) in
-            [("1024", 256), ("1048576", 65_536), ("unlimited", 256), ("16", 64), ("8192", 2048)]
+            [("1024", 256), ("1048576", MOST), ("unlimited", 256), ("16", 64), ("8192", 2048)]
         {
             assert_eq!(attempts_for_open_files(Some(&limits(soft))), attempts, "{soft}");
         }

@@ -1,4 +1,4 @@
-//! The Webhooks of one namespace, found by event type: what an event costs does not grow with how many do not want it.
+//! The Webhooks of one namespace, found by event type: those that name exact types cost an event of another nothing.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -7,10 +7,11 @@ use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body::Body;
 use http_body_util::BodyExt as _;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::status::{Failure, Reason};
+use crate::per_namespace::PerNamespace;
 
 /// For one body from its first byte to its last.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -18,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const FOR_ROOM: Duration = Duration::from_secs(2);
 /// Bodies of the largest size that may be in memory at once.
 const LARGEST_AT_ONCE: usize = 64;
+/// And so many of one namespace: who sends more than that waits for itself.
+const OF_ONE: usize = 16;
 /// Of a body that is too large, so much is read and thrown away, for so long: a client that is still sending
 /// does not read the answer.
 const THROWN_AWAY: (usize, Duration) = (16 << 20, Duration::from_secs(5));
@@ -29,24 +32,32 @@ const UNIT: usize = 1024;
 pub(super) struct Bodies {
     limit: usize,
     room: Semaphore,
+    of_one: PerNamespace,
 }
 
 /// A body that was read, and the room that it takes until it is dropped.
 #[derive(Debug)]
 pub(super) struct Read<'a> {
     pub(super) bytes: Bytes,
-    _room: SemaphorePermit<'a>,
+    _room: (OwnedSemaphorePermit, SemaphorePermit<'a>),
 }
 
 impl Bodies {
     /// Each at most `limit` bytes.
     pub(super) fn new(limit: usize) -> Self {
         let limit = limit.max(1);
-        Self { limit, room: Semaphore::new(limit.div_ceil(UNIT) * LARGEST_AT_ONCE) }
+        let largest = limit.div_ceil(UNIT);
+        let room = Semaphore::new(largest * LARGEST_AT_ONCE);
+        Self { limit, room, of_one: PerNamespace::new(largest * OF_ONE) }
     }
 
-    /// Reads a body whole. It is not copied when it comes in one piece.
-    pub(super) async fn read<B>(&self, headers: &HeaderMap, body: B) -> Result<Read<'_>, Failure>
+    /// Reads a body whole, for a namespace. It is not copied when it comes in one piece.
+    pub(super) async fn read<B>(
+        &self,
+        namespace: &str,
+        headers: &HeaderMap,
+        body: B,
+    ) -> Result<Read<'_>, Failure>
     where
         B: Body<Data = Bytes> + Unpin,
     {
@@ -56,7 +67,7 @@ impl Bodies {
             throw_away(body).await;
             return Err(self.too_large());
         }
-        let room = self.room_for(announced.unwrap_or(self.limit)).await?;
+        let room = self.room_for(namespace, announced.unwrap_or(self.limit)).await?;
         let Ok(bytes) = timeout(PATIENCE, self.collect(body, announced)).await else {
             let message = format!("the body must arrive within {} s", PATIENCE.as_secs());
             return Err(Failure::new(Reason::RequestTimeout, message));
@@ -64,9 +75,19 @@ impl Bodies {
         Ok(Read { bytes: bytes?, _room: room })
     }
 
-    async fn room_for(&self, length: usize) -> Result<SemaphorePermit<'_>, Failure> {
+    async fn room_for(
+        &self,
+        namespace: &str,
+        length: usize,
+    ) -> Result<(OwnedSemaphorePermit, SemaphorePermit<'_>), Failure> {
         let units = u32::try_from(length.div_ceil(UNIT)).unwrap_or(u32::MAX);
-        let Ok(Ok(room)) = timeout(FOR_ROOM, self.room.acquire_many(units)).await else {
+        let own = self.of_one.of(&namespace.into());
+        let room = async {
+            // First among its own: who waits there must not be in the way of others.
+            let own = own.acquire_many_owned(units).await?;
+            Ok::<_, AcquireError>((own, self.room.acquire_many(units).await?))
+        };
+        let Ok(Ok(room)) = timeout(FOR_ROOM, room).await else {
             let message = "too many requests are being read at once: try again";
             return Err(Failure::later(Reason::ServiceUnavailable, message, Duration::from_secs(1)));
         };
@@ -146,11 +167,11 @@ mod tests {
     async fn a_body_in_one_piece_is_not_copied_and_in_several_it_is_joined() {
         let bodies = Bodies::new(10);
         let whole = Bytes::from_static(b"0123456789");
-        let read = bodies.read(&HeaderMap::new(), Full::new(whole.clone())).await.unwrap();
+        let read = bodies.read("team-a", &HeaderMap::new(), Full::new(whole.clone())).await.unwrap();
         assert_eq!(read.bytes.as_ptr(), whole.as_ptr());
-        let read = bodies.read(&length(5), pieces(&[b"ab", b"", b"cde"])).await.unwrap();
+        let read = bodies.read("team-a", &length(5), pieces(&[b"ab", b"", b"cde"])).await.unwrap();
         assert_eq!(&*read.bytes, b"abcde");
-        let read = bodies.read(&HeaderMap::new(), pieces(&[])).await.unwrap();
+        let read = bodies.read("team-a", &HeaderMap::new(), pieces(&[])).await.unwrap();
         assert_eq!(&*read.bytes, b"");
     }
 
@@ -163,7 +184,7 @@ mod tests {
             (HeaderMap::new(), pieces(&[b"0123456789", b"a", b"b"])),
             (length(3), pieces(&[b"01234", b"56789a"])),
         ] {
-            let failure = bodies.read(&headers, body).await.unwrap_err();
+            let failure = bodies.read("team-a", &headers, body).await.unwrap_err();
             assert_eq!(failure.reason, Reason::RequestEntityTooLarge);
             assert_eq!(failure.message, "the body must be at most 10 bytes (--max-body-bytes)");
         }
@@ -174,7 +195,7 @@ mod tests {
         let bodies = Bodies::new(10);
         let started = Instant::now();
         let body = StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>());
-        let failure = bodies.read(&HeaderMap::new(), body).await.unwrap_err();
+        let failure = bodies.read("team-a", &HeaderMap::new(), body).await.unwrap_err();
         assert_eq!((failure.reason, started.elapsed()), (Reason::RequestTimeout, Duration::from_secs(30)));
     }
 
@@ -182,12 +203,27 @@ mod tests {
     async fn all_bodies_together_have_a_bounded_room_that_is_given_back() {
         let bodies = Bodies::new(1 << 20);
         let mut held = Vec::new();
-        for _ in 0..LARGEST_AT_ONCE {
-            held.push(bodies.read(&length(1 << 20), pieces(&[b"x"])).await.unwrap());
+        for number in 0..LARGEST_AT_ONCE {
+            let namespace = format!("team-{}", number / OF_ONE);
+            held.push(bodies.read(&namespace, &length(1 << 20), pieces(&[b"x"])).await.unwrap());
         }
-        let failure = bodies.read(&length(1), pieces(&[b"x"])).await.unwrap_err();
+        let failure = bodies.read("team-a", &length(1), pieces(&[b"x"])).await.unwrap_err();
         assert_eq!(failure.reason, Reason::ServiceUnavailable);
         held.pop();
-        assert!(bodies.read(&length(1), pieces(&[b"x"])).await.is_ok());
+        assert!(bodies.read("team-a", &length(1), pieces(&[b"x"])).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_namespace_takes_a_part_of_the_room_and_others_do_not_wait_behind_it() {
+        use futures::FutureExt as _;
+        let bodies = Bodies::new(1 << 20);
+        let headers = length(1 << 20);
+        let read = |namespace| bodies.read(namespace, &headers, pieces(&[b"x"]));
+        let held: Vec<_> = (0..OF_ONE).map(|_| read("flood").now_or_never().unwrap().unwrap()).collect();
+        let mut waiting: Vec<_> = (0..LARGEST_AT_ONCE).map(|_| read("flood").boxed_local()).collect();
+        assert!(waiting.iter_mut().all(|next| next.now_or_never().is_none()));
+        assert!(read("other").now_or_never().unwrap().is_ok());
+        drop((held, waiting));
+        assert!(read("flood").now_or_never().unwrap().is_ok());
     }
 }

@@ -49,7 +49,7 @@ where
     let dry_run = dry_run(parts.uri.query().unwrap_or_default(), RESOURCE)?;
     // Before the body is read: who is to come again need not have sent it.
     publisher.ready().map_err(|error| later(&error))?;
-    let body = bodies.read(&parts.headers, body).await?;
+    let body = bodies.read(namespace, &parts.headers, body).await?;
     let namespace = Namespace::from(namespace);
     let started = Instant::now();
     let turn = publisher.turn(&namespace, body.bytes.len()).await;

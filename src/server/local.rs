@@ -85,7 +85,7 @@ impl Local {
     {
         accept::json(&parts.headers)?;
         let dry_run = dry_run(parts.uri.query().unwrap_or_default(), deliveries::RESOURCE)?;
-        let read = self.bodies.read(&parts.headers, body).await?;
+        let read = self.bodies.read(line.0, &parts.headers, body).await?;
         deliveries::nothing(&read.bytes)?;
         drop(read);
         self.log.change(change, line, &user.username, dry_run).await

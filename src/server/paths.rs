@@ -68,6 +68,18 @@ impl Target<'_> {
         }
     }
 
+    /// The namespace that it is in; none: it is of all.
+    pub(super) const fn namespace(&self) -> Option<&str> {
+        match self {
+            Self::Document(_) => None,
+            Self::Deliveries { namespace } | Self::Usages { namespace, .. } => *namespace,
+            Self::Delivery { namespace, .. }
+            | Self::Payload { namespace, .. }
+            | Self::Change { namespace, .. }
+            | Self::CloudEvents { namespace } => Some(*namespace),
+        }
+    }
+
     fn allows(self, method: &Method) -> bool {
         self.allow().split(", ").any(|allowed| allowed == method.as_str())
     }

@@ -114,7 +114,7 @@ pub struct Publisher {
 }
 
 /// A body of so many bytes waits for its turn to be decoded.
-const LARGE: usize = 16 << 10;
+const LARGE_BODY: usize = 16 << 10;
 
 /// Until it is dropped, no other large body of its namespace is decoded.
 #[derive(Debug)]
@@ -197,7 +197,7 @@ impl Publisher {
     /// a hundred events take a thread for a millisecond, and with many connections that send such batches, others'
     /// single events would wait for all of them, each time that they wait for a thread.
     pub async fn turn(&self, namespace: &Namespace, bytes: usize) -> Turn {
-        if bytes < LARGE {
+        if bytes < LARGE_BODY {
             return Turn(None);
         }
         Turn(self.turns.of(namespace).acquire_owned().await.ok())

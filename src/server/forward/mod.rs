@@ -112,7 +112,7 @@ impl Forwarder {
         let uri = uri.ok_or_else(|| Failure::no_such_path(parts.uri.path()))?;
         let read = match parts.method {
             Method::GET => None,
-            _ => Some(self.bodies.read(&parts.headers, body).await?),
+            _ => Some(self.bodies.read(target.namespace().unwrap_or_default(), &parts.headers, body).await?),
         };
         let body = read.as_ref().map_or_else(Bytes::new, |read| read.bytes.clone());
         let onward = Onward { method: parts.method.clone(), uri, headers, body };

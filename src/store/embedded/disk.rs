@@ -64,9 +64,10 @@ const READ: &str = "read from the store";
 
 /// For 2 cores and little memory:
 /// - one worker: with more, the first keeps itself free for flushes and spins as long as another compacts, which
-///   is half of the machine. Compactions are kept short instead (small tables), so that flushes come in time;
+///   is half of the machine. Compactions are kept short instead (small tables), so that flushes come in time. It steps
+///   back when others want the cores: who publishes waits for it when tables are too far behind. It may then hold a
+///   lock that the writer wants for longer, which costs less than it gives;
 /// - 24 MiB of block cache: what is claimed is in memory anyway, the cache serves indexes, filters and queries;
-/// - which steps back when others want the cores: whoever publishes waits for it when tables are too far behind;
 /// - at most 128 MiB of sealed journals: all of them are replayed at opening, which must take few seconds.
 fn database(path: &Path) -> fjall::Result<Database> {
     let builder =

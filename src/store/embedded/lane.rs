@@ -148,16 +148,36 @@ struct Underway {
     gone: HashSet<Slot>,
     /// The first that was added and not kept, for want of room: it is on disk.
     left: Option<Slot>,
+    /// Where the read begins.
+    from: Option<Slot>,
+    /// Bytes of what was added.
+    bytes: usize,
 }
+
+/// Bytes that are kept aside at most while one refill is read.
+const MOST_ASIDE: usize = 2 << 20;
 
 impl Underway {
     /// Keeps what comes first, as much as a window holds: a read that takes long must not hold all that comes.
     fn add(&mut self, slot: Slot, loaded: Arc<Loaded>, most: usize) {
-        self.added.insert(slot, loaded);
-        if self.added.len() > most
-            && let Some((last, _)) = self.added.pop_last()
+        self.bytes += loaded.cost;
+        if let Some(old) = self.added.insert(slot, loaded) {
+            self.bytes -= old.cost;
+        }
+        while (self.added.len() > most || self.bytes > MOST_ASIDE)
+            && let Some((last, loaded)) = self.added.pop_last()
         {
+            self.bytes -= loaded.cost;
             self.left = Some(self.left.map_or(last, |left| left.min(last)));
+        }
+    }
+
+    fn remove(&mut self, slot: Slot) {
+        if let Some(loaded) = self.added.remove(&slot) {
+            self.bytes -= loaded.cost;
+        }
+        if self.from.is_none_or(|from| slot >= from) {
+            self.gone.insert(slot);
         }
     }
 }
@@ -228,14 +248,6 @@ impl Lane {
         if let Some(underway) = &mut self.underway {
             underway.add(slot, loaded, self.id.window());
         }
-        self.notice(slot);
-    }
-
-    /// Something waits on disk at `slot`.
-    fn notice(&mut self, slot: Slot) {
-        if let Beyond::Next(next) = self.beyond {
-            self.beyond = Beyond::Next(next.min(slot));
-        }
     }
 
     fn enter(&mut self, slot: Slot, loaded: Arc<Loaded>) {
@@ -271,8 +283,7 @@ impl Lane {
     pub(super) fn remove(&mut self, slot: Slot) {
         self.take(slot);
         if let Some(underway) = &mut self.underway {
-            underway.added.remove(&slot);
-            underway.gone.insert(slot);
+            underway.remove(slot);
         }
         if self.beyond == Beyond::Next(slot) {
             self.beyond = Beyond::Unknown(slot);
@@ -303,7 +314,9 @@ impl Lane {
             Beyond::Next(next) if !self.due(next, now) => return None,
             Beyond::Unknown(slot) | Beyond::Next(slot) => slot,
         };
-        let want = if self.budget.exceeded() { missing } else { missing.max(READ_AHEAD) };
+        // No more than will be kept.
+        let room = self.id.window().saturating_sub(self.window.len());
+        let want = if self.budget.is_half_empty() { missing.max(READ_AHEAD.min(room)) } else { missing };
         (missing > 0 && !rest_is_later).then_some(Refill { lane: self.id, from, need: missing, want })
     }
 
@@ -321,8 +334,8 @@ impl Lane {
     }
 
     /// A refill begins to be read. One at a time.
-    pub(super) fn reading(&mut self) {
-        self.underway = Some(Underway::default());
+    pub(super) fn reading(&mut self, refill: Refill) {
+        self.underway = Some(Underway { from: Some(refill.from), ..Underway::default() });
     }
 
     /// The refill could not be read.
@@ -337,7 +350,7 @@ impl Lane {
         found: Found,
         mut claimed: impl FnMut(Slot, &Arc<Loaded>) -> bool,
     ) {
-        let Some(Underway { added, gone, left }) = self.underway.take() else { return };
+        let Some(Underway { added, gone, left, .. }) = self.underway.take() else { return };
         if self.beyond.end() != Some(refill.from) {
             // The window's end has moved towards its beginning: what was read would leave a gap.
             return;
@@ -357,8 +370,6 @@ impl Lane {
             }
             if self.covers(slot) {
                 self.enter(slot, loaded);
-            } else {
-                self.notice(slot);
             }
         }
         self.evict(keep);

@@ -47,12 +47,12 @@ mod writer;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::metrics::Metrics;
 use crate::model::ids::{DeliveryName, WebhookUid};
@@ -68,6 +68,9 @@ use writer::{Command, Reply};
 
 /// Calls that may wait for the writer; more callers wait for their turn.
 const COMMANDS: usize = 1024;
+
+/// Webhooks whose queues are read ahead at the same time.
+const AHEAD: usize = 2;
 
 /// How to open a store.
 #[derive(Clone, Debug)]
@@ -128,6 +131,8 @@ struct Shared {
     poisoned: AtomicBool,
     closed: AtomicBool,
     room: Room,
+    /// Reads ahead of all Webhooks: what is read is counted once it is there.
+    ahead: Arc<Semaphore>,
     space: Space,
     lock: Mutex<Option<File>>,
 }
@@ -249,15 +254,16 @@ impl Embedded {
 
     /// Fills a queue that is nearly empty in memory, so that no claim waits for the disk. Nothing while another reads.
     fn read_ahead(&self, hook: &Arc<Hook>, webhook: WebhookUid) {
+        let Ok(ahead) = Arc::clone(&self.shared.ahead).try_acquire_owned() else { return };
         let Ok(turn) = Arc::clone(&hook.refilling).try_lock_owned() else { return };
         let (shared, hook) = (Arc::clone(&self.shared), Arc::clone(hook));
         tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+            let _until_read = (turn, ahead);
             let Ok(disk) = shared.disk() else { return };
             let ahead = hook.queue().ahead();
             if let Some(refill) = ahead {
                 // What cannot be read is said by the claim that needs it.
-                let _ = fill(&disk, &hook, webhook, refill);
+                drop(fill(&disk, &hook, webhook, refill));
             }
         });
     }
@@ -298,24 +304,43 @@ fn take(queue: &mut Queue, request: &ClaimRequest) -> Claims {
 
 /// Reads what is missing in memory; what was read is claimed before anything can push it out again.
 fn refill_and_take(disk: &Disk, hook: &Arc<Hook>, request: &ClaimRequest) -> Result<Taken> {
-    loop {
-        let mut queue = hook.queue();
-        let Some(refill) = queue.needs(request.now, request.limit) else {
-            return Ok(Taken { hook: Arc::clone(hook), claims: Some(take(&mut queue, request)) });
-        };
+    let mut queue = hook.queue();
+    while let Some(refill) = queue.needs(request.now, request.limit) {
         drop(queue);
-        fill(disk, hook, request.webhook, refill)?;
+        queue = fill(disk, hook, request.webhook, refill)?;
     }
+    Ok(Taken { hook: Arc::clone(hook), claims: Some(take(&mut queue, request)) })
 }
 
 /// Reads a part of the queue, by whose turn it is.
-fn fill(disk: &Disk, hook: &Hook, webhook: WebhookUid, refill: Refill) -> Result<()> {
+fn fill<'a>(
+    disk: &Disk,
+    hook: &'a Hook,
+    webhook: WebhookUid,
+    refill: Refill,
+) -> Result<MutexGuard<'a, Queue>> {
+    hook.queue().reading(refill);
+    let mut reading = Reading { hook, refill, is_over: false };
+    let found = disk.refill(webhook, refill)?;
+    reading.is_over = true;
     let mut queue = hook.queue();
-    queue.reading(refill);
-    drop(queue);
-    let found = disk.refill(webhook, refill);
-    let mut queue = hook.queue();
-    found.map(|found| queue.refilled(refill, found)).inspect_err(|_| queue.gave_up(refill))
+    queue.refilled(refill, found);
+    Ok(queue)
+}
+
+/// A refill that is given up unless it is over, also when reading panics.
+struct Reading<'a> {
+    hook: &'a Hook,
+    refill: Refill,
+    is_over: bool,
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.hook.queue().gave_up(self.refill);
+        }
+    }
 }
 
 /// Reads one that is already claimed, and makes sure that it waits.

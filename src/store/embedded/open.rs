@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use fjall::PersistMode;
+use tokio::sync::Semaphore;
 
 use super::dedup::Generations;
 use super::disk::{Disk, engine};
@@ -21,7 +22,7 @@ use super::space::Space;
 use super::upgrade;
 use super::usage::Usages;
 use super::writer::Writer;
-use super::{Options, Shared};
+use super::{AHEAD, Options, Shared};
 use crate::model::ids::{DeliveryName, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::store::records::{EndReason, Next, Outcome, Summary};
@@ -87,6 +88,7 @@ pub(super) fn open(options: Options) -> Result<Opened> {
         poisoned: false.into(),
         closed: false.into(),
         room: Room::new(),
+        ahead: Arc::new(Semaphore::new(AHEAD)),
         space: Space::new(dir, min_free_bytes),
         lock: std::sync::Mutex::new(Some(lock)),
     };
@@ -102,7 +104,6 @@ pub(super) fn open(options: Options) -> Result<Opened> {
         tidied: Instant::now(),
         shared_memory: Instant::now(),
         line: Line::new(),
-        apart: None,
         began: Instant::now(),
         together: 0,
     };

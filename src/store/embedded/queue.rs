@@ -136,7 +136,7 @@ impl Queue {
 
     /// Marks a refill as being read, until [`Queue::refilled`] or [`Queue::gave_up`]. One at a time.
     pub(super) fn reading(&mut self, refill: Refill) {
-        self.lane_mut(refill.lane).reading();
+        self.lane_mut(refill.lane).reading(refill);
     }
 
     /// A refill could not be read.
@@ -214,7 +214,8 @@ impl Queue {
                 true
             }
             (None, Some(_)) => {
-                self.claims.remove(&name);
+                // It may have begun to wait since it was looked for.
+                self.release(name);
                 false
             }
             (_, None) => false,

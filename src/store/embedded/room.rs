@@ -14,7 +14,7 @@ use crate::store::{Error, Result};
 /// Bytes of all namespaces together.
 const ALL: usize = 32 << 20;
 /// Bytes of one namespace. More than one commit takes, so that it can fill them all when it is alone.
-pub(super) const EACH: usize = 1 << 20;
+const EACH: usize = 1 << 20;
 /// Bytes for which there is one permit.
 const UNIT: usize = 1 << 10;
 

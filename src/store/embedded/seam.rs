@@ -38,10 +38,10 @@ impl Embedded {
         let Some(first) = events.first() else { return Ok(vec![]) };
         let bytes = events.iter().map(|event| event.data.len() + 512 * event.deliveries.len()).sum();
         let room = &self.shared.room;
-        let _place = room.enter(&Arc::clone(&first.namespace), bytes, self.caught_up(bytes)).await?;
+        let place = room.enter(&Arc::clone(&first.namespace), bytes, self.caught_up(bytes)).await?;
         // Encoded by the caller's thread: the writer is one for all.
         let events = events.into_iter().map(Prepared::new).collect::<Result<Vec<_>>>()?;
-        self.ask(|reply| Command::Append(events, reply)).await
+        self.ask(|reply| Command::Append(events, place, reply)).await
     }
 
     /// Waits until tables have caught up, as far as a call of so many bytes has to.

@@ -13,7 +13,7 @@ use crate::store::Result;
 /// With so many sealed memtables in one keyspace, no more are sealed and large calls wait.
 const SEALED: usize = 3;
 /// Calls of so many bytes are large: a single event goes into the next commit.
-pub(super) const LARGE: usize = 16 << 10;
+const LARGE: usize = 16 << 10;
 /// With a memtable of so many times its size, all calls wait.
 const OVERFULL: u64 = 4;
 

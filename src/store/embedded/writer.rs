@@ -10,10 +10,11 @@ use super::Shared;
 use super::dedup::Generations;
 use super::disk::Disk;
 use super::group::{Group, Prepared};
-use super::line::Line;
+use super::line::{Kind, Line, Turn};
 use super::purge::{self, Cursor};
 use super::replaying::ReplayStep;
 use super::retain::{self, Position};
+use super::room::Place;
 use crate::model::causes::chain;
 use crate::model::ids::{DeliveryName, Namespace, WebhookUid};
 use crate::model::time::UnixMillis;
@@ -25,7 +26,8 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
 
 /// What is asked of the writer.
 pub(super) enum Command {
-    Append(Vec<Prepared>, Reply<Vec<Appended>>),
+    /// The place is left when it is answered, or the caller's going would make room for more while it waits.
+    Append(Vec<Prepared>, Place, Reply<Vec<Appended>>),
     Record(Vec<Outcome>, Reply<()>),
     Redeliver(Vec<Redelivery>, Reply<Vec<Redelivered>>),
     /// The names are those of all deliveries of the event.
@@ -44,7 +46,7 @@ impl Command {
     /// Bytes that it adds to a commit, roughly.
     fn weight(&self) -> usize {
         match self {
-            Self::Append(events, _) => events.iter().map(Prepared::weight).sum(),
+            Self::Append(events, ..) => events.iter().map(Prepared::weight).sum(),
             Self::Record(outcomes, _) => 1024 * outcomes.len(),
             Self::Redeliver(redeliveries, _) => 1024 * redeliveries.len(),
             Self::Expunge(_, names, _) => 1024 * names.len(),
@@ -53,23 +55,20 @@ impl Command {
         }
     }
 
-    /// Whether it shares a commit with others.
-    const fn groups(&self) -> bool {
-        match self {
-            Self::Append(..)
-            | Self::Record(..)
-            | Self::Redeliver(..)
-            | Self::Expunge(..)
-            | Self::Replay(..)
-            | Self::Adopt(..)
-            | Self::Update(..) => true,
-            Self::Purge(..) | Self::Retain(..) | Self::Close(_) => false,
-        }
+    fn kind(&self) -> Kind {
+        let small = match self {
+            Self::Purge(..) | Self::Retain(..) => return Kind::Step,
+            Self::Close(_) => return Kind::Last,
+            Self::Append(events, ..) if events.len() == 1 => SMALL_EVENT,
+            _ => SMALL,
+        };
+        let weight = self.weight();
+        if weight < small { Kind::Small(weight) } else { Kind::Large(weight) }
     }
 
     fn refuse(self, error: Error) {
         match self {
-            Self::Append(_, reply) => answer(reply, Err(error)),
+            Self::Append(_, _, reply) => answer(reply, Err(error)),
             Self::Record(_, reply)
             | Self::Adopt(_, reply)
             | Self::Update(_, _, reply)
@@ -92,7 +91,7 @@ fn answer<T>(reply: Reply<T>, result: Result<T>) {
 
 /// An answer that waits for the commit.
 enum Waiting {
-    Appended(Reply<Vec<Appended>>, Vec<Appended>),
+    Appended(Reply<Vec<Appended>>, Vec<Appended>, Place),
     Redelivered(Reply<Vec<Redelivered>>, Vec<Redelivered>),
     Expunged(Reply<Expunged>, Expunged),
     Replayed(Reply<usize>, usize),
@@ -102,7 +101,10 @@ enum Waiting {
 impl Waiting {
     fn answer(self, result: std::result::Result<(), Error>) {
         match self {
-            Self::Appended(reply, appended) => answer(reply, result.map(|()| appended)),
+            Self::Appended(reply, appended, place) => {
+                drop(place);
+                answer(reply, result.map(|()| appended));
+            }
             Self::Redelivered(reply, redelivered) => answer(reply, result.map(|()| redelivered)),
             Self::Expunged(reply, expunged) => answer(reply, result.map(|()| expunged)),
             Self::Replayed(reply, count) => answer(reply, result.map(|()| count)),
@@ -111,8 +113,13 @@ impl Waiting {
     }
 }
 
+/// Calls of fewer bytes go before larger ones.
+const SMALL: usize = 16 << 10;
+/// And so does a single event of fewer, for a hundred Webhooks, too.
+const SMALL_EVENT: usize = 64 << 10;
+
 /// While calls come from many at once, commits begin so far apart: each costs a sync and wakes everybody who waits for
-/// it, so fewer and larger ones cost less. What comes one after the other waits for nothing.
+/// it, so fewer and larger ones cost less. What comes one after the other, and not after such a rush, waits for nothing.
 const PACE: Duration = Duration::from_millis(2);
 /// So many calls in one commit come from many at once.
 const SEVERAL: usize = 4;
@@ -127,16 +134,6 @@ const TIDY: Duration = Duration::from_secs(10);
 /// How often memory is shared anew, when it is short.
 const SHARE: Duration = Duration::from_millis(200);
 
-/// What the thread does next.
-enum Turn {
-    /// Commits the next group of the line.
-    Group,
-    /// Does what shares no commit.
-    Apart(Command),
-    /// Nobody is left to ask.
-    End,
-}
-
 /// The state of the thread.
 pub(super) struct Writer {
     pub shared: Arc<Shared>,
@@ -145,10 +142,8 @@ pub(super) struct Writer {
     pub generations: Generations,
     pub tidied: Instant,
     pub shared_memory: Instant,
-    /// What was taken in and goes into commits.
+    /// What was taken in.
     pub line: Line<Command>,
-    /// What was taken in after it, and shares no commit.
-    pub apart: Option<Command>,
     /// When the last commit of a group began.
     pub began: Instant,
     /// How many calls were in it.
@@ -170,10 +165,9 @@ impl Writer {
     /// Works until the store is closed or dropped.
     pub(super) fn run(mut self) {
         let _guard = Guard(Arc::clone(&self.shared));
-        loop {
-            match self.take_in() {
-                Turn::End => break,
-                Turn::Group => self.group(),
+        while let Some(turn) = self.take_in() {
+            match turn {
+                Turn::Group(commands) => self.group(commands),
                 Turn::Apart(Command::Close(reply)) => {
                     self.commands.close();
                     let result = self.sync();
@@ -193,38 +187,27 @@ impl Writer {
         }
     }
 
-    /// Waits until there is something to do, and takes in what has come. A command that shares no commit is done
-    /// once all that came before it is.
-    fn take_in(&mut self) -> Turn {
-        if self.line.is_empty() && self.apart.is_none() {
-            let Some(first) = self.commands.blocking_recv() else { return Turn::End };
-            self.enter(first);
+    /// Waits until there is something to do, and takes in what has come. None: nobody is left to ask.
+    fn take_in(&mut self) -> Option<Turn<Command>> {
+        if self.line.is_empty() {
+            let first = self.commands.blocking_recv()?;
+            let kind = first.kind();
+            self.line.push(first, kind);
         }
-        if self.apart.is_none() {
+        if !self.line.is_urgent() {
             std::thread::sleep(pause(self.together, self.began.elapsed()));
         }
-        while self.apart.is_none()
-            && !self.line.is_full()
+        while self.line.has_room()
             && let Ok(command) = self.commands.try_recv()
         {
-            self.enter(command);
+            let kind = command.kind();
+            self.line.push(command, kind);
         }
-        let apart = if self.line.is_empty() { self.apart.take() } else { None };
-        apart.map_or(Turn::Group, Turn::Apart)
-    }
-
-    fn enter(&mut self, command: Command) {
-        if command.groups() {
-            let weight = command.weight();
-            self.line.push(command, weight);
-        } else {
-            self.apart = Some(command);
-        }
+        self.line.next()
     }
 
     /// Commits what goes together.
-    fn group(&mut self) {
-        let commands = self.line.next_group();
+    fn group(&mut self, commands: Vec<Command>) {
         (self.began, self.together) = (Instant::now(), commands.len());
         if self.shared.is_poisoned() {
             for command in commands {
@@ -352,10 +335,10 @@ impl Writer {
 /// Stages one command. An error is one of reading; nothing of the whole group is then written.
 fn stage(group: &mut Group<'_>, command: Command, waiting: &mut Vec<Waiting>) -> Result<()> {
     match command {
-        Command::Append(events, reply) => match group.append(events) {
-            Ok(appended) => waiting.push(Waiting::Appended(reply, appended)),
+        Command::Append(events, place, reply) => match group.append(events) {
+            Ok(appended) => waiting.push(Waiting::Appended(reply, appended, place)),
             Err(error) => {
-                waiting.push(Waiting::Appended(reply, vec![]));
+                waiting.push(Waiting::Appended(reply, vec![], place));
                 return Err(error);
             }
         },
