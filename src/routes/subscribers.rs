@@ -61,9 +61,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::event::Attributes;
     use crate::model::filter::Filter;
     use crate::model::ids::WebhookRef;
-    use crate::routes::Unready;
+    use crate::routes::{Table, Unready};
 
     fn route(number: u8, patterns: &[&str]) -> Arc<Route> {
         let uid = WebhookUid::from_bytes([number; 16]);
@@ -78,6 +79,34 @@ mod tests {
             gives_up_after: None,
             requested_at: None,
         })
+    }
+
+    #[test]
+    fn a_webhook_that_changes_is_found_by_what_it_wants_now_and_where_it_is_now() {
+        let table = Table::default();
+        let wants = |namespace: &str, event_type: &str| {
+            let event = Attributes {
+                id: "1".into(),
+                source: "/".into(),
+                event_type: event_type.into(),
+                data_content_type: None,
+                data_schema: None,
+                subject: None,
+                time: None,
+                extensions: Vec::new(),
+            };
+            table.matching(namespace, &event).len()
+        };
+        table.upsert(Route::clone(&route(1, &["a", "b"])));
+        assert_eq!([wants("team-a", "a"), wants("team-a", "b"), wants("team-a", "c")], [1, 1, 0]);
+        table.upsert(Route::clone(&route(1, &["b", "c.*"])));
+        assert_eq!([wants("team-a", "a"), wants("team-a", "b"), wants("team-a", "c.d")], [0, 1, 1]);
+        let mut moved = Route::clone(&route(1, &["b"]));
+        moved.webhook.namespace = "team-b".into();
+        table.upsert(moved);
+        assert_eq!([wants("team-a", "b"), wants("team-b", "b")], [0, 1]);
+        assert!(table.remove(WebhookUid::from_bytes([1; 16])));
+        assert_eq!([wants("team-b", "b"), table.namespaces().len()], [0, 0]);
     }
 
     proptest! {

@@ -91,3 +91,27 @@ fn a_single_event_is_in_the_next_commit_however_much_of_a_busy_namespace_waits()
     }
     assert!((1..=2).contains(&most), "{most} commits: more than the one under way and its own");
 }
+
+#[test]
+fn what_waits_in_the_line_keeps_its_room_though_its_caller_has_gone() {
+    let dir = scratch();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let _inside = runtime.enter();
+    let store = Embedded::open(options(&dir)).unwrap();
+    let (minter, hook) = (Minter::default(), webhook("team-a", 1));
+    let body = Bytes::from(vec![b'x'; 64 << 10]);
+    let room = || store.shared.room.left(&hook.namespace);
+    let whole = room();
+    runtime.block_on(store.append(vec![of(&hook, &minter, &body)])).unwrap();
+    let known = store.shared.hooks.get(hook.uid).unwrap();
+    // The writer stops where it tells the queue.
+    let stopped = known.queue();
+    for _ in 0..10 {
+        let mut call = store.append(vec![of(&hook, &minter, &body)]);
+        assert!(call.poll_unpin(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
+    }
+    assert!(whole - room() >= 9 * (64 << 10), "{} of {whole} are left", room());
+    drop(stopped);
+    wait_until("room is not made", || room() == whole);
+    assert_eq!(known.summary().pending, 11, "it is done all the same");
+}

@@ -407,6 +407,28 @@ fn what_comes_while_a_read_takes_long_is_kept_as_far_as_a_window_goes_and_none_i
 }
 
 #[test]
+fn no_more_is_read_than_is_kept() {
+    let budgets = Budgets::new(usize::MAX, usize::MAX);
+    let mut queue = Queue::on_disk(&budgets);
+    let now = UnixMillis::from_millis(1);
+    let fresh = queue.needs(now, 32).unwrap();
+    assert_eq!((fresh.lane, fresh.need, fresh.want), (LaneId::Fresh, 32, 256));
+    queue.reading(fresh);
+    queue.refilled(fresh, Found::default());
+    let retry = queue.needs(now, 32).unwrap();
+    assert_eq!((retry.lane, retry.need, retry.want), (LaneId::Retry, 32, LaneId::Retry.window()));
+
+    // With memory more than half in use, only what is asked for.
+    let budgets = Budgets::new(2 * COST, 0);
+    let mut busy = World::new(&budgets, 0);
+    busy.run(Op::Append { count: 2, late: false });
+    busy.apply();
+    let mut queue = Queue::on_disk(&budgets);
+    assert_eq!(queue.needs(now, 32).unwrap().want, 32);
+    assert!(queue.ahead().is_none());
+}
+
+#[test]
 fn a_hundred_thousand_new_ones_and_as_many_retries_take_no_more_memory_than_the_limits() {
     const MANY: u64 = 100_000;
     let entries = |lane: LaneId| lane.window() * COST;
