@@ -3,7 +3,8 @@
 //! same receiver.
 //!
 //! `make bench` runs all but `soak` in their short form; `SCENARIOS=neighbours,many` runs only those. The size is
-//! set by `EVENTS` (20,000), `BACKLOG` (100,000), `LOG` (0), `WEBHOOKS` (1,000) and `NAMESPACES` (50); `MINUTES` is for
+//! set by `EVENTS` (20,000), `BACKLOG` (100,000), `LOG` (0), `WEBHOOKS` (1,000), `NAMESPACES` (50) and `ROUNDS` (1, of
+//! `neighbours`); `MINUTES` is for
 //! `soak`. With `STRICT=1` it ends with status 1 when a figure misses its goal.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a bench is there to print")]
 
@@ -30,7 +31,7 @@ fn size(name: &str, default: usize) -> usize {
 }
 
 /// What makes a run another than the short form.
-const LONGER: [&str; 6] = ["SCENARIOS", "EVENTS", "BACKLOG", "LOG", "WEBHOOKS", "NAMESPACES"];
+const LONGER: [&str; 7] = ["SCENARIOS", "EVENTS", "BACKLOG", "LOG", "WEBHOOKS", "NAMESPACES", "ROUNDS"];
 
 fn is_set(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|value| !value.is_empty())
