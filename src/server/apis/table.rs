@@ -70,7 +70,7 @@ fn cells(line: &Line, now: UnixMillis) -> [Value; 11] {
         text(next(line, now)),
         Value::from(age(now.since(delivery.accepted_at))),
         Value::from(&*delivery.event_id),
-        text(last.map(|last| crate::model::duration::format(last.duration))),
+        text(last.map(|last| took(last.duration))),
         text(error.map(ToOwned::to_owned)),
     ]
 }
@@ -88,6 +88,15 @@ fn next(line: &Line, now: UnixMillis) -> Option<String> {
     }
     let wait = line.due()?.since(now);
     Some(if wait.is_zero() { "now".to_owned() } else { age(wait) })
+}
+
+/// How long an attempt took. A receiver nearby may need less than the smallest unit that is shown.
+fn took(duration: Duration) -> String {
+    if duration < Duration::from_millis(1) {
+        "<1ms".to_owned()
+    } else {
+        crate::model::duration::format(duration)
+    }
 }
 
 /// A duration in two units at most, of which the larger one counts: as `kubectl` writes ages.
@@ -121,6 +130,13 @@ mod tests {
         let cells = cells(&Line::new(delivery, hold, now), now);
         let text = |cell: &Value| cell.as_str().map_or_else(|| cell.to_string(), ToOwned::to_owned);
         cells.iter().skip(1).map(text).collect()
+    }
+
+    #[test]
+    fn an_attempt_never_takes_no_time() {
+        for (micros, shown) in [(0, "<1ms"), (999, "<1ms"), (1000, "1ms"), (1_500_999, "1s500ms")] {
+            assert_eq!(took(Duration::from_micros(micros)), shown);
+        }
     }
 
     #[test]
