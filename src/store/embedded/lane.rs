@@ -140,7 +140,7 @@ pub(super) struct Found {
 }
 
 /// A refill that is being read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Underway {
     /// Added meanwhile, behind the end of the window.
     added: BTreeMap<Slot, Arc<Loaded>>,
@@ -149,7 +149,7 @@ struct Underway {
     /// The first that was added and not kept, for want of room: it is on disk.
     left: Option<Slot>,
     /// Where the read begins.
-    from: Option<Slot>,
+    from: Slot,
     /// Bytes of what was added.
     bytes: usize,
 }
@@ -158,6 +158,10 @@ struct Underway {
 const MOST_ASIDE: usize = 2 << 20;
 
 impl Underway {
+    fn new(from: Slot) -> Self {
+        Self { added: BTreeMap::new(), gone: HashSet::new(), left: None, from, bytes: 0 }
+    }
+
     /// Keeps what comes first, as much as a window holds: a read that takes long must not hold all that comes.
     fn add(&mut self, slot: Slot, loaded: Arc<Loaded>, most: usize) {
         self.bytes += loaded.cost;
@@ -176,7 +180,7 @@ impl Underway {
         if let Some(loaded) = self.added.remove(&slot) {
             self.bytes -= loaded.cost;
         }
-        if self.from.is_none_or(|from| slot >= from) {
+        if slot >= self.from {
             self.gone.insert(slot);
         }
     }
@@ -335,7 +339,7 @@ impl Lane {
 
     /// A refill begins to be read. One at a time.
     pub(super) fn reading(&mut self, refill: Refill) {
-        self.underway = Some(Underway { from: Some(refill.from), ..Underway::default() });
+        self.underway = Some(Underway::new(refill.from));
     }
 
     /// The refill could not be read.

@@ -258,7 +258,8 @@ impl Embedded {
         let Ok(turn) = Arc::clone(&hook.refilling).try_lock_owned() else { return };
         let (shared, hook) = (Arc::clone(&self.shared), Arc::clone(hook));
         tokio::task::spawn_blocking(move || {
-            let _until_read = (turn, ahead);
+            // In this order, so that whose turn is next finds room to read ahead.
+            let _until_read = (ahead, turn);
             let Ok(disk) = shared.disk() else { return };
             let ahead = hook.queue().ahead();
             if let Some(refill) = ahead {

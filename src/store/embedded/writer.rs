@@ -191,8 +191,7 @@ impl Writer {
     fn take_in(&mut self) -> Option<Turn<Command>> {
         if self.line.is_empty() {
             let first = self.commands.blocking_recv()?;
-            let kind = first.kind();
-            self.line.push(first, kind);
+            self.enter(first);
         }
         if !self.line.is_urgent() {
             std::thread::sleep(pause(self.together, self.began.elapsed()));
@@ -200,10 +199,14 @@ impl Writer {
         while self.line.has_room()
             && let Ok(command) = self.commands.try_recv()
         {
-            let kind = command.kind();
-            self.line.push(command, kind);
+            self.enter(command);
         }
         self.line.next()
+    }
+
+    fn enter(&mut self, command: Command) {
+        let kind = command.kind();
+        self.line.push(command, kind);
     }
 
     /// Commits what goes together.
