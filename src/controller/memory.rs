@@ -17,6 +17,7 @@ pub(super) struct Memory<K, S>(Mutex<HashMap<K, Known<S>>>);
 
 #[derive(Debug)]
 struct Known<S> {
+    since: Instant,
     written_at: Option<Instant>,
     /// Resource version and status of the last write, until the watch has told of it.
     written: Option<(u64, S)>,
@@ -30,7 +31,13 @@ impl<K: Eq + Hash, S: Clone> Memory<K, S> {
 
     fn with<T>(&self, key: K, act: impl FnOnce(&mut Known<S>) -> T) -> T {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        act(all.entry(key).or_insert(Known { written_at: None, written: None, failures: 0 }))
+        let new = || Known { since: Instant::now(), written_at: None, written: None, failures: 0 };
+        act(all.entry(key).or_insert_with(new))
+    }
+
+    /// For how long it is known, at least.
+    pub(super) fn known_for(&self, key: K) -> Duration {
+        self.with(key, |known| known.since.elapsed())
     }
 
     /// How long the next write has to wait, if `interval` lies between two.
@@ -107,6 +114,16 @@ mod tests {
         assert_eq!(memory.newer_than(1, Some("8")), None, "then it is forgotten");
         memory.wrote(1, Instant::now(), Some("not a number"), "written");
         assert_eq!(memory.newer_than(1, Some("8")), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_object_is_known_from_the_first_look_until_it_is_forgotten() {
+        let memory = Memory::<u8, u8>::new();
+        assert_eq!(memory.known_for(1), Duration::ZERO);
+        tokio::time::advance(INTERVAL).await;
+        assert_eq!((memory.known_for(1), memory.known_for(2)), (INTERVAL, Duration::ZERO));
+        memory.forget(&1);
+        assert_eq!(memory.known_for(1), Duration::ZERO);
     }
 
     #[test]

@@ -94,6 +94,7 @@ async fn reconcile(test: Arc<WebhookTest>, context: Arc<Context>) -> Result<Acti
         }
         Step::Later(wait) => Action::requeue(wait),
         Step::Delete => context.delete(&test, &uid).await?,
+        Step::Redate => context.write(&test, status::redated(&test, now)).await?,
         Step::Wait(why) => context.wait(&test, &why).await?,
         Step::Fail(Reason { word, message, .. }) => {
             context.write(&test, status::failed(&test, word, &message, now)).await?
@@ -124,7 +125,8 @@ impl Context {
             Some(name) => self.deps.store.delivery(name).await?.is_some(),
             None => false,
         };
-        Ok(View { test, is_running, target: self.target(test), is_stored, now: self.deps.clock.now() })
+        let (known_for, now) = (self.memory.known_for(uid.to_owned()), self.deps.clock.now());
+        Ok(View { test, known_for, is_running, target: self.target(test), is_stored, now })
     }
 
     fn target(&self, test: &WebhookTest) -> Target {

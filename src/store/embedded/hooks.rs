@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use arc_swap::ArcSwap;
 
+use super::newest::Newest;
 use super::queue::{Budgets, Queue};
 use super::replays::Replays;
 use super::usage::Usages;
@@ -70,6 +71,7 @@ pub(super) struct Hooks {
     budgets: Budgets,
     usages: Usages,
     replays: Replays,
+    newest: Newest,
 }
 
 impl Hooks {
@@ -79,6 +81,7 @@ impl Hooks {
         budgets: Budgets,
         usages: Usages,
         replays: Replays,
+        newest: Newest,
     ) -> Self {
         let mut known = Known::default();
         for summary in summaries {
@@ -86,7 +89,7 @@ impl Hooks {
             let queue = if summary.pending == 0 { Queue::empty } else { Queue::on_disk };
             known.insert(Arc::new(Hook::new(summary, queue(&budgets))));
         }
-        Self { known: RwLock::new(known), budgets, usages, replays }
+        Self { known: RwLock::new(known), budgets, usages, replays, newest }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Known> {
@@ -122,6 +125,11 @@ impl Hooks {
     /// Every replay.
     pub(super) fn replays(&self) -> &Replays {
         &self.replays
+    }
+
+    /// The newest time that was written.
+    pub(super) fn newest(&self) -> &Newest {
+        &self.newest
     }
 
     /// Sets the numbers of a Webhook, which is new if it was not known.
