@@ -7,7 +7,7 @@ use std::time::Duration;
 use rcgen::ExtendedKeyUsagePurpose;
 
 use super::client::HttpSender;
-use super::testing::attempts::{RETRY, all_at_once, error, guard, job, send, sender, to};
+use super::testing::attempts::{DENIED, TIMED_OUT, UNREACHABLE, all_at_once, error, guard, job, retry_after, send, sender, to};
 use super::testing::receiver::{Act, Authority, Receiver, answer};
 use super::testing::{START, event, webhook};
 use super::{Job, Sender as _, Sent};
@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::model::address::Policy;
 use crate::model::signature::{HmacKey, Signer, SigningKey};
 use crate::model::text::Masks;
-use crate::model::verdict::Verdict;
+use crate::model::verdict::{Fault, Verdict};
 use crate::routes::{Endpoint, TlsMaterial};
 
 /// One attempt at a receiver that answers so.
@@ -75,18 +75,18 @@ async fn statuses_become_verdicts_and_redirects_are_not_followed() {
         (204, Verdict::Delivered, ""),
         (
             301,
-            Verdict::Retry { after: Some(Duration::from_secs(7)) },
+            retry_after(Fault::Rejected, 7),
             "answered 301 (Moved Permanently); redirects are not followed",
         ),
         (
             307,
-            Verdict::Retry { after: Some(Duration::from_secs(7)) },
+            retry_after(Fault::Rejected, 7),
             "answered 307 (Temporary Redirect); redirects are not followed",
         ),
-        (404, Verdict::Retry { after: Some(Duration::from_secs(7)) }, "answered 404 (Not Found)"),
+        (404, retry_after(Fault::Rejected, 7), "answered 404 (Not Found)"),
         (410, Verdict::Gone, "answered 410 (Gone)"),
-        (503, Verdict::Retry { after: Some(Duration::from_secs(7)) }, "answered 503 (Service Unavailable)"),
-        (599, Verdict::Retry { after: Some(Duration::from_secs(7)) }, "answered 599"),
+        (503, retry_after(Fault::ServerError, 7), "answered 503 (Service Unavailable)"),
+        (599, retry_after(Fault::ServerError, 7), "answered 599"),
     ] {
         let sent = sender.send(job(to(&receiver.url(&format!("/{status}")), authority.trusted()))).await;
         assert_eq!((sent.verdict, error(&sent), sent.attempt.status), (verdict, complaint, Some(status)));
@@ -99,7 +99,7 @@ async fn statuses_become_verdicts_and_redirects_are_not_followed() {
 async fn a_retry_after_date_is_taken_from_our_clock() {
     // 30 seconds after START.
     let sent = answered(answer("429 Slow", "retry-after: Tue, 14 Nov 2023 22:13:50 GMT\r\n", "")).await;
-    assert_eq!(sent.verdict, Verdict::Retry { after: Some(Duration::from_secs(30)) });
+    assert_eq!(sent.verdict, retry_after(Fault::Throttled, 30));
 }
 
 #[tokio::test]
@@ -147,7 +147,7 @@ async fn time_is_up_whether_the_receiver_hangs_drips_or_never_ends() {
     ] {
         cases.push(async move {
             let sent = answered_within(acts, limit).await;
-            assert_eq!((sent.verdict, sent.attempt.status, error(&sent)), (RETRY, status, sentence));
+            assert_eq!((sent.verdict, sent.attempt.status, error(&sent)), (TIMED_OUT, status, sentence));
             assert!(sent.attempt.duration >= limit);
         });
     }
@@ -175,7 +175,7 @@ async fn broken_answers_are_failures_with_a_sentence() {
         ),
     ] {
         let sent = answered(acts.clone()).await;
-        assert_eq!((sent.verdict, error(&sent)), (RETRY, sentence), "{acts:?}");
+        assert_eq!((sent.verdict, error(&sent)), (UNREACHABLE, sentence), "{acts:?}");
     }
 }
 
@@ -186,7 +186,7 @@ async fn nobody_there_and_no_tls_are_failures_with_a_sentence() {
     let port = free.local_addr().unwrap().port();
     drop(free);
     let sent = send(to(&format!("https://127.0.0.1:{port}/secret?token=1"), authority.trusted())).await;
-    assert_eq!((sent.verdict, error(&sent)), (RETRY, &*format!("connection refused by 127.0.0.1:{port}")));
+    assert_eq!((sent.verdict, error(&sent)), (UNREACHABLE, &*format!("connection refused by 127.0.0.1:{port}")));
 
     let plain = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = plain.local_addr().unwrap().port();
@@ -196,7 +196,7 @@ async fn nobody_there_and_no_tls_are_failures_with_a_sentence() {
         tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
     });
     let sent = send(to(&format!("https://127.0.0.1:{port}/"), authority.trusted())).await;
-    assert_eq!((sent.verdict, error(&sent)), (RETRY, "TLS: the receiver does not speak TLS"));
+    assert_eq!((sent.verdict, error(&sent)), (UNREACHABLE, "TLS: the receiver does not speak TLS"));
 }
 
 #[tokio::test]
@@ -223,7 +223,7 @@ async fn certificates_are_verified_against_the_ca_and_the_name() {
     ] {
         let sent = send(to(&url, tls)).await;
         let expected = format!("TLS: the receiver's certificate is not trusted: {sentence}");
-        assert_eq!((sent.verdict, error(&sent)), (RETRY, &*expected), "{url}");
+        assert_eq!((sent.verdict, error(&sent)), (UNREACHABLE, &*expected), "{url}");
     }
     assert!(receiver.requests().is_empty());
 }
@@ -253,7 +253,7 @@ async fn a_denied_literal_or_name_is_never_dialled() {
     for host in ["127.0.0.1", "x.localhost", "[::ffff:7f00:1]"] {
         let url = receiver.url("/").replace("x.localhost", host);
         let sent = sender.send(job(to(&url, authority.trusted()))).await;
-        assert_eq!(sent.verdict, Verdict::Refused, "{host}");
+        assert_eq!(sent.verdict, DENIED, "{host}");
         assert!(
             error(&sent).contains("127.0.0.0/8 (loopback), which deliveries may not reach"),
             "{}",
@@ -272,7 +272,7 @@ async fn a_changed_policy_ends_the_use_of_open_connections() {
     let attempt = || sender.send(job(to(&receiver.url("/"), authority.trusted())));
     assert_eq!(attempt().await.verdict, Verdict::Delivered);
     guard.set_policy(Policy::default());
-    assert_eq!(attempt().await.verdict, Verdict::Refused);
+    assert_eq!(attempt().await.verdict, DENIED);
     assert_eq!(receiver.requests().len(), 1);
 }
 
