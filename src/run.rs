@@ -33,6 +33,7 @@ use crate::server::apis::deliveries::Log;
 use crate::server::apis::usages;
 use crate::server::auth::{FrontProxy, Gate};
 use crate::server::certificates::Certificates;
+use crate::server::http1::Heads;
 use crate::server::listener::{self, Limits};
 use crate::server::ops::{Check, Health};
 use crate::server::publish::Publisher;
@@ -66,8 +67,8 @@ impl Error {
     }
 }
 
-/// Largest head of a request, in bytes.
-const HEAD_BYTES: u32 = 64 << 10;
+/// The largest head of kube-apiserver and of fronts: more than a front takes, for what it says of the user.
+const TRUSTED: Heads = Heads { bytes: 2 << 20, headers: 20_000 };
 /// Between two looks for deliveries that are too old to be kept.
 const RETAIN: Duration = Duration::from_secs(10);
 /// Between two attempts to reach the Kubernetes API at start.
@@ -207,9 +208,8 @@ impl Parts {
         };
         let controllers = Controllers::new(self.controller(config, webhooks));
 
-        // More than at a front, for what a front says of the user.
         let limits =
-            Limits { drain: config.common.shutdown_grace, head_bytes: HEAD_BYTES, ..Limits::default() };
+            Limits { drain: config.common.shutdown_grace, trusted: TRUSTED, ..Limits::default() };
         let mut rest = vec![tasks.spawn(feed.run(stop.clone())), tasks.spawn(controllers.run(stop.clone()))];
         if config.publish_ca {
             rest.push(tasks.spawn(trust.run(stop.clone())));

@@ -29,7 +29,10 @@ pub(super) struct Activity {
 
 #[derive(Clone, Copy, Debug)]
 struct State {
+    /// Under way.
     requests: usize,
+    /// Answered, but for what remains of their bodies.
+    remaining: usize,
     waits_for: Wait,
     since: Instant,
 }
@@ -43,7 +46,7 @@ enum Wait {
 impl Activity {
     /// Of a connection that was accepted now.
     pub(super) fn new() -> Self {
-        let state = State { requests: 0, waits_for: Wait::Head, since: Instant::now() };
+        let state = State { requests: 0, remaining: 0, waits_for: Wait::Head, since: Instant::now() };
         Self { state: Mutex::new(state), give_way: CancellationToken::new() }
     }
 
@@ -70,13 +73,13 @@ impl Activity {
             Wait::Head => patience.head,
             Wait::Anything => patience.idle,
         };
-        (state.requests == 0).then(|| state.since + limit)
+        (state.requests + state.remaining == 0).then(|| state.since + limit)
     }
 
     /// While nothing is under way, bytes are the head of a request.
     fn bytes_came(&self) {
         let mut state = self.lock();
-        if state.requests == 0 && state.waits_for == Wait::Anything {
+        if state.requests + state.remaining == 0 && state.waits_for == Wait::Anything {
             state.waits_for = Wait::Head;
             state.since = Instant::now();
         }
@@ -87,11 +90,32 @@ impl Activity {
 #[derive(Debug)]
 pub(super) struct InRequest(Arc<Activity>);
 
+impl InRequest {
+    /// It is answered, and what remains of its body is awaited: as long as that, the connection is in nobody's way, and
+    /// may be asked for its place.
+    pub(super) fn remains(self) -> Remains {
+        self.0.lock().remaining += 1;
+        Remains(Arc::clone(&self.0))
+    }
+}
+
 impl Drop for InRequest {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.requests = state.requests.saturating_sub(1);
         state.waits_for = Wait::Anything;
+        state.since = Instant::now();
+    }
+}
+
+/// What remains of the body of an answered request.
+#[derive(Debug)]
+pub(super) struct Remains(Arc<Activity>);
+
+impl Drop for Remains {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.remaining = state.remaining.saturating_sub(1);
         state.since = Instant::now();
     }
 }

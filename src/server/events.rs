@@ -213,7 +213,7 @@ pub(super) fn result_of(reason: Reason) -> &'static str {
     match reason {
         Reason::Unauthorized => "unauthenticated",
         Reason::Forbidden => "forbidden",
-        Reason::RequestEntityTooLarge => "too_large",
+        Reason::RequestEntityTooLarge | Reason::RequestHeaderFieldsTooLarge => "too_large",
         Reason::TooManyRequests => "throttled",
         Reason::ServiceUnavailable | Reason::InternalError => "unavailable",
         Reason::BadRequest

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use hyper::body::Incoming;
 
 use super::listener::{Handler, Limits, Peer};
+use super::rest::RequestBody;
 use super::status::Answer;
 use crate::metrics::Metrics;
 
@@ -150,7 +150,7 @@ pub fn limits() -> Limits {
 }
 
 impl Handler for Ops {
-    async fn handle(&self, _: Peer, request: Request<Incoming>) -> Answer {
+    async fn handle<'a>(&'a self, _: Peer, request: Request<&'a mut RequestBody>) -> Answer {
         self.answer(&request)
     }
 }

@@ -43,6 +43,8 @@ pub enum Reason {
     UnsupportedMediaType,
     /// 429: too much, later again.
     TooManyRequests,
+    /// 431: its head is too large.
+    RequestHeaderFieldsTooLarge,
     /// 500: our fault.
     InternalError,
     /// 503: not now, later again.
@@ -65,6 +67,7 @@ impl Reason {
             Self::RequestEntityTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+            Self::RequestHeaderFieldsTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
             Self::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -86,6 +89,7 @@ impl Reason {
             Self::RequestEntityTooLarge => "RequestEntityTooLarge",
             Self::UnsupportedMediaType => "UnsupportedMediaType",
             Self::TooManyRequests => "TooManyRequests",
+            Self::RequestHeaderFieldsTooLarge => "RequestHeaderFieldsTooLarge",
             Self::InternalError => "InternalError",
             Self::ServiceUnavailable => "ServiceUnavailable",
         }
@@ -290,6 +294,7 @@ mod tests {
             (Reason::RequestEntityTooLarge, 413),
             (Reason::UnsupportedMediaType, 415),
             (Reason::TooManyRequests, 429),
+            (Reason::RequestHeaderFieldsTooLarge, 431),
             (Reason::InternalError, 500),
             (Reason::ServiceUnavailable, 503),
         ] {

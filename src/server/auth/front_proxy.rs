@@ -247,6 +247,18 @@ impl FrontProxy {
         user.map(|user| Some(Arc::new(user))).map_err(|why| Failure::new(Reason::Unauthorized, why))
     }
 
+    /// Whether somebody shows a certificate by which he may ask for others. While it is not known whose that is, any may
+    /// be it.
+    pub(super) fn vouches(&self, peer: &Peer) -> bool {
+        if peer.certificates.is_empty() {
+            return false;
+        }
+        let now = self.clock.now();
+        let judged = |trust: Option<Arc<Trust>>| trust.map(|trust| trust.judge(&peer.certificates, now).is_ok());
+        let kube_apiserver = judged(self.kube_apiserver.load_full());
+        judged(self.fronts.load_full()) == Some(true) || kube_apiserver.unwrap_or(self.is_door)
+    }
+
     /// Whether it is known who may ask for others.
     ///
     /// # Errors

@@ -125,6 +125,11 @@ impl Gate {
         }
     }
 
+    /// Whether this is somebody who may ask for others, or may turn out to be: whom that is is not known at first.
+    pub fn vouches(&self, peer: &Peer) -> bool {
+        self.front_proxy.vouches(peer)
+    }
+
     /// Lets a user do something, or says that he may not.
     ///
     /// # Errors
