@@ -6,6 +6,7 @@ pub mod client;
 mod client_tests;
 mod clients;
 mod connection;
+mod dial;
 pub mod egress;
 #[cfg(test)]
 mod egress_tests;
@@ -16,6 +17,7 @@ mod engine_on_disk_tests;
 mod engine_tests;
 mod expire;
 mod failure;
+mod http1;
 mod http2;
 #[cfg(test)]
 mod http2_tests;
@@ -38,6 +40,10 @@ mod schedule_tests;
 #[cfg(test)]
 mod testing;
 pub mod tls;
+mod tls_failure;
+#[cfg(test)]
+mod tls_tests;
+mod verifier;
 mod worker;
 
 use std::sync::Arc;

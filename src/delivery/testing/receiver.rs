@@ -59,7 +59,7 @@ impl Authority {
         self.issue("client", ExtendedKeyUsagePurpose::ClientAuth)
     }
 
-    pub(super) fn server(&self, name: &str, clients: Option<&Self>) -> ServerConfig {
+    pub(crate) fn server(&self, name: &str, clients: Option<&Self>) -> ServerConfig {
         let (chain, key) = self.issue(name, ExtendedKeyUsagePurpose::ServerAuth);
         let chain = CertificateDer::pem_slice_iter(&chain).collect::<Result<_, _>>().unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -88,7 +88,10 @@ pub(crate) enum Act {
     /// One byte after the other, with a pause before each.
     Drip(Vec<u8>, Duration),
     Hang,
+    /// Ends TCP, and not TLS.
     Close,
+    /// Resets TCP.
+    Reset,
 }
 
 /// An answer with a body of known length.
@@ -309,6 +312,13 @@ async fn act_on(stream: &mut TlsStream<TcpStream>, act: Act) -> Option<()> {
         }
         Act::Hang => std::future::pending().await,
         Act::Close => return None,
+        Act::Reset => {
+            stream.flush().await.ok()?;
+            // What was written arrives before the reset only when it is read.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let linger = socket2::SockRef::from(stream.get_ref().0).set_linger(Some(Duration::ZERO));
+            return linger.ok().and(None);
+        }
     }
     stream.flush().await.ok()
 }
