@@ -7,6 +7,8 @@ mod client_tests;
 mod clients;
 mod connection;
 mod dial;
+#[cfg(test)]
+mod dial_tests;
 pub mod egress;
 #[cfg(test)]
 mod egress_tests;
@@ -33,6 +35,8 @@ mod patrol;
 mod patrol_tests;
 mod quiet;
 mod request;
+#[cfg(test)]
+mod resend_tests;
 mod retry_after;
 mod schedule;
 #[cfg(test)]

@@ -192,8 +192,18 @@ impl Receiver {
         Self::run(config, Arc::new(|_: &str| Vec::new()), Pace { streams, ..Pace::default() }).await
     }
 
+    /// Answers 200 to all that comes here, as this host, and closes the connection after each.
+    pub(crate) fn start_on(listener: TcpListener, authority: &Authority, name: &str) -> Self {
+        let script = |_: &str| answer("200 OK", "connection: close\r\n", "");
+        Self::run_on(listener, authority.server(name, None), Arc::new(script), Pace::default())
+    }
+
     async fn run(config: ServerConfig, script: Script, pace: Pace) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        Self::run_on(listener, config, script, pace)
+    }
+
+    fn run_on(listener: TcpListener, config: ServerConfig, script: Script, pace: Pace) -> Self {
         let port = listener.local_addr().unwrap().port();
         let seen = Arc::new(Seen::default());
         let acceptor = TlsAcceptor::from(Arc::new(config));
@@ -323,7 +333,7 @@ async fn act_on(stream: &mut TlsStream<TcpStream>, act: Act) -> Option<()> {
     stream.flush().await.ok()
 }
 
-async fn read_request(stream: &mut TlsStream<TcpStream>) -> Option<String> {
+pub(crate) async fn read_request(stream: &mut TlsStream<TcpStream>) -> Option<String> {
     let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
     loop {
         let read = stream.read(&mut buffer).await.ok().filter(|read| *read > 0)?;
