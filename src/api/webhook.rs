@@ -284,7 +284,7 @@ pub struct CaRef {
     /// Its name, in the same namespace.
     #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = rules::name()))]
     pub name: String,
-    /// The key in its data, whose value is one or more certificates in PEM, at most 64 KiB.
+    /// The key in its data, whose value is one or more certificates in PEM, at most 1 MiB.
     #[serde(default = "defaults::ca_key")]
     #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = rules::key()))]
     pub key: String,

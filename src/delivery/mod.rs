@@ -6,6 +6,9 @@ pub mod client;
 mod client_tests;
 mod clients;
 mod connection;
+mod dial;
+#[cfg(test)]
+mod dial_tests;
 pub mod egress;
 #[cfg(test)]
 mod egress_tests;
@@ -16,6 +19,7 @@ mod engine_on_disk_tests;
 mod engine_tests;
 mod expire;
 mod failure;
+mod http1;
 mod http2;
 #[cfg(test)]
 mod http2_tests;
@@ -31,6 +35,8 @@ mod patrol;
 mod patrol_tests;
 mod quiet;
 mod request;
+#[cfg(test)]
+mod resend_tests;
 mod retry_after;
 mod schedule;
 #[cfg(test)]
@@ -38,6 +44,10 @@ mod schedule_tests;
 #[cfg(test)]
 mod testing;
 pub mod tls;
+mod tls_failure;
+#[cfg(test)]
+mod tls_tests;
+mod verifier;
 mod worker;
 
 use std::sync::Arc;

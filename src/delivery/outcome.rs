@@ -158,7 +158,7 @@ mod tests {
             (after(100 * DAY), 2, Next::Retry(at(DAY)), Some(DAY)),
             (retry_after(None), 4, Next::Failed(EndReason::RetriesExhausted), Some(MINUTE)),
             (after(600), 4, Next::Failed(EndReason::RetriesExhausted), Some(600)),
-            (DENIED, 1, Next::Retry(at(10)), Some(10)),
+            (DENIED, 2, Next::Retry(at(MINUTE)), Some(MINUTE)),
             (DENIED, 4, Next::Failed(EndReason::AddressDenied), Some(MINUTE)),
             (Verdict::Gone, 1, Next::Failed(EndReason::Gone), Some(10)),
         ] {

@@ -4,6 +4,8 @@
 //! which command mends it. Nothing here repeats any part of a Secret's value.
 
 mod parts;
+mod pem;
+
 /// A rate limit as a spec has it; none: its time cannot be read. What the schema would refuse counts as one.
 pub fn rate_limit(limit: &api::webhook::RateLimit) -> Option<RateLimit> {
     let per = duration::parse(&limit.per).filter(|per| !per.is_zero())?;

@@ -3,6 +3,7 @@
 pub(crate) mod attempts;
 pub(crate) mod frames;
 pub(crate) mod lines;
+pub(crate) mod name_server;
 pub(crate) mod receiver;
 pub(crate) mod store;
 pub(crate) mod world;

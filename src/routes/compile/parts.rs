@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
-use rustls::RootCertStore;
+use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::REFERENCE_UNREADABLE;
+use super::{REFERENCE_UNREADABLE, pem};
 use crate::api::WebhookSpec;
 use crate::api::rules::{RESERVED_HEADER_PREFIXES, RESERVED_HEADERS};
 use crate::api::webhook::{CaKind, Header, SecretKeyRef};
@@ -24,8 +23,6 @@ use crate::routes::{ClientCertificate, Unready};
 
 /// Longest value of a header, in bytes.
 const MAX_HEADER: usize = 4096;
-/// Largest bundle of certificates, in bytes of PEM.
-const MAX_PEM: usize = 64 << 10;
 
 /// What the parts are made of.
 pub(super) struct Input<'a> {
@@ -58,7 +55,8 @@ pub(super) fn target(input: &Input<'_>) -> Result<Target, Unready> {
             "AddressDenied",
             format!(
                 "spec.url is not allowed: {denied}; change it (kubectl -n {namespace} edit hook {name}), or ask the \
-                 platform team to allow the range (--allow-cidr)"
+                 platform team to {}",
+                denied.remedy()
             ),
         )
     })?;
@@ -160,7 +158,7 @@ pub(super) fn hmac_keys(input: &Input<'_>, masks: &mut Vec<Vec<u8>>) -> Vec<Resu
                     "Secret {:?}, key {:?}: the signing key {error}; {}",
                     key.name,
                     key.key,
-                    write_key(input.namespace, key, Sample::SigningKey)
+                    mend_signing_key(input.namespace, key, value)
                 ),
             )
         })?;
@@ -168,6 +166,23 @@ pub(super) fn hmac_keys(input: &Input<'_>, masks: &mut Vec<Vec<u8>>) -> Vec<Resu
         Ok(parsed)
     });
     keys.collect()
+}
+
+/// How to mend a key that a receiver may know: what is there is kept, and never written over with another.
+fn mend_signing_key(namespace: &str, key: &SecretKeyRef, value: &[u8]) -> String {
+    let SecretKeyRef { name, key } = key;
+    let text: Vec<u8> = value.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    if HmacKey::parse(&[b"whsec_", text.as_slice()].concat()).is_err() {
+        return format!(
+            "nobody but the receiver can say what is meant, so write the key that it has, as whsec_ and the base64 of its \
+             bytes: kubectl -n {namespace} edit secret {name}"
+        );
+    }
+    format!(
+        "if that is all that is missing, this keeps the key: kubectl -n {namespace} patch secret {name} --type=merge -p \
+         \"{{\\\"stringData\\\":{{\\\"{key}\\\":\\\"whsec_$(kubectl -n {namespace} get secret {name} \
+         -o go-template='{{{{index .data \"{key}\" | base64decode}}}}' | tr -d '[:space:]')\\\"}}}}\""
+    )
 }
 
 /// What the command that mends a Secret writes into it.
@@ -198,9 +213,7 @@ pub(super) fn ca(input: &Input<'_>) -> Result<Option<Arc<[u8]>>, Unready> {
         }
         CaKind::ConfigMap => config_map_value(input, &ca.name, &ca.key)?,
     };
-    if is_ca_bundle(pem) {
-        return Ok(Some(pem.into()));
-    }
+    let Err(why) = pem::roots(pem) else { return Ok(Some(pem.into())) };
     let kind = match ca.kind {
         CaKind::ConfigMap => "ConfigMap",
         CaKind::Secret => "Secret",
@@ -208,7 +221,7 @@ pub(super) fn ca(input: &Input<'_>) -> Result<Option<Arc<[u8]>>, Unready> {
     Err(wrong(
         "CaMalformed",
         format!(
-            "{kind} {:?}, key {:?}, must be one or more CA certificates in PEM, at most 64 KiB: kubectl -n {} edit {} {}",
+            "{kind} {:?}, key {:?}, must be one or more CA certificates in PEM; it {why}: kubectl -n {} edit {} {}",
             ca.name,
             ca.key,
             input.namespace,
@@ -218,44 +231,44 @@ pub(super) fn ca(input: &Input<'_>) -> Result<Option<Arc<[u8]>>, Unready> {
     ))
 }
 
-fn is_ca_bundle(pem: &[u8]) -> bool {
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let mut roots = RootCertStore::empty();
-    pem.len() <= MAX_PEM
-        && certificates.is_ok_and(|certificates| {
-            !certificates.is_empty()
-                && certificates.into_iter().all(|certificate| roots.add(certificate).is_ok())
-        })
-}
-
 pub(super) fn client_certificate(input: &Input<'_>) -> Result<Option<ClientCertificate>, Unready> {
     let reference = input.spec.tls.as_ref().and_then(|tls| tls.client_certificate_ref.as_ref());
     let Some(reference) = reference else { return Ok(None) };
     let (namespace, name) = (input.namespace, &reference.name);
-    let mend = format!("kubectl -n {namespace} create secret tls {name} --cert=tls.crt --key=tls.key");
-    let data = secret(input, name, &mend)?;
+    let create = format!("kubectl -n {namespace} create secret tls {name} --cert=tls.crt --key=tls.key");
+    let data = secret(input, name, &create)?;
+    let mend = with_apply(namespace, &create);
     let (Some(chain), Some(key)) = (data.0.get("tls.crt"), data.0.get("tls.key")) else {
-        let text = format!("Secret {name:?} must have the keys tls.crt and tls.key; delete it, then {mend}");
+        let text = format!("Secret {name:?} must have the keys tls.crt and tls.key: {mend}");
         return Err(missing("SecretKeyMissing", text));
     };
-    if !is_pair(chain, key) {
+    if let Err(why) = pair(chain, key) {
         let text = format!(
-            "Secret {name:?}: tls.crt and tls.key must be a certificate chain and its private key in PEM; delete it, \
-             then {mend}"
+            "Secret {name:?}: tls.crt and tls.key must be a certificate chain and its private key in PEM; {why}: {mend}"
         );
         return Err(wrong("ClientCertificateMalformed", text));
     }
     Ok(Some((chain.as_slice().into(), key.as_slice().into())))
 }
 
-fn is_pair(chain: &[u8], key: &[u8]) -> bool {
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain).collect();
-    let (Ok(certificates), Ok(key)) = (certificates, PrivateKeyDer::from_pem_slice(key)) else {
-        return false;
-    };
-    chain.len() <= MAX_PEM
-        && !certificates.is_empty()
-        && CertifiedKey::from_der(certificates, key, &rustls::crypto::aws_lc_rs::default_provider()).is_ok()
+/// Whether this is a chain and its key; otherwise what is wrong.
+fn pair(chain: &[u8], key: &[u8]) -> Result<(), String> {
+    let certificates = pem::certificates(chain).map_err(|why| format!("tls.crt {why}"))?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| "tls.key holds no private key in PEM".to_owned())?;
+    let pair = CertifiedKey::from_der(certificates, key, &rustls::crypto::aws_lc_rs::default_provider());
+    pair.map(drop).map_err(|error| {
+        let why = match error {
+            rustls::Error::InconsistentKeys(_) => "tls.key is not the key of tls.crt",
+            rustls::Error::InvalidCertificate(_) => "the first certificate of tls.crt cannot be read",
+            _ => "tls.key is of a kind that is not supported (use RSA of 2048 bits or more, P-256, P-384 or Ed25519)",
+        };
+        why.to_owned()
+    })
+}
+
+/// The command makes anew what is there, in place: nothing beside what it names is lost, nothing at all if it fails.
+fn with_apply(namespace: &str, create: &str) -> String {
+    format!("{create} --dry-run=client -o yaml | kubectl -n {namespace} apply -f -")
 }
 
 /// The value of a Secret's key.
@@ -322,6 +335,7 @@ fn config_map_value<'a>(input: &Input<'a>, name: &str, key: &str) -> Result<&'a 
         }
     };
     data.0.get(key).map(Vec::as_slice).ok_or_else(|| {
-        missing("CaNotFound", format!("ConfigMap {name:?} has no key {key:?}; delete it, then {create}"))
+        let mend = with_apply(namespace, &create);
+        missing("CaNotFound", format!("ConfigMap {name:?} has no key {key:?}: {mend}"))
     })
 }
