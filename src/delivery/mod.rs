@@ -31,6 +31,7 @@ mod patrol;
 mod patrol_tests;
 mod quiet;
 mod request;
+mod resolv_conf;
 mod retry_after;
 mod schedule;
 #[cfg(test)]
