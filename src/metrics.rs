@@ -66,6 +66,13 @@ pub struct KindError {
     pub category: &'static str,
 }
 
+/// `kind` of `hookwright_watches_failing`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Watched {
+    /// Of the Kubernetes objects that are watched: a handful.
+    pub kind: String,
+}
+
 type Buckets = std::iter::Copied<std::slice::Iter<'static, f64>>;
 
 /// HTTP client durations, by the OpenTelemetry semantic conventions.
@@ -99,6 +106,10 @@ pub struct Metrics {
     pub store_commit_duration: Histogram,
     /// Bytes of events and log lines, of all namespaces.
     pub store_bytes: Gauge,
+    /// Namespaces that are to be served and are not.
+    pub namespaces_unserved: Gauge,
+    /// Watches of the Kubernetes API that fail.
+    pub watches_failing: Family<Watched, Gauge>,
     /// Status writes.
     pub status_writes: Family<Kind, Counter>,
     /// Reconciles.
@@ -128,6 +139,8 @@ impl Default for Metrics {
             oldest_pending: Family::default(),
             store_commit_duration: histogram(COMMIT),
             store_bytes: Gauge::default(),
+            namespaces_unserved: Gauge::default(),
+            watches_failing: Family::default(),
             status_writes: Family::default(),
             reconciles: Family::default(),
             reconcile_errors: Family::default(),
@@ -190,6 +203,16 @@ impl Metrics {
             Unit::Bytes,
             self.store_bytes.clone(),
         );
+        all.register(
+            "namespaces_unserved",
+            "Namespaces that are to be served and whose Webhooks cannot be read",
+            self.namespaces_unserved.clone(),
+        );
+        all.register(
+            "watches_failing",
+            "Watches of the Kubernetes API that fail, by kind",
+            self.watches_failing.clone(),
+        );
         all.register("status_writes", "Writes of a status", self.status_writes.clone());
         all.register("reconciles", "Reconciles", self.reconciles.clone());
         all.register("reconcile_errors", "Reconciles that failed", self.reconcile_errors.clone());
@@ -224,6 +247,7 @@ mod tests {
         metrics.deliveries.get_or_create(&Ended { outcome: "success" }).inc();
         metrics.attempts.get_or_create(&Attempted { verdict: "delivered" }).inc();
         metrics.oldest_pending.get_or_create(&Waiting { waits_for: "turn" }).set(0.0);
+        metrics.watches_failing.get_or_create(&Watched { kind: "Secret".to_owned() }).set(0);
         metrics.status_writes.get_or_create(&Kind { kind: "Webhook" }).inc();
         metrics.reconciles.get_or_create(&Kind { kind: "Webhook" }).inc();
         metrics.reconcile_errors.get_or_create(&KindError { kind: "Webhook", category: "api" }).inc();
@@ -239,6 +263,8 @@ mod tests {
             "oldest_pending_seconds",
             "store_commit_duration_seconds_bucket",
             "store_bytes",
+            "namespaces_unserved",
+            "watches_failing",
             "status_writes_total",
             "reconciles_total",
             "reconcile_errors_total",

@@ -1,18 +1,17 @@
 //! Wires the rooms together and takes them apart again.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, ResourceExt as _};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+use crate::bind::bind;
+use crate::client;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::controller::trust::Trust;
@@ -20,12 +19,13 @@ use crate::controller::{self, Controllers};
 use crate::delivery::client::HttpSender;
 use crate::delivery::egress::{self, Guard};
 use crate::delivery::engine::{self, Engine};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Watched};
 use crate::model::address::Policy;
 use crate::model::ids::Minter;
 use crate::model::rate::RateLimit;
 use crate::role::{Probes, front_proxy, identity};
 use crate::routes::compile::Compiler;
+use crate::routes::coverage::Whole;
 use crate::routes::feed::Feed;
 use crate::routes::watch::Scope;
 use crate::routes::{Table, master_key};
@@ -98,7 +98,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     });
     let probes = Probes::start(&config.common, &health, &metrics, &tasks).await?;
 
-    let client = client(config.common.kubeconfig.as_deref()).await?;
+    let client = client::connect(config.common.kubeconfig.as_deref())?;
     let Some(cluster) = until(&stop, || cluster_uid(&client)).await else { return Ok(()) };
     let namespace = config.common.service.namespace.clone();
     let Some(master_key) = until(&stop, || master_key::load_or_create(&client, &namespace)).await else {
@@ -127,7 +127,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     info!(version = env!("CARGO_PKG_VERSION"), listen = %config.common.listen, "started");
 
     let retaining = tasks.spawn(retain(Arc::clone(&parts.store), parts.clock.clone(), stop.clone()));
-    let poisoned = parts.watch_store(&stop).await;
+    let poisoned = parts.watch(&stop).await;
     stop.cancel();
     running.end().await;
     let _ = retaining.await;
@@ -199,6 +199,8 @@ impl Parts {
             engine::Settings::from(config),
         ));
         self.checks(&certificates, &engine);
+        let known = Arc::clone(&front_proxy);
+        self.health.ready("kube-apiserver", move || known.check());
         let trust = Trust {
             client: self.client.clone(),
             scope: self.scope.clone(),
@@ -277,8 +279,16 @@ impl Parts {
             Err(error) => Check::Failed(error.to_string()),
         });
         let table = Arc::clone(&self.table);
-        self.health.ready("routes", move || {
-            if table.is_synced() { Ok(()) } else { Err("the Webhooks are not all read yet".to_owned()) }
+        self.health.ready("routes", move || match table.coverage().whole() {
+            Whole::Served => Check::Passed,
+            // The others are: what is said of one namespace must not take the whole away.
+            Whole::Partly(unserved) => Check::Warns(unserved),
+            Whole::Not(why) => Check::Failed(why),
+        });
+        let table = Arc::clone(&self.table);
+        self.health.ready("watches", move || match table.coverage().failing() {
+            None => Check::Passed,
+            Some(failing) => Check::Warns(failing),
         });
         let certificates = Arc::clone(certificates);
         self.health.ready("certificate", move || certificates.check());
@@ -286,13 +296,22 @@ impl Parts {
         self.health.live("deliveries", move || engine.progress().map_err(|stalled| stalled.to_string()));
     }
 
-    /// Returns when told to stop, or (true) when the store is poisoned.
-    async fn watch_store(&self, stop: &CancellationToken) -> bool {
+    fn measure_watches(&self) {
+        let coverage = self.table.coverage();
+        self.metrics.namespaces_unserved.set(i64::try_from(coverage.unserved()).unwrap_or(i64::MAX));
+        for (kind, failing) in coverage.failing_by_kind() {
+            self.metrics.watches_failing.get_or_create(&Watched { kind }).set(failing);
+        }
+    }
+
+    /// Says how it stands with the watches, and returns when told to stop, or (true) when the store is poisoned.
+    async fn watch(&self, stop: &CancellationToken) -> bool {
         let mut tick = tokio::time::interval(Duration::from_millis(500));
         loop {
             tokio::select! {
                 () = stop.cancelled() => return false,
                 _ = tick.tick() => {
+                    self.measure_watches();
                     if matches!(self.store.accepting(), Err(crate::store::Error::Poisoned)) {
                         return true;
                     }
@@ -334,26 +353,6 @@ pub(crate) fn stop_on_signal() -> Result<CancellationToken, Error> {
         });
     }
     Ok(stop)
-}
-
-pub(crate) async fn bind(what: &str, address: std::net::SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address).await.map_err(|error| Error::start(format!("{what} on {address}"), error))
-}
-
-pub(crate) async fn client(kubeconfig: Option<&Path>) -> Result<Client, Error> {
-    let config = match kubeconfig {
-        Some(file) => {
-            let what = || format!("the client of kubeconfig {}", file.display());
-            let read = Kubeconfig::read_from(file).map_err(|error| Error::start(what(), error))?;
-            kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
-                .await
-                .map_err(|error| Error::start(what(), error))?
-        }
-        None => kube::Config::infer().await.map_err(|error| {
-            Error::start("the Kubernetes client: give --kubeconfig, or run in a pod", error)
-        })?,
-    };
-    Client::try_from(config).map_err(|error| Error::start("the Kubernetes client", error))
 }
 
 /// Tries until it succeeds; none: told to stop. Each failure is logged: at start somebody looks.

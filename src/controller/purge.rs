@@ -58,11 +58,9 @@ pub(super) async fn run(
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        if !table.is_synced() {
-            continue;
-        }
         let mut known = store.known();
-        known.retain(|webhook| scope.serves(&webhook.namespace));
+        // Of a namespace that cannot be read, nobody knows what is missing.
+        known.retain(|webhook| scope.serves(&webhook.namespace) && table.serves(&webhook.namespace));
         for webhook in absences.look(known, |uid| table.get(uid).is_some(), grace, Instant::now()) {
             match store.purge(webhook.uid).await {
                 Ok(()) => info!(%webhook, "erased the data of a deleted Webhook"),

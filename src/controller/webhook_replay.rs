@@ -57,8 +57,7 @@ struct Context {
 
 /// Runs until it is told to stop, and reconciles under way have ended.
 pub(super) async fn run(deps: Arc<Deps>, stop: CancellationToken) {
-    let (replays, touched) = reflect::<WebhookReplay>(&deps.client, &deps.scope);
-    let touched = once::after_routes(Arc::clone(&deps.table), touched);
+    let (replays, touched) = reflect::<WebhookReplay>(&deps.client, &deps.scope, deps.table.coverage());
     let (paces, memory) = (Mutex::default(), Memory::new());
     let context = Arc::new(Context { deps, replays: replays.clone(), paces, memory });
     let controller = Controller::for_stream(touched.map(Ok), replays)
@@ -77,6 +76,9 @@ async fn reconcile(replay: Arc<WebhookReplay>, context: Arc<Context>) -> Result<
     context.deps.metrics.reconciles.get_or_create(&KIND).inc();
     let id = replay.uid().and_then(|uid| Some((uid.parse::<ReplayId>().ok()?, uid)));
     let Some((id, uid)) = id else { return Ok(Action::await_change()) };
+    if once::is_early(&context.deps.table, &*replay) {
+        return Ok(Action::requeue(once::LOOK));
+    }
     let replay = context.newest(&replay, &uid);
     let now = context.deps.clock.now();
     let action = match step(&context.view(&replay, id)) {

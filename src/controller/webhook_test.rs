@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::memory::Memory;
-use super::once::{self, Reason, created, time};
+use super::once::{self, LOOK, Reason, created, time};
 use super::{Deps, Error, apply};
 use crate::api::{WebhookTest, WebhookTestStatus};
 use crate::cli::chain;
@@ -53,7 +53,7 @@ struct Context {
 
 /// Runs until it is told to stop, and what is under way has ended.
 pub(super) async fn run(deps: Arc<Deps>, stop: CancellationToken) {
-    let (tests, touched) = reflect::<WebhookTest>(&deps.client, &deps.scope);
+    let (tests, touched) = reflect::<WebhookTest>(&deps.client, &deps.scope, deps.table.coverage());
     let grace = deps.shutdown_grace.max(attempt::SHORTEST_GRACE);
     let tasks = TaskTracker::new();
     let context = Arc::new(Context {
@@ -65,7 +65,7 @@ pub(super) async fn run(deps: Arc<Deps>, stop: CancellationToken) {
         tasks: tasks.clone(),
         memory: Memory::new(),
     });
-    Controller::for_stream(once::after_routes(Arc::clone(&context.deps.table), touched).map(Ok), tests)
+    Controller::for_stream(touched.map(Ok), tests)
         .with_config(Config::default().concurrency(CONCURRENCY))
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(reconcile, error_policy, context)
@@ -84,6 +84,9 @@ pub(super) async fn run(deps: Arc<Deps>, stop: CancellationToken) {
 async fn reconcile(test: Arc<WebhookTest>, context: Arc<Context>) -> Result<Action, Error> {
     context.deps.metrics.reconciles.get_or_create(&KIND).inc();
     let Some(uid) = test.uid() else { return Ok(Action::await_change()) };
+    if once::is_early(&context.deps.table, &*test) {
+        return Ok(Action::requeue(LOOK));
+    }
     let test = context.newest(&test, &uid);
     let now = context.deps.clock.now();
     let next = step(&context.view(&test, &uid).await?);

@@ -99,3 +99,27 @@ async fn an_answer_that_changes_is_judged_anew_and_a_failed_name_is_asked_for_ag
     guard.forget("moving.example");
     assert!(matches!(guard.addresses("moving.example").await, Err(Error::Denied(_))));
 }
+
+#[test]
+fn without_a_name_server_it_is_said_what_to_mount() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("resolv.conf");
+    let read = |text: Option<&str>| {
+        if let Some(text) = text {
+            std::fs::write(&path, text).unwrap();
+        }
+        let read = super::egress::read(path.to_str().unwrap());
+        read.map(|conf| conf.servers).map_err(|error| crate::model::causes::chain(&error))
+    };
+    for (text, why) in [
+        (None, "cannot read"),
+        (Some(""), "no address in it"),
+        (Some("search a.example\nnameserver dns.example\n"), "no address in it"),
+        (Some("nameserver fe80::1%eth0\n"), "only addresses with a zone"),
+    ] {
+        let error = read(text).unwrap_err();
+        assert!(error.contains(why) && error.contains("a line such as `nameserver 10.96.0.10`"), "{error}");
+    }
+    let servers = read(Some("search -bad.example\noptions what:ever\nnameserver 10.96.0.10\n")).unwrap();
+    assert_eq!(servers, [IpAddr::from([10, 96, 0, 10])]);
+}

@@ -37,6 +37,7 @@ mod quiet;
 mod request;
 #[cfg(test)]
 mod resend_tests;
+mod resolv_conf;
 mod retry_after;
 mod schedule;
 #[cfg(test)]

@@ -30,7 +30,7 @@ use super::watch::{self, Change, Key, Mirror, Scope, Watched};
 use super::{Route, Table};
 use crate::api::{REQUESTED_AT, USE_LABEL, Webhook};
 use crate::cli::chain;
-use crate::model::ids::{WebhookRef, WebhookUid};
+use crate::model::ids::{Namespace, WebhookRef, WebhookUid};
 use crate::store::Store;
 use index::Index;
 use work::Work;
@@ -91,6 +91,7 @@ impl Feed {
         store: Arc<dyn Store>,
     ) -> (Self, Webhooks) {
         let (objects, mut writer) = reflector::store();
+        table.coverage().expect(&scope);
         // What is in it is kept by this feed's own lists: the reader is never to wait for it.
         writer.apply_watcher_event(&Event::Init);
         writer.apply_watcher_event(&Event::InitDone);
@@ -111,12 +112,13 @@ impl Feed {
         (feed, objects)
     }
 
-    /// Keeps the table until it is told to stop. After the first complete list every Webhook is in the table, known
-    /// to the store, and [`Table::is_synced`].
+    /// Keeps the table until it is told to stop. After the first complete list of a namespace its Webhooks are in the
+    /// table, known to the store, and [`Table::serves`] it, whatever becomes of other namespaces.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut webhooks = watch::objects::<Webhook>(&self.client, &self.scope);
+        let coverage = Arc::clone(self.table.coverage());
+        let mut webhooks = watch::objects::<Webhook>(&self.client, &self.scope, &coverage);
         let label = format!("{USE_LABEL}=true");
-        let mut secrets = watch::labelled_metadata::<Secret>(&self.client, &self.scope, &label);
+        let mut secrets = watch::labelled_metadata::<Secret>(&self.client, &self.scope, &coverage, &label);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -140,12 +142,12 @@ impl Feed {
         let Some(event) = seen(event) else { return };
         for change in self.webhooks.apply(number, event) {
             match change {
-                Change::Put { key, old } => self.put(&key, old.as_ref()),
+                Change::Put { key, old } => self.put(number, &key, old.as_ref()),
                 Change::Gone { key, old } => self.gone(&key, old.webhook.uid),
             }
         }
-        if self.webhooks.is_complete() && !self.table.is_synced() {
-            self.sync().await;
+        if self.webhooks.is_listed(number) && !self.table.coverage().was_listed(self.place(number)) {
+            self.sync(number).await;
         }
     }
 
@@ -162,7 +164,7 @@ impl Feed {
         }
     }
 
-    fn put(&mut self, key: &Key, old: Option<&Seen>) {
+    fn put(&mut self, number: usize, key: &Key, old: Option<&Seen>) {
         let Some(seen) = self.webhooks.get(key).cloned() else { return };
         if let Some(old) = old
             && old.webhook.uid != seen.webhook.uid
@@ -170,7 +172,7 @@ impl Feed {
             self.table.remove(old.webhook.uid);
             self.index.remove(key);
         }
-        if self.table.is_synced() && old != Some(&seen) {
+        if self.webhooks.is_listed(number) && old != Some(&seen) {
             self.compile(key, &seen);
         }
     }
@@ -184,9 +186,9 @@ impl Feed {
         }
     }
 
-    /// The first complete list: all of it is made known to the store and put in force.
-    async fn sync(&mut self) {
-        let keys: Vec<Key> = self.webhooks.keys().cloned().collect();
+    /// The first complete list of a watch: all of it is made known to the store and put in force.
+    async fn sync(&mut self, number: usize) {
+        let keys: Vec<Key> = self.webhooks.keys_of(number).cloned().collect();
         let unknown = keys.iter().filter_map(|key| self.adoption(key));
         let adoptions: Vec<_> = unknown.collect();
         futures::stream::iter(adoptions).for_each_concurrent(READINGS, std::convert::identity).await;
@@ -195,8 +197,21 @@ impl Feed {
                 self.compile(key, &seen);
             }
         }
-        self.table.set_synced();
-        info!(webhooks = keys.len(), "all Webhooks are listed");
+        let place = self.place(number);
+        self.table.coverage().listed(place);
+        info!(
+            namespace = place.map(|namespace| &**namespace),
+            webhooks = keys.len(),
+            "all Webhooks are listed"
+        );
+    }
+
+    /// What a watch is of: a namespace, or none for all.
+    fn place(&self, number: usize) -> Option<&Namespace> {
+        match &self.scope {
+            Scope::All => None,
+            Scope::Namespaces(list) => list.get(number),
+        }
     }
 
     /// Makes a Webhook known to the store, if it is not, with the numbers of its status.

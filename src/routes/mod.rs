@@ -4,6 +4,7 @@
 //! the table like the cluster.
 
 pub mod compile;
+pub mod coverage;
 pub mod feed;
 pub mod hold;
 pub mod master_key;

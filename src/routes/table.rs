@@ -1,10 +1,10 @@
 //! The table of routes: plain state, tested by calling it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use super::Route;
+use super::coverage::{Coverage, Unserved};
 use super::subscribers::Subscribers;
 use crate::model::event::Attributes;
 use crate::model::ids::{Namespace, WebhookRef, WebhookUid};
@@ -14,7 +14,7 @@ use crate::store::Wakes;
 #[derive(Debug, Default)]
 pub struct Table {
     routes: RwLock<Routes>,
-    synced: AtomicBool,
+    coverage: Arc<Coverage>,
     for_engine: Wakes,
     for_controller: Wakes,
 }
@@ -98,14 +98,27 @@ impl Table {
         self.read().by_namespace.keys().cloned().collect()
     }
 
-    /// Called once the first complete list is in the table: from then on what does not match has no Webhook.
-    pub fn set_synced(&self) {
-        self.synced.store(true, Ordering::Release);
+    /// Of which namespaces this table knows all Webhooks.
+    pub fn coverage(&self) -> &Arc<Coverage> {
+        &self.coverage
     }
 
-    /// Whether the first complete list is in the table. Before, nothing may be accepted.
-    pub fn is_synced(&self) -> bool {
-        self.synced.load(Ordering::Acquire)
+    /// Whether it is known who receives in a namespace; see [`Coverage::check`].
+    ///
+    /// # Errors
+    /// Why not: then nothing may be accepted for it.
+    pub fn check(&self, namespace: &str) -> Result<(), Unserved> {
+        self.coverage.check(namespace)
+    }
+
+    /// Whether a namespace is served now.
+    pub fn serves(&self, namespace: &str) -> bool {
+        self.check(namespace).is_ok()
+    }
+
+    /// The complete list of all namespaces' Webhooks is in the table.
+    pub fn set_synced(&self) {
+        self.coverage.listed(None);
     }
 
     /// Webhooks whose route changed or went. One consumer: the delivery engine.

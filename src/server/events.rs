@@ -48,7 +48,7 @@ where
 {
     let dry_run = dry_run(parts.uri.query().unwrap_or_default(), RESOURCE)?;
     // Before the body is read: who is to come again need not have sent it.
-    publisher.ready().map_err(|error| later(&error))?;
+    publisher.ready(namespace).map_err(|error| later(&error))?;
     let body = bodies.read(namespace, &parts.headers, body).await?;
     let namespace = Namespace::from(namespace);
     let started = Instant::now();
@@ -108,7 +108,8 @@ fn later(error: &Error) -> Failure {
     }
     let message = match error {
         Error::Store(cause) => format!("{error}: {cause}; nothing was stored"),
-        Error::RoutesNotReady | Error::TooFast { .. } => format!("{error}; nothing was stored"),
+        Error::Unserved { source, .. } => format!("{error}: {source}; nothing was stored"),
+        Error::TooFast { .. } => format!("{error}; nothing was stored"),
         Error::Timeout => {
             format!("{error}: publish again with the same source and id, nothing is sent twice")
         }

@@ -16,6 +16,7 @@ use crate::model::ids::{EventUid, Minter, Namespace};
 use crate::model::rate::{Meter, RateLimit};
 use crate::model::time::UnixMillis;
 use crate::per_namespace::PerNamespace;
+use crate::routes::coverage::Unserved;
 use crate::routes::hold::{Hold, hold};
 use crate::routes::{Route, Table};
 use crate::store::records::DedupKey;
@@ -28,8 +29,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Who would receive is not known yet.
-    #[error("the list of Webhooks is not complete yet")]
-    RoutesNotReady,
+    #[error("nothing can be published into namespace {namespace} now")]
+    Unserved {
+        /// Which namespace.
+        namespace: Namespace,
+        /// Why.
+        source: Unserved,
+    },
     /// The store does not take it.
     #[error("the store takes no events")]
     Store(#[from] store::Error),
@@ -54,12 +60,14 @@ impl Error {
     /// When to try again.
     pub fn retry_after(&self) -> Duration {
         match self {
-            Self::RoutesNotReady => Duration::from_secs(1),
+            Self::Unserved { source: Unserved::NotRead, .. } => Duration::from_secs(1),
             Self::TooFast { retry_after, .. } => *retry_after,
             Self::Store(
                 store::Error::Full | store::Error::NearlyFull { .. } | store::Error::OverQuota { .. },
             ) => Duration::from_secs(30),
-            Self::Store(_) | Self::Timeout => Duration::from_secs(5),
+            Self::Unserved { source: Unserved::Refused(_), .. } | Self::Store(_) | Self::Timeout => {
+                Duration::from_secs(5)
+            }
         }
     }
 
@@ -173,14 +181,13 @@ impl Publisher {
         Err(Error::TooFast { namespace: Arc::clone(namespace), limit: rate.requests, retry_after })
     }
 
-    /// Whether publishing would be tried now.
+    /// Whether publishing into a namespace would be tried now.
     ///
     /// # Errors
     /// Why not.
-    pub fn ready(&self) -> Result<(), Error> {
-        if !self.table.is_synced() {
-            return Err(Error::RoutesNotReady);
-        }
+    pub fn ready(&self, namespace: &str) -> Result<(), Error> {
+        let unserved = |source| Error::Unserved { namespace: namespace.into(), source };
+        self.table.check(namespace).map_err(unserved)?;
         Ok(self.store.accepting()?)
     }
 
@@ -208,7 +215,7 @@ impl Publisher {
     /// # Errors
     /// They would not be stored.
     pub fn prepare(&self, namespace: &Namespace, events: Vec<Decoded>) -> Result<Prepared, Error> {
-        self.ready()?;
+        self.ready(namespace)?;
         let now = self.clock.now();
         self.meter(namespace, events.len(), now)?;
         Ok(Prepared(events.into_iter().map(|event| self.prepare_one(namespace, event, now)).collect()))
@@ -231,7 +238,7 @@ impl Publisher {
     /// # Errors
     /// It can't be said now.
     pub fn preview(&self, namespace: &Namespace, events: &[Decoded]) -> Result<Vec<Preview>, Error> {
-        self.ready()?;
+        self.ready(namespace)?;
         let now = self.clock.now();
         events.iter().map(|event| self.preview_one(namespace, &event.attributes, now)).collect()
     }

@@ -26,6 +26,7 @@ use crate::clock::Clock;
 use crate::model::ids::{DeliveryName, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::routes::Table;
+use crate::routes::coverage::Whole;
 use crate::routes::hold::{Hold, hold};
 use crate::server::auth::Action;
 use crate::server::quiet::Quiet;
@@ -124,7 +125,10 @@ impl Log {
         let selection = Selection::parse(&options.fields, &options.labels)?;
         let id = ListId::of(&[namespace.unwrap_or_default(), &options.fields, &options.labels]);
         let from = if options.from.is_empty() { None } else { Some(token::read(id, &options.from)?) };
-        self.ready()?;
+        match namespace {
+            Some(namespace) => self.ready(namespace)?,
+            None => self.any_ready()?,
+        }
 
         let now = self.clock.now();
         let mut lines = Lines { log: self, selection, holds: HashMap::new(), found: Vec::new() };
@@ -158,7 +162,7 @@ impl Log {
     ) -> Result<Answer, Failure> {
         let form = form(&parts.headers, Count::One)?;
         let include = include(parts.uri.query(), form)?;
-        self.ready()?;
+        self.ready(namespace)?;
         let line = self.line(namespace, name).await?;
         Ok(match form {
             Form::Table => {
@@ -178,7 +182,7 @@ impl Log {
         parts: &Parts,
     ) -> Result<Answer, Failure> {
         crate::server::accept::json(&parts.headers)?;
-        self.ready()?;
+        self.ready(namespace)?;
         let line = self.line(namespace, name).await?;
         if let Some(by) = &line.delivery.expunged {
             let failure = Failure::new(Reason::Gone, change::erased(by));
@@ -188,13 +192,22 @@ impl Log {
         Ok(answer(StatusCode::OK, &Payload::new(&line, event.as_deref())))
     }
 
-    /// What waits cannot be told from what is Held before the routes are known.
-    fn ready(&self) -> Result<(), Failure> {
-        if self.routes.is_synced() {
-            return Ok(());
+    /// What waits cannot be told from what is Held before the routes of its namespace are known.
+    fn ready(&self, namespace: &str) -> Result<(), Failure> {
+        self.routes.check(namespace).map_err(|why| {
+            let message = format!("namespace {namespace} is not served now: {why}: try again");
+            Failure::later(Reason::ServiceUnavailable, message, RETRY_AFTER)
+        })
+    }
+
+    /// The log of all namespaces is shown when it is known of each whether it is served.
+    fn any_ready(&self) -> Result<(), Failure> {
+        match self.routes.coverage().whole() {
+            Whole::Served | Whole::Partly(_) => Ok(()),
+            Whole::Not(why) => {
+                Err(Failure::later(Reason::ServiceUnavailable, format!("{why}: try again"), RETRY_AFTER))
+            }
         }
-        let message = "the Webhooks are not all read yet: try again";
-        Err(Failure::later(Reason::ServiceUnavailable, message, RETRY_AFTER))
     }
 
     async fn line(&self, namespace: &str, name: &str) -> Result<Line, Failure> {

@@ -25,9 +25,10 @@ use super::cache::Cache;
 use super::{KEEP_YES, User, digest};
 use crate::clock::Clock;
 use crate::model::time::UnixMillis;
+use crate::routes::watch::why;
 use crate::server::listener::Peer;
 use crate::server::mutual::{FRONT, roots};
-use crate::server::quiet::Quiet;
+use crate::server::ops::Check;
 use crate::server::status::{Failure, Reason};
 
 const NAMESPACE: &str = "kube-system";
@@ -42,21 +43,37 @@ const CALL: Duration = Duration::from_secs(5);
 /// whatever the ConfigMap says.
 const USUAL: [&str; 4] = ["x-remote-user", "x-remote-uid", "x-remote-group", "x-remote-extra-"];
 
+/// What can be done where kube-apiserver cannot be known.
+const CURE: &str = "kubectl get dlv and publishing through kube-apiserver do not work without it, all else does; give \
+                    kube-apiserver its --requestheader-* flags, or install with apiService.enabled=false";
+
 /// Why the ConfigMap cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     /// kube-apiserver has no aggregation layer.
-    #[error("it has no {0}: kube-apiserver runs without the aggregation layer")]
+    #[error(
+        "ConfigMap {NAMESPACE}/{NAME} has no {0}: kube-apiserver runs without --requestheader-client-ca-file and what \
+         belongs to it; {CURE}"
+    )]
     Absent(&'static str),
     /// Not as kube-apiserver writes it.
-    #[error("its {0} is not a JSON list of strings")]
+    #[error("in ConfigMap {NAMESPACE}/{NAME}, {0} is not a JSON list of strings")]
     NotAList(&'static str),
     /// Not as kube-apiserver writes it.
-    #[error("its {0} has a name that no header can have")]
+    #[error("in ConfigMap {NAMESPACE}/{NAME}, {0} has a name that no header can have")]
     NotAHeader(&'static str),
     /// Not as kube-apiserver writes it.
-    #[error("its requestheader-client-ca-file holds no usable certificate")]
+    #[error("in ConfigMap {NAMESPACE}/{NAME}, requestheader-client-ca-file holds no usable certificate")]
     NoCertificate,
+}
+
+/// Why it is not read how kube-apiserver is known.
+#[derive(Debug)]
+enum Unread {
+    /// It may be, at the next try.
+    NoAnswer(String),
+    /// The cluster says that there is nothing to read.
+    Absent(String),
 }
 
 /// Client certificates of fronts whose good judgement is remembered, each for [`KEEP_YES`].
@@ -207,6 +224,8 @@ fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
 #[derive(Debug)]
 pub struct FrontProxy {
     kube_apiserver: ArcSwapOption<Trust>,
+    /// What is there says that kube-apiserver cannot be known, and why.
+    unknown: ArcSwapOption<String>,
     /// Whether kube-apiserver is a door at all.
     is_door: bool,
     fronts: ArcSwapOption<Trust>,
@@ -217,7 +236,7 @@ impl FrontProxy {
     /// Trusts nobody before [`Self::run`] has read whom to.
     pub fn new(clock: Clock) -> Self {
         let (kube_apiserver, fronts) = (ArcSwapOption::empty(), ArcSwapOption::empty());
-        Self { kube_apiserver, is_door: true, fronts, clock }
+        Self { kube_apiserver, unknown: ArcSwapOption::empty(), is_door: true, fronts, clock }
     }
 
     /// For an installation in which kube-apiserver does not come here.
@@ -241,7 +260,7 @@ impl FrontProxy {
         let user = match (front, trust) {
             (Some(trust), _) => trust.user(headers),
             (None, Some(trust)) => trust.judge(&peer.certificates, now).and_then(|()| trust.user(headers)),
-            (None, None) if !self.is_door || peer.certificates.is_empty() => Err(FORGED),
+            (None, None) if self.is_unknown() || peer.certificates.is_empty() => Err(FORGED),
             (None, None) => return Err(not_yet()),
         };
         user.map(|user| Some(Arc::new(user))).map_err(|why| Failure::new(Reason::Unauthorized, why))
@@ -256,18 +275,26 @@ impl FrontProxy {
         let now = self.clock.now();
         let judged = |trust: Option<Arc<Trust>>| trust.map(|trust| trust.judge(&peer.certificates, now).is_ok());
         let kube_apiserver = judged(self.kube_apiserver.load_full());
-        judged(self.fronts.load_full()) == Some(true) || kube_apiserver.unwrap_or(self.is_door)
+        judged(self.fronts.load_full()) == Some(true) || kube_apiserver.unwrap_or(!self.is_unknown())
     }
 
-    /// Whether it is known who may ask for others.
-    ///
-    /// # Errors
-    /// Not yet.
-    pub fn check(&self) -> Result<(), String> {
-        if self.is_door && self.kube_apiserver.load().is_none() {
-            return Err("it is not known yet which client certificate is kube-apiserver's".to_owned());
+    /// Whether kube-apiserver does not come here, for sure.
+    fn is_unknown(&self) -> bool {
+        !self.is_door || self.unknown.load().is_some()
+    }
+
+    /// Whether it is known who may ask for others. Producers come without kube-apiserver: that there is no way to know
+    /// it keeps none of them away.
+    pub fn check(&self) -> Check {
+        if !self.is_door || self.kube_apiserver.load().is_some() {
+            return Check::Passed;
         }
-        Ok(())
+        match &*self.unknown.load() {
+            Some(why) => Check::Warns(why.to_string()),
+            None => {
+                Check::Failed("it is not known yet which client certificate is kube-apiserver's".to_owned())
+            }
+        }
     }
 
     /// Trusts the fronts of this installation, by each CA bundle that comes, until told to stop.
@@ -294,25 +321,19 @@ impl FrontProxy {
 
     /// Reads the ConfigMap again and again until told to stop. What was read last counts while it cannot be read.
     pub async fn run(&self, client: Client, shutdown: CancellationToken) {
-        static FAILED: Quiet = Quiet::new(Duration::from_mins(5));
         let config_maps = Api::namespaced(client, NAMESPACE);
-        let mut version = None;
+        let (mut version, mut said) = (None, None);
         loop {
-            let pause = match self.refresh(&config_maps, &mut version).await {
-                Ok(()) => EVERY,
-                Err(error) => {
-                    if let Some(silent) = FAILED.speak() {
-                        warn!(
-                            config_map = NAME,
-                            namespace = NAMESPACE,
-                            error,
-                            silent,
-                            "kube-apiserver is not known"
-                        );
-                    }
-                    if version.is_some() { EVERY } else { SOON }
-                }
+            let refreshed = self.refresh(&config_maps, &mut version).await;
+            let pause = match &refreshed {
+                Err(Unread::NoAnswer(_)) if version.is_none() => SOON,
+                Ok(()) | Err(Unread::NoAnswer(_) | Unread::Absent(_)) => EVERY,
             };
+            let error = refreshed.err().map(|unread| self.learn(unread));
+            if let Some(error) = error.as_ref().filter(|error| said.as_ref() != Some(*error)) {
+                warn!(error, "kube-apiserver is not known by its client certificate");
+            }
+            said = error;
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = sleep(pause) => {}
@@ -320,18 +341,35 @@ impl FrontProxy {
         }
     }
 
-    async fn refresh(&self, maps: &Api<ConfigMap>, version: &mut Option<String>) -> Result<(), String> {
+    /// Keeps what is to be said when it is sure that kube-apiserver cannot be known; answers what it is.
+    fn learn(&self, unread: Unread) -> String {
+        match unread {
+            Unread::NoAnswer(error) => error,
+            Unread::Absent(error) => {
+                self.unknown.store(Some(Arc::new(error.clone())));
+                error
+            }
+        }
+    }
+
+    async fn refresh(&self, maps: &Api<ConfigMap>, version: &mut Option<String>) -> Result<(), Unread> {
         let map = match timeout(CALL, maps.get(NAME)).await {
             Ok(Ok(map)) => map,
-            Ok(Err(error)) => return Err(error.to_string()),
-            Err(_) => return Err("the Kubernetes API does not answer".to_owned()),
+            // It is not there, or may not be read.
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 403 | 404) => {
+                return Err(Unread::Absent(format!("{}; {CURE}", status.message)));
+            }
+            Ok(Err(error)) => return Err(Unread::NoAnswer(why(&error))),
+            Err(_) => return Err(Unread::NoAnswer("the Kubernetes API does not answer".to_owned())),
         };
         if map.metadata.resource_version.is_some() && map.metadata.resource_version == *version {
             return Ok(());
         }
-        let trust = Trust::read(&map.data.unwrap_or_default()).map_err(|error| error.to_string())?;
+        let trust =
+            Trust::read(&map.data.unwrap_or_default()).map_err(|error| Unread::Absent(error.to_string()))?;
         info!(allowed = ?trust.allowed, "kube-apiserver is known by its client certificate");
         self.kube_apiserver.store(Some(Arc::new(trust)));
+        self.unknown.store(None);
         *version = map.metadata.resource_version;
         Ok(())
     }

@@ -116,7 +116,7 @@ impl Log {
         user: &str,
         dry_run: bool,
     ) -> Result<Answer, Failure> {
-        self.ready()?;
+        self.ready(namespace)?;
         let line = self.line(namespace, name).await?;
         let by: Arc<str> = user.chars().take(NAME_CHARS).collect::<String>().into();
         match change {
