@@ -55,7 +55,9 @@ impl Made<'_> {
         let dice = dice(self.name, self.attempts);
         let wait = self.retry.next(self.attempts, after, dice).filter(|_| !self.is_redelivery);
         let Some(wait) = wait else {
-            return self.fail(EndReason::RetriesExhausted, after);
+            let reason =
+                if self.is_redelivery { EndReason::RedeliveryFailed } else { EndReason::RetriesExhausted };
+            return self.fail(reason, after);
         };
         let pace = self.now + self.pace(after);
         let at = if self.is_probe { pace } else { self.now + wait };
@@ -168,11 +170,11 @@ mod tests {
         let retry = endpoint("https://x.localhost/").retry;
         for (verdict, is_probe, next) in [
             (Verdict::Delivered, false, Next::Success),
-            (Verdict::Retry { after: None }, false, Next::Failed(EndReason::RetriesExhausted)),
+            (Verdict::Retry { after: None }, false, Next::Failed(EndReason::RedeliveryFailed)),
             (
                 Verdict::Retry { after: Some(Duration::from_secs(5)) },
                 true,
-                Next::Failed(EndReason::RetriesExhausted),
+                Next::Failed(EndReason::RedeliveryFailed),
             ),
             (Verdict::Refused, false, Next::Failed(EndReason::AddressDenied)),
             (Verdict::Gone, false, Next::Failed(EndReason::Gone)),

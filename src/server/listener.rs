@@ -10,7 +10,7 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::Request;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::connection::{Activity, Patience, Watched};
+use super::connection::{Activity, Answering, Patience, Watched};
 use super::quiet::Quiet;
 use super::status::Answer;
 
@@ -263,7 +263,7 @@ impl<H: Handler> Server<H> {
         activity: &Arc<Activity>,
     ) -> impl hyper::service::Service<
         Request<Incoming>,
-        Response = Answer,
+        Response = Response<Answering>,
         Error = std::convert::Infallible,
         Future: Send + 'static,
     > + Send
@@ -271,8 +271,10 @@ impl<H: Handler> Server<H> {
         let (handler, activity) = (Arc::clone(&self.handler), Arc::clone(activity));
         service_fn(move |request| {
             let (handler, peer, under_way) = (Arc::clone(&handler), peer.clone(), activity.request());
+            let activity = Arc::clone(&activity);
             async move {
                 let answer = handler.handle(peer, request).await;
+                let answer = answer.map(|body| Answering::new(body, &activity));
                 drop(under_way);
                 Ok(answer)
             }
@@ -296,7 +298,7 @@ impl<H: Handler> Server<H> {
             () = impatience(activity, &patience) => {}
         }
         farewell(connection.as_mut());
-        while timeout(FAREWELL, connection.as_mut()).await.is_err() && activity.idle_since().is_none() {}
+        while timeout(FAREWELL, connection.as_mut()).await.is_err() && !activity.is_over(&patience) {}
     }
 }
 
