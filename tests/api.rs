@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a helper of a test fails the test")]
 
+#[path = "api/grammar.rs"]
+mod grammar;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -159,10 +162,10 @@ async fn the_columns_are_those_of_the_documents() {
     kubectl.apply(&test.to_string()).await.unwrap();
     kubectl.apply(&replay(&namespace, "night", &json!({}))).await.unwrap();
     for (arguments, expected) in [
-        (&["get", "webhooks.hookwright.dev"][..], "NAME URL READY HEALTHY FAILURES LAST TRIGGERED AGE"),
+        (&["get", "webhooks.hookwright.dev"][..], "NAME URL READY STATE HEALTHY FAILURES LAST TRIGGERED AGE"),
         (
             &["get", "hook", "-o", "wide"],
-            "NAME URL READY HEALTHY FAILURES LAST TRIGGERED AGE EVENT TYPES PENDING STATUS",
+            "NAME URL READY STATE HEALTHY FAILURES LAST TRIGGERED AGE EVENT TYPES PENDING STATUS",
         ),
         (&["get", "hooktest"], "NAME WEBHOOK SUCCEEDED CODE AGE"),
         (&["get", "hooktest", "-o", "wide"], "NAME WEBHOOK SUCCEEDED CODE AGE MESSAGE DELIVERY"),

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::rules;
-pub use super::webhook_status::{DeliveryState, DeliverySummary, WebhookStatus};
+pub use super::webhook_status::{DeliveryState, DeliverySummary, WebhookState, WebhookStatus};
 
 /// What is sent where, and how.
 #[derive(CustomResource, JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,6 +31,12 @@ pub use super::webhook_status::{DeliveryState, DeliverySummary, WebhookStatus};
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].status"#,
         description = "Whether the spec is accepted, its references are found and the route is live"
+    ),
+    printcolumn(
+        name = "STATE",
+        type_ = "string",
+        json_path = ".status.state",
+        description = "Active, Paused, Disabled, NotReady or Probing: whether deliveries are sent, or why not"
     ),
     printcolumn(
         name = "HEALTHY",

@@ -69,7 +69,7 @@ pub(super) fn created(object: &impl Resource) -> UnixMillis {
 
 /// A time of a spec or status.
 pub(super) fn time(text: Option<&str>) -> Option<UnixMillis> {
-    text.and_then(|text| text.parse().ok()).map(UnixMillis::from_jiff)
+    text.and_then(UnixMillis::parse)
 }
 
 /// The conditions of an object without a result.

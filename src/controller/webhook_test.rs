@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use super::memory::Memory;
+use super::memory::{Cadence, Memory};
 use super::once::{self, LOOK, Reason, created, time};
 use super::{Deps, Error, apply};
 use crate::api::{WebhookTest, WebhookTestStatus};
@@ -56,6 +56,7 @@ pub(super) async fn run(deps: Arc<Deps>, stop: CancellationToken) {
     let (tests, touched) = reflect::<WebhookTest>(&deps.client, &deps.scope, deps.table.coverage());
     let grace = deps.shutdown_grace.max(attempt::SHORTEST_GRACE);
     let tasks = TaskTracker::new();
+    let memory = Memory::new(Cadence { interval: deps.status_interval, burst: 1 });
     let context = Arc::new(Context {
         deps,
         tests: tests.clone(),
@@ -63,7 +64,7 @@ pub(super) async fn run(deps: Arc<Deps>, stop: CancellationToken) {
         running: Mutex::default(),
         attempts: Arc::new(Semaphore::new(ATTEMPTS)),
         tasks: tasks.clone(),
-        memory: Memory::new(),
+        memory,
     });
     Controller::for_stream(touched.map(Ok), tests)
         .with_config(Config::default().concurrency(CONCURRENCY))
@@ -170,7 +171,7 @@ impl Context {
             return Ok(false);
         };
         self.deps.metrics.status_writes.get_or_create(&KIND).inc();
-        self.memory.wrote(uid, tokio::time::Instant::now(), Some(&version), status);
+        self.memory.wrote(uid, Some(&version), status);
         Ok(true)
     }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use hickory_resolver::proto::op::ResponseCode;
 
-use super::egress::{Error, Guard};
+use super::egress::Error;
 use super::testing::name_server::{NameServer, Says};
 use crate::model::address::{Policy, Why};
 

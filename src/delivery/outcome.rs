@@ -54,8 +54,11 @@ impl Made<'_> {
         let dice = dice(self.name, self.attempts);
         let wait = self.retry.next(self.attempts, after, dice).filter(|_| !self.is_redelivery);
         let Some(wait) = wait else {
-            let is_denied = fault == Fault::Denied;
-            let reason = if is_denied { EndReason::AddressDenied } else { EndReason::RetriesExhausted };
+            let reason = match fault {
+                Fault::Denied => EndReason::AddressDenied,
+                _ if self.is_redelivery => EndReason::RedeliveryFailed,
+                _ => EndReason::RetriesExhausted,
+            };
             return self.fail(reason, after);
         };
         let pace = self.now + self.pace(after);
@@ -176,8 +179,8 @@ mod tests {
         let retry = endpoint("https://x.localhost/").retry;
         for (verdict, is_probe, next) in [
             (Verdict::Delivered, false, Next::Success),
-            (retry_after(None), false, Next::Failed(EndReason::RetriesExhausted)),
-            (retry_after(Some(5)), true, Next::Failed(EndReason::RetriesExhausted)),
+            (retry_after(None), false, Next::Failed(EndReason::RedeliveryFailed)),
+            (retry_after(Some(5)), true, Next::Failed(EndReason::RedeliveryFailed)),
             (DENIED, false, Next::Failed(EndReason::AddressDenied)),
             (Verdict::Gone, false, Next::Failed(EndReason::Gone)),
         ] {

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Body;
-use http_body_util::Full;
 use serde::Serialize;
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -16,6 +15,7 @@ use super::auth::{Action, User};
 use super::body::Bodies;
 use super::publish::{Error, Match, Preview, Publisher, Receipt};
 use super::quiet::Quiet;
+use super::reply::Reply;
 use super::status::{Answer, Failure, Reason, json};
 use crate::model::cloudevents::{self, Decoded, Publication};
 use crate::model::ids::Namespace;
@@ -75,7 +75,7 @@ where
 /// Answers the validation handshake of the CloudEvents webhook specification: any origin may send here, at any
 /// rate; whether an event is taken is decided by its token.
 pub(super) fn options(headers: &HeaderMap, allow: &'static str) -> Answer {
-    let mut answer = Response::new(Full::default());
+    let mut answer = Response::new(Reply::default());
     answer.headers_mut().insert(http::header::ALLOW, HeaderValue::from_static(allow));
     if headers.contains_key("webhook-request-origin") {
         answer.headers_mut().insert("webhook-allowed-origin", HeaderValue::from_static("*"));

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use http::header::{CONNECTION, HOST};
 use http::request::Parts;
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::connection::{Activity, InRequest, Patience, Watched};
+use super::connection::{Activity, Answering, InRequest, Patience, Watched};
 use super::http1::{Guard, Heads, METHOD, Shared};
 use super::quiet::Quiet;
 use super::rest::{self, RequestBody};
@@ -295,7 +295,7 @@ impl<H: Handler> Server<H> {
         protocol: Protocol,
     ) -> impl hyper::service::Service<
         Request<Incoming>,
-        Response = Answer,
+        Response = Response<Answering>,
         Error = std::convert::Infallible,
         Future: Send + 'static,
     > + Send
@@ -311,7 +311,11 @@ impl<H: Handler> Server<H> {
         });
         service_fn(move |request| {
             let (requests, under_way) = (Arc::clone(&requests), requests.activity.request());
-            async move { Ok(requests.answer(request, under_way).await) }
+            async move {
+                let activity = Arc::clone(&requests.activity);
+                let answer = requests.answer(request, under_way).await;
+                Ok(answer.map(|body| Answering::new(body, &activity)))
+            }
         })
     }
 
@@ -332,7 +336,7 @@ impl<H: Handler> Server<H> {
             () = impatience(activity, &patience) => {}
         }
         farewell(connection.as_mut());
-        while timeout(FAREWELL, connection.as_mut()).await.is_err() && activity.idle_since().is_none() {}
+        while timeout(FAREWELL, connection.as_mut()).await.is_err() && !activity.is_over(&patience) {}
     }
 }
 

@@ -13,7 +13,7 @@
 //! | [`forward`] | a front's answers: what the pod with the store says |
 //! | `events`, [`publish`] | what publishing does; publishing as a library call |
 //! | [`apis`] | what makes it an API of Kubernetes: discovery, and the delivery log as a resource |
-//! | [`status`] | how it is answered |
+//! | [`status`], [`reply`] | how it is answered |
 //! | [`ops`] | probes and metrics |
 
 mod accept;
@@ -33,6 +33,7 @@ pub mod ops;
 mod paths;
 pub mod publish;
 mod quiet;
+pub mod reply;
 pub mod rest;
 pub mod status;
 pub mod tls;

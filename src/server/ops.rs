@@ -7,9 +7,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
 
 use super::listener::{Handler, Limits, Peer};
+use super::reply::Reply;
 use super::rest::RequestBody;
 use super::status::Answer;
 use crate::metrics::Metrics;
@@ -139,7 +139,7 @@ fn probe(report: Report, verbose: bool) -> Answer {
 }
 
 fn plain(code: StatusCode, text: String) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(text)));
+    let mut answer = Response::new(Reply::from(Bytes::from(text)));
     *answer.status_mut() = code;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     answer

@@ -5,14 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
-use http_body_util::Full;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, Status, StatusCause, StatusDetails};
 use serde::Serialize;
 
+use super::reply::Reply;
 use crate::api::DELIVERY_GROUP;
 
-/// An answer with its whole body in memory.
-pub type Answer = Response<Full<Bytes>>;
+/// An answer.
+pub type Answer = Response<Reply>;
 
 /// Why a request is refused: `reason` of a `Status`, each with its code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +144,16 @@ impl Failure {
         Self { allow: Some(allow), ..failure }
     }
 
+    /// 405 of what is done to the log in another way, or not at all.
+    pub fn log_is_read_only() -> Self {
+        // The same for each: kubectl delete asks for one after the other, and prints what it is told.
+        let message = "deliveries are a log, and cannot be created, changed or deleted: those that have ended go by \
+                       themselves (retention.age, retention.bytes), all of a Webhook with the Webhook; to erase an event's \
+                       payload now, create deliveries/NAME/expunge; to send it again, create deliveries/NAME/redeliver";
+        let failure = Self::new(Reason::MethodNotAllowed, message).of("deliveries");
+        Self { allow: Some("GET"), ..failure }
+    }
+
     /// 503 or 429, with the time after which to try again.
     pub fn later(reason: Reason, message: impl Into<String>, retry_after: Duration) -> Self {
         Self { retry_after: Some(retry_after), ..Self::new(reason, message) }
@@ -212,7 +222,7 @@ impl Failure {
 /// An answer with a JSON body. No cache may keep it.
 pub fn json(code: StatusCode, body: &impl Serialize) -> Answer {
     let body = serde_json::to_vec(body).unwrap_or_default();
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    let mut answer = Response::new(Reply::from(Bytes::from(body)));
     *answer.status_mut() = code;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));

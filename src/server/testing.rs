@@ -187,6 +187,8 @@ pub(super) struct Recorder {
     pub(super) asked: Mutex<Vec<Redelivery>>,
     /// What becomes of it; none: it is queued.
     pub(super) redelivered: Mutex<Option<Redelivered>>,
+    /// Deliveries whose attempt is under way.
+    pub(super) sending: Mutex<HashSet<DeliveryName>>,
     /// What was to be erased.
     pub(super) erased: Mutex<Vec<Expunge>>,
     seen: Mutex<HashMap<[u8; 16], EventUid>>,
@@ -332,6 +334,10 @@ impl Store for Recorder {
             Ok(self.log.lock().unwrap().iter().find(|line| line.name == name).cloned())
         }
         .boxed()
+    }
+
+    fn is_under_way(&self, _: WebhookUid, name: DeliveryName) -> bool {
+        self.sending.lock().unwrap_or_else(PoisonError::into_inner).contains(&name)
     }
 
     fn event(&self, uid: EventUid) -> BoxFuture<'_, Result<Option<Arc<Event>>>> {

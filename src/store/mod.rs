@@ -255,6 +255,10 @@ pub trait Store: Replays + Send + Sync + 'static {
     /// One delivery.
     fn delivery(&self, name: DeliveryName) -> BoxFuture<'_, Result<Option<Delivery>>>;
 
+    /// Whether an attempt of a delivery is under way, as far as this process knows: it is claimed, or a test that has
+    /// not been recorded. From memory.
+    fn is_under_way(&self, webhook: WebhookUid, name: DeliveryName) -> bool;
+
     /// One event with its body.
     fn event(&self, uid: EventUid) -> BoxFuture<'_, Result<Option<Arc<Event>>>>;
 

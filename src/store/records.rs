@@ -105,6 +105,8 @@ pub enum EndReason {
     Interrupted,
     /// The payload was erased.
     Expunged,
+    /// The one attempt that somebody asked for, outside the retries, failed.
+    RedeliveryFailed,
 }
 
 impl EndReason {
@@ -118,6 +120,7 @@ impl EndReason {
             Self::TestFailed => "TestFailed",
             Self::Interrupted => "Interrupted",
             Self::Expunged => "Expunged",
+            Self::RedeliveryFailed => "RedeliveryFailed",
         }
     }
 }
@@ -253,12 +256,15 @@ pub struct Delivery {
     /// Who had the event's payload and the answers erased, and when.
     #[serde(rename = "g", default, skip_serializing_if = "Option::is_none")]
     pub expunged: Option<Asked>,
+    /// The `CloudEvents` source; none when it was erased, or when a program wrote it that did not keep this.
+    #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
+    pub event_source: Option<Arc<str>>,
 }
 
 impl Delivery {
-    /// Attempts after the first.
+    /// Attempts after the first, without those that somebody asked for.
     pub fn retry_count(&self) -> usize {
-        self.attempts.len().saturating_sub(1)
+        self.attempts.iter().filter(|attempt| attempt.asked_by.is_none()).count().saturating_sub(1)
     }
 
     /// Whether it has arrived, as far as the attempts that are kept tell.

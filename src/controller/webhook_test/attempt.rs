@@ -121,6 +121,7 @@ async fn attempt(
         ended_at: Some(ended_at),
         redelivery: None,
         expunged: None,
+        event_source: None,
     }
 }
 

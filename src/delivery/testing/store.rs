@@ -104,6 +104,7 @@ impl Rows {
                 ended_at: None,
                 redelivery: None,
                 expunged: None,
+                event_source: None,
             };
             let row = Row { delivery: line, event: Arc::clone(&event), claimed_until: None };
             self.by_name.insert(delivery.name, row);
@@ -292,6 +293,10 @@ impl Store for FakeStore {
 
     fn delivery(&self, name: DeliveryName) -> BoxFuture<'_, Result<Option<Delivery>>> {
         async move { Ok(Some(self.get(name))) }.boxed()
+    }
+
+    fn is_under_way(&self, _: WebhookUid, name: DeliveryName) -> bool {
+        self.rows().by_name.get(&name).is_some_and(|row| row.claimed_until.is_some())
     }
 
     fn event(&self, _: EventUid) -> BoxFuture<'_, Result<Option<Arc<Event>>>> {

@@ -14,6 +14,7 @@ use crate::api::rules::{RESERVED_HEADER_PREFIXES, RESERVED_HEADERS};
 use crate::api::webhook::{CaKind, Header, SecretKeyRef};
 use crate::model::address::Policy;
 use crate::model::duration;
+use crate::model::filter::is_pattern;
 use crate::model::rate::RateLimit;
 use crate::model::retry;
 use crate::model::signature::HmacKey;
@@ -21,6 +22,8 @@ use crate::model::target::Target;
 use crate::routes::references::{Data, Found, Reference, References};
 use crate::routes::{ClientCertificate, Unready};
 
+/// Longest name of a header.
+const MAX_HEADER_NAME: usize = 128;
 /// Longest value of a header, in bytes.
 const MAX_HEADER: usize = 4096;
 
@@ -63,28 +66,46 @@ pub(super) fn target(input: &Input<'_>) -> Result<Target, Unready> {
     Ok(target)
 }
 
+pub(super) fn event_types(spec: &WebhookSpec) -> Result<(), Unready> {
+    let fit =
+        (1..=64).contains(&spec.event_types.len()) && spec.event_types.iter().all(|one| is_pattern(one));
+    fit.then_some(()).ok_or_else(|| {
+        invalid(
+            "spec.eventTypes must be 1 to 64, each exact (order.created), a prefix (invoice.*), or * for all, without \
+             spaces and characters that cannot be seen",
+        )
+    })
+}
+
 pub(super) fn timeout(spec: &WebhookSpec) -> Result<Duration, Unready> {
-    duration::parse(&spec.timeout)
-        .filter(|timeout| (1..=60).contains(&timeout.as_secs()))
+    duration::within(&spec.timeout, Duration::from_secs(1)..=Duration::from_mins(1))
         .ok_or_else(|| invalid("spec.timeout must be a duration from 1s to 60s"))
 }
 
 pub(super) fn retry(spec: &WebhookSpec) -> Result<retry::Policy, Unready> {
-    let parse = |text: &str| duration::parse(text).filter(|duration| !duration.is_zero());
-    let (Some(initial), Some(max)) = (parse(&spec.backoff.initial), parse(&spec.backoff.max)) else {
-        return Err(invalid("spec.backoff.initial and spec.backoff.max must be durations such as 10s"));
+    let shortest = Duration::from_millis(100);
+    let initial = duration::within(&spec.backoff.initial, shortest..=Duration::from_hours(24));
+    let max = duration::within(&spec.backoff.max, shortest..=Duration::from_hours(168));
+    let (Some(initial), Some(max)) = (initial, max) else {
+        return Err(invalid(
+            "spec.backoff must have durations such as 10s: initial from 100ms to 24h, max from 100ms to 168h",
+        ));
     };
+    if max < initial {
+        return Err(invalid("spec.backoff.max must be at least as long as spec.backoff.initial"));
+    }
     Ok(retry::Policy {
         max_retries: u32::try_from(spec.max_retries).unwrap_or(0),
         initial,
         factor: u32::try_from(spec.backoff.factor).unwrap_or(1).max(1),
-        max: max.max(initial),
+        max,
     })
 }
 
 pub(super) fn rate_limit(spec: &WebhookSpec) -> Result<Option<RateLimit>, Unready> {
     let read = |limit| {
-        super::rate_limit(limit).ok_or_else(|| invalid("spec.rateLimit.per must be a duration such as 1s"))
+        super::rate_limit(limit)
+            .ok_or_else(|| invalid("spec.rateLimit.per must be a duration from 1s to 24h"))
     };
     spec.rate_limit.as_ref().map(read).transpose()
 }
@@ -105,13 +126,19 @@ fn one_header(
     let lower = header.name.to_ascii_lowercase();
     let reserved = RESERVED_HEADERS.contains(&lower.as_str())
         || RESERVED_HEADER_PREFIXES.iter().any(|prefix| lower.starts_with(prefix));
-    let name = HeaderName::from_bytes(header.name.as_bytes()).ok().filter(|_| !reserved);
-    let name =
-        name.ok_or_else(|| invalid("spec.headers must not have names that Hookwright or HTTP sets itself"))?;
+    let fits = !reserved && header.name.len() <= MAX_HEADER_NAME;
+    let name = HeaderName::from_bytes(header.name.as_bytes()).ok().filter(|_| fits).ok_or_else(|| {
+        invalid(
+            "spec.headers must have names of at most 128 letters, digits and any of !#$%&'*+-.^_`|~, and none that \
+             Hookwright or HTTP sets itself",
+        )
+    })?;
     match (&header.value, &header.value_from) {
         (Some(value), None) => {
-            let value = printable(value.as_bytes()).ok_or_else(|| {
-                wrong("HeaderValueInvalid", format!("the value of header {name} must be printable ASCII"))
+            let value = Some(value).filter(|value| value.trim_ascii() == **value);
+            let value = value.and_then(|value| printable(value.as_bytes())).ok_or_else(|| {
+                let must = "must be printable ASCII of at most 4096 characters without spaces at its ends";
+                wrong("HeaderValueInvalid", format!("the value of header {name} {must}"))
             })?;
             Ok((name, value))
         }

@@ -275,7 +275,7 @@ impl FrontProxy {
         let now = self.clock.now();
         let judged = |trust: Option<Arc<Trust>>| trust.map(|trust| trust.judge(&peer.certificates, now).is_ok());
         let kube_apiserver = judged(self.kube_apiserver.load_full());
-        judged(self.fronts.load_full()) == Some(true) || kube_apiserver.unwrap_or(!self.is_unknown())
+        judged(self.fronts.load_full()) == Some(true) || kube_apiserver.unwrap_or_else(|| !self.is_unknown())
     }
 
     /// Whether kube-apiserver does not come here, for sure.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::Response;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -31,7 +31,7 @@ impl Handler for Echo {
         }
         let length = request.into_body().collect().await.map_or(0, |body| body.to_bytes().len());
         self.answered.fetch_add(1, Ordering::SeqCst);
-        Response::new(Full::new(Bytes::from(length.to_string())))
+        Response::new(Bytes::from(length.to_string()).into())
     }
 }
 

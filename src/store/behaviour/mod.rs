@@ -207,6 +207,7 @@ macro_rules! suite {
             queueing: what_is_appended_is_claimed_oldest_first,
             queueing: an_event_goes_to_each_of_its_webhooks_and_to_no_other,
             queueing: a_delivery_is_claimed_by_one_only,
+            queueing: what_is_claimed_or_tested_is_under_way,
             queueing: concurrent_claimants_never_share_a_delivery,
             queueing: a_claim_that_expires_is_free_again,
             queueing: a_claim_that_is_released_is_free_again_and_wakes,

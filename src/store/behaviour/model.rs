@@ -339,7 +339,7 @@ impl Run<'_> {
                 outcome.next = Next::Failed(EndReason::TestFailed);
             }
             if line.redelivered && matches!(outcome.next, Next::Retry(_)) {
-                outcome.next = Next::Failed(EndReason::RetriesExhausted);
+                outcome.next = Next::Failed(EndReason::RedeliveryFailed);
             }
             if !line.state.is_final() {
                 line.claimed = None;

@@ -36,7 +36,7 @@ impl Group<'_> {
 
     fn expunge_one(&mut self, before: &Delivery, asked: &Expunge, bytes: u64) -> Result<()> {
         let by = Asked { by: Arc::clone(&asked.by), at: asked.at };
-        let mut after = Delivery { expunged: Some(by), ..before.clone() };
+        let mut after = Delivery { expunged: Some(by), event_source: None, ..before.clone() };
         for attempt in &mut after.attempts {
             attempt.body = None;
         }

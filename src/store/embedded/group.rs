@@ -68,6 +68,7 @@ impl Prepared {
                 ended_at: None,
                 redelivery: None,
                 expunged: None,
+                event_source: Some(Arc::clone(&event.attributes.source)),
             };
             let line = format::encode(&delivery)?;
             Ok((Arc::new(Loaded::new(delivery, Arc::clone(&event), sharers)), line))
@@ -244,7 +245,7 @@ impl<'a> Group<'a> {
             match purpose {
                 Purpose::Event => {}
                 Purpose::Test => outcome.next = Next::Failed(EndReason::TestFailed),
-                Purpose::Redelivery { .. } => outcome.next = Next::Failed(EndReason::RetriesExhausted),
+                Purpose::Redelivery { .. } => outcome.next = Next::Failed(EndReason::RedeliveryFailed),
             }
         }
         let bytes = before.event.data.len() as u64;

@@ -254,6 +254,7 @@ mod tests {
             ended_at: ended.map(at),
             redelivery: None,
             expunged: None,
+            event_source: None,
         }
     }
 

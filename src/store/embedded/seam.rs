@@ -347,6 +347,10 @@ impl Store for Embedded {
         self.read(move |_, disk| disk.delivery(name)).boxed()
     }
 
+    fn is_under_way(&self, webhook: WebhookUid, name: DeliveryName) -> bool {
+        self.shared.hooks.get(webhook).is_some_and(|hook| hook.queue().is_under_way(name))
+    }
+
     fn event(&self, uid: EventUid) -> BoxFuture<'_, Result<Option<Arc<Event>>>> {
         self.read(move |_, disk| Ok(disk.event(uid)?.map(Arc::new))).boxed()
     }

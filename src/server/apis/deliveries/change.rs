@@ -9,6 +9,7 @@ use tracing::info;
 
 use super::{Log, RESOURCE, answered};
 use crate::model::time::UnixMillis;
+use crate::routes::hold::{Hold, hold};
 use crate::server::apis::API_VERSION;
 use crate::server::apis::object::Line;
 use crate::server::status::{Answer, Failure, Reason, json as answer};
@@ -144,7 +145,8 @@ impl Log {
                 "redelivery was asked for"
             );
         }
-        let held = self.hold(delivery.webhook.uid).map(crate::routes::hold::Hold::as_str);
+        let held = route.and_then(|route| hold(&route, self.store.summary(delivery.webhook.uid).as_deref()));
+        let held = held.map(Hold::as_str);
         Ok(Done { held, dry_run, ..Done::new("DeliveryRedelivery", delivery, &by, at) }.answer())
     }
 
