@@ -80,7 +80,7 @@ fn conditions(known: &Known<'_>) -> Vec<Condition> {
     let Known { route, before, now, .. } = known;
     let maker = Maker { before: &before.conditions, generation: route.generation, now: *now };
     let mut conditions = vec![ready(known, &maker), healthy(known, &maker)];
-    if let Err(unready) = &route.endpoint {
+    if let Some(unready) = route.unready() {
         let kind = if unready.stalled { STALLED } else { RECONCILING };
         conditions.push(maker.make(kind, Status::True, unready.reason, &unready.message));
     }
@@ -90,21 +90,21 @@ fn conditions(known: &Known<'_>) -> Vec<Condition> {
 
 fn ready(known: &Known<'_>, maker: &Maker<'_>) -> Condition {
     let Known { route, summary, .. } = known;
-    match (&route.endpoint, hold(route, Some(summary))) {
-        (Err(unready), _) => maker.make(READY, Status::False, unready.reason, &unready.message),
-        (Ok(_), Some(Hold::Paused)) => maker.make(
+    match (route.unready(), hold(route, Some(summary))) {
+        (Some(unready), _) => maker.make(READY, Status::False, unready.reason, &unready.message),
+        (None, Some(Hold::Paused)) => maker.make(
             READY,
             Status::True,
             "Paused",
             "the route is live and paused: deliveries are Held until spec.active is true",
         ),
-        (Ok(_), Some(Hold::Disabled(_))) => maker.make(
+        (None, Some(Hold::Disabled(_))) => maker.make(
             READY,
             Status::True,
             "RouteLive",
             "the route is live, and disabled: see condition Disabled",
         ),
-        (Ok(_), Some(Hold::NotReady | Hold::EndpointUnhealthy) | None) => {
+        (None, Some(Hold::NotReady | Hold::EndpointUnhealthy) | None) => {
             maker.make(READY, Status::True, "RouteLive", "the route is live")
         }
     }

@@ -154,7 +154,7 @@ fn is_urgent(observed: &Observed) -> bool {
     let Observed { route, before, .. } = observed;
     let ready = find(&before.conditions, READY).map(|ready| ready.status == "True");
     before.observed_generation != route.generation
-        || ready != Some(route.endpoint.is_ok())
+        || ready != Some(route.unready().is_none())
         || is_asked(observed)
 }
 

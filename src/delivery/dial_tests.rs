@@ -22,12 +22,12 @@ use crate::routes::{Endpoint, TlsMaterial};
 
 const BOTH: Says = Says::Addresses(&["127.0.0.1", "127.0.0.2"]);
 
-/// How far the first address goes before it hangs.
+/// What the first address does before it hangs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hangs {
-    AfterTcp,
-    AfterTls,
-    AfterRequest,
+    Tcp,
+    Tls,
+    Request,
 }
 
 /// `two.example`: its first address hangs, its second answers each request and closes.
@@ -57,15 +57,15 @@ impl Two {
                 count.fetch_add(1, Ordering::SeqCst);
                 let acceptor = acceptor.clone();
                 open.spawn(async move {
-                    if hangs == Hangs::AfterTcp {
+                    if hangs == Hangs::Tcp {
                         let _stream = stream;
-                        return std::future::pending().await;
+                        return std::future::pending::<()>().await;
                     }
                     let Ok(mut stream) = acceptor.accept(stream).await else { return };
-                    if hangs == Hangs::AfterRequest {
+                    if hangs == Hangs::Request {
                         let _ = stream.read(&mut [0; 4096]).await;
                     }
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 });
             }
         });
@@ -92,7 +92,7 @@ impl Two {
 
 #[tokio::test]
 async fn an_address_that_hangs_in_tls_costs_no_attempt_and_is_tried_last_after() {
-    let two = Two::start(Hangs::AfterTcp).await;
+    let two = Two::start(Hangs::Tcp).await;
     let endpoint = two.within(5);
     let sent = two.send(&endpoint).await;
     assert_eq!((sent.verdict, error(&sent)), (Verdict::Delivered, ""));
@@ -107,7 +107,7 @@ async fn an_address_that_hangs_in_tls_costs_no_attempt_and_is_tried_last_after()
 
 #[tokio::test]
 async fn a_short_time_still_has_room_for_the_second_address() {
-    let two = Two::start(Hangs::AfterTcp).await;
+    let two = Two::start(Hangs::Tcp).await;
     let endpoint = two.within(1);
     let sent = two.send(&endpoint).await;
     assert_eq!((sent.verdict, error(&sent)), (Verdict::Delivered, ""));
@@ -115,7 +115,7 @@ async fn a_short_time_still_has_room_for_the_second_address() {
 
 #[tokio::test]
 async fn after_an_address_that_does_not_answer_the_next_attempt_begins_with_another() {
-    for hangs in [Hangs::AfterTls, Hangs::AfterRequest] {
+    for hangs in [Hangs::Tls, Hangs::Request] {
         let two = Two::start(hangs).await;
         let endpoint = two.within(1);
         let sent = two.send(&endpoint).await;
@@ -130,7 +130,7 @@ async fn after_an_address_that_does_not_answer_the_next_attempt_begins_with_anot
 
 #[tokio::test]
 async fn a_name_that_once_resolves_wrongly_fails_one_attempt() {
-    let two = Two::start(Hangs::AfterTcp).await;
+    let two = Two::start(Hangs::Tcp).await;
     let endpoint = two.within(5);
     two.servers.says("two.example.", Says::Addresses(&["10.0.0.1"]));
     let sent = two.send(&endpoint).await;

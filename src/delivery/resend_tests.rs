@@ -136,7 +136,7 @@ async fn a_request_is_made_up_for_once_and_only_where_nothing_was_answered() {
         (Does::Closes, Does::Closes, UNREACHABLE, CLOSED, 2),
         (Does::Closes, Does::Hangs, TIMED_OUT, "no answer within 2s", 2),
         (Does::Begins(cut), Does::Answers, UNREACHABLE, CLOSED, 1),
-        (Does::Begins("x"), Does::Answers, UNREACHABLE, CLOSED, 1),
+        (Does::Begins("x"), Does::Answers, UNREACHABLE, "the answer is not HTTP", 1),
         (Does::Hangs, Does::Answers, TIMED_OUT, "no answer within 2s", 1),
     ] {
         let receiver = Fickle::start(move |number, request| match number {

@@ -155,6 +155,7 @@ fn endpoint(input: &parts::Input<'_>, key: SigningKey) -> Result<Endpoint, Unrea
     let mut masks = Vec::new();
     let target = note(parts::target(input), &mut wrong);
     let types = note(parts::event_types(input.spec), &mut wrong);
+    let denied = target.as_ref().and_then(|target| parts::denied(input, target));
     let timeout = note(parts::timeout(input.spec), &mut wrong);
     let retry = note(parts::retry(input.spec), &mut wrong);
     let rate_limit = note(parts::rate_limit(input.spec), &mut wrong);
@@ -167,7 +168,7 @@ fn endpoint(input: &parts::Input<'_>, key: SigningKey) -> Result<Endpoint, Unrea
     let (Some(target), Some(()), Some(timeout), Some(retry), Some(rate_limit), Some(ca), Some(client), true) =
         (target, types, timeout, retry, rate_limit, ca, client, wrong.is_empty())
     else {
-        return Err(summary(wrong));
+        return Err(summary(denied.into_iter().chain(wrong).collect()));
     };
     Ok(Endpoint {
         target,
@@ -179,6 +180,7 @@ fn endpoint(input: &parts::Input<'_>, key: SigningKey) -> Result<Endpoint, Unrea
         signer: Signer::new(key, keys),
         tls: TlsMaterial { ca, client },
         masks: Masks::new(masks),
+        denied,
     })
 }
 

@@ -334,7 +334,7 @@ fn serves_on(in_force: Option<&Route>, webhook: &Webhook) -> bool {
 /// Whether two routes of one Webhook do the same, given that what they refer to has not changed.
 fn is_equal(a: &Route, b: &Route) -> bool {
     let endpoints = match (&a.endpoint, &b.endpoint) {
-        (Ok(_), Ok(_)) => true,
+        (Ok(a), Ok(b)) => a.denied == b.denied,
         (Err(a), Err(b)) => a == b,
         (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
     };

@@ -114,15 +114,15 @@ fn not_begun(view: &View<'_>) -> Step {
             wait("WebhookNotFound", format!("Webhook {name:?} does not exist in namespace {namespace}"))
         }
         Target::Coming => Step::Later(LOOK),
-        Target::Route(route) => match &route.endpoint {
-            Ok(_) => Step::Ready(Arc::clone(route)),
-            Err(Unready { reason: READING, .. }) => Step::Later(LOOK),
-            Err(Unready { reason, message, stalled: true }) => Step::Fail(Reason {
+        Target::Route(route) => match route.unready() {
+            None => Step::Ready(Arc::clone(route)),
+            Some(Unready { reason: READING, .. }) => Step::Later(LOOK),
+            Some(Unready { reason, message, stalled: true }) => Step::Fail(Reason {
                 word: reason,
                 message: format!("Webhook {name:?} is not ready: {message}"),
                 again: LOOK,
             }),
-            Err(Unready { reason, message, stalled: false }) => {
+            Some(Unready { reason, message, stalled: false }) => {
                 wait(reason, format!("Webhook {name:?} is not ready: {message}"))
             }
         },

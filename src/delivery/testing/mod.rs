@@ -48,6 +48,7 @@ pub(crate) fn endpoint(url: &str) -> Endpoint {
         signer: Signer::new(SigningKey::derive(&[7; 32], "team-a", "orders"), Vec::new()),
         tls: TlsMaterial::default(),
         masks: Masks::default(),
+        denied: None,
     }
 }
 

@@ -51,19 +51,19 @@ fn invalid(message: &str) -> Unready {
 }
 
 pub(super) fn target(input: &Input<'_>) -> Result<Target, Unready> {
-    let target = Target::parse(&input.spec.url).map_err(|error| wrong("UrlInvalid", error.to_string()))?;
-    target.judge(input.policy).map_err(|denied| {
-        let Input { namespace, name, .. } = input;
-        wrong(
-            "AddressDenied",
-            format!(
-                "spec.url is not allowed: {denied}; change it (kubectl -n {namespace} edit hook {name}), or ask the \
-                 platform team to {}",
-                denied.remedy()
-            ),
-        )
-    })?;
-    Ok(target)
+    Target::parse(&input.spec.url).map_err(|error| wrong("UrlInvalid", error.to_string()))
+}
+
+/// What is wrong with an address that the URL spells out.
+pub(super) fn denied(input: &Input<'_>, target: &Target) -> Option<Unready> {
+    let denied = target.judge(input.policy).err()?;
+    let Input { namespace, name, .. } = input;
+    let message = format!(
+        "spec.url is not allowed: {denied}; change it (kubectl -n {namespace} edit hook {name}), or ask the platform team \
+         to {}",
+        denied.remedy()
+    );
+    Some(wrong("AddressDenied", message))
 }
 
 pub(super) fn event_types(spec: &WebhookSpec) -> Result<(), Unready> {
@@ -281,7 +281,8 @@ pub(super) fn client_certificate(input: &Input<'_>) -> Result<Option<ClientCerti
 /// Whether this is a chain and its key; otherwise what is wrong.
 fn pair(chain: &[u8], key: &[u8]) -> Result<(), String> {
     let certificates = pem::certificates(chain).map_err(|why| format!("tls.crt {why}"))?;
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| "tls.key holds no private key in PEM".to_owned())?;
+    let key =
+        PrivateKeyDer::from_pem_slice(key).map_err(|_| "tls.key holds no private key in PEM".to_owned())?;
     let pair = CertifiedKey::from_der(certificates, key, &rustls::crypto::aws_lc_rs::default_provider());
     pair.map(drop).map_err(|error| {
         let why = match error {

@@ -39,7 +39,7 @@ fn secret(name: &str, found: Found) -> References {
 }
 
 fn unready(changes: &Value, references: &References) -> Unready {
-    compiler().compile(&webhook(changes), references).unwrap().endpoint.unwrap_err()
+    compiler().compile(&webhook(changes), references).unwrap().unready().unwrap().clone()
 }
 
 fn signing() -> Value {
@@ -355,6 +355,16 @@ fn a_webhook_that_is_not_ready_still_matches_and_has_its_key() {
     assert!(route.public_key.starts_with("whpk_"));
     let reading = compiler().reading(&webhook(&signing())).unwrap();
     assert_eq!(reading.endpoint.unwrap_err().reason, READING);
+}
+
+#[test]
+fn a_webhook_with_a_denied_address_is_not_ready_and_makes_its_attempts() {
+    for url in ["https://10.0.0.1/", "https://a.localhost/", "https://169.254.169.254/"] {
+        let route = compiler().compile(&webhook(&json!({ "url": url })), &References::default()).unwrap();
+        assert_eq!(route.unready().map(|unready| unready.reason), Some("AddressDenied"), "{url}");
+        assert!(route.endpoint.is_ok(), "{url}");
+        assert_eq!(crate::routes::hold::hold(&route, None), None, "{url}");
+    }
 }
 
 #[test]
