@@ -300,7 +300,7 @@ fn ders(path: &Path) -> Vec<CertificateDer<'static>> {
 
 const NEW_CA: &str =
     "openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -subj /CN=ca -days 9 2>/dev/null
-openssl ecparam -name prime256v1 -genkey -noout -out key; openssl pkcs8 -topk8 -nodes -in key -out leaf.key
+openssl ecparam -name prime256v1 -genkey -noout -out key; openssl pkcs8 -topk8 -nocrypt -in key -out leaf.key
 openssl req -new -key leaf.key -subj /CN=x.localhost -out leaf.csr
 printf 'subjectAltName=DNS:x.localhost' > extensions";
 
