@@ -267,6 +267,7 @@ impl Parts {
             status_interval: config.status_interval,
             purge_grace: config.purge_grace,
             shutdown_grace: config.common.shutdown_grace,
+            max_body_bytes: config.common.max_body_bytes,
         }
     }
 

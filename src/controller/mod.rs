@@ -90,6 +90,8 @@ pub struct Deps {
     pub purge_grace: Duration,
     /// On stop, tests under way get this long to end.
     pub shutdown_grace: Duration,
+    /// Largest data of a test event, in bytes: that of a published one.
+    pub max_body_bytes: usize,
 }
 
 impl std::fmt::Debug for Deps {

@@ -128,7 +128,8 @@ impl Context {
             Some(name) => self.deps.store.delivery(name).await?.is_some(),
             None => false,
         };
-        Ok(View { test, is_running, target: self.target(test), is_stored, now: self.deps.clock.now() })
+        let largest = self.deps.max_body_bytes;
+        Ok(View { test, is_running, target: self.target(test), is_stored, largest, now: self.deps.clock.now() })
     }
 
     fn target(&self, test: &WebhookTest) -> Target {

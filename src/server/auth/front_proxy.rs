@@ -13,6 +13,7 @@ use k8s_openapi::api::authentication::v1::UserInfo;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client};
 use percent_encoding::percent_decode_str;
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::cache::Cache;
-use super::{KEEP_YES, User, digest};
+use super::{KEEP_YES, User, digest, version1};
 use crate::clock::Clock;
 use crate::model::time::UnixMillis;
 use crate::routes::watch::why;
@@ -83,6 +84,8 @@ const REMEMBERED: usize = 64;
 #[derive(Debug)]
 pub(super) struct Trust {
     verifier: Arc<dyn ClientCertVerifier>,
+    /// Who may have signed a certificate that the verifier does not read, since it is of version 1.
+    authorities: Vec<CertificateDer<'static>>,
     /// Certificates that were judged good: a signature costs more than all else that a request does here.
     judged: Option<Cache<[u8; 32], ()>>,
     /// Common names; empty: any.
@@ -105,6 +108,7 @@ impl Trust {
         }
         Ok(Self {
             verifier: verifier(ca)?,
+            authorities: CertificateDer::pem_slice_iter(ca.as_bytes()).flatten().collect(),
             judged: None,
             allowed: list(data, "requestheader-allowed-names")?,
             user,
@@ -122,6 +126,7 @@ impl Trust {
         let [user, uid, group, extra] = USUAL;
         Ok(Self {
             verifier: verifier(bundle)?,
+            authorities: Vec::new(),
             judged: Some(Cache::new(KEEP_YES, REMEMBERED)),
             allowed: vec![FRONT.to_owned()],
             user: vec![HeaderName::from_static(user)],
@@ -157,9 +162,15 @@ impl Trust {
             return Err(FORGED);
         };
         let now = UnixTime::since_unix_epoch(now.since(UnixMillis::from_millis(0)));
-        self.verifier.verify_client_cert(leaf, intermediates, now).map_err(
-            |_| "the client certificate is not signed, or no longer, by the CA that kube-apiserver's is",
-        )?;
+        let signed = if version1::is(leaf) {
+            let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
+            version1::judge(leaf, &self.authorities, now, &algorithms)
+        } else {
+            self.verifier.verify_client_cert(leaf, intermediates, now).is_ok()
+        };
+        if !signed {
+            return Err("the client certificate is not signed, or no longer, by the CA that kube-apiserver's is");
+        }
         if self.allowed.is_empty() || common_name(leaf).is_some_and(|name| self.allowed.contains(&name)) {
             return Ok(());
         }

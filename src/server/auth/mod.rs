@@ -5,6 +5,7 @@ mod access;
 mod cache;
 mod front_proxy;
 mod token;
+pub(super) mod version1;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
