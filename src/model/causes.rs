@@ -5,14 +5,14 @@ use std::borrow::Cow;
 /// What stands in place of the name and password in a URL.
 const MASK: &str = "***";
 
-/// The error's text and those of its causes, one after the other; what an earlier one says already is not repeated. No
+/// The error's text and those of its causes, one after the other; one that the text before it ends with is not repeated. No
 /// URL in it has its userinfo, whoever wrote the message.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
         let part = cause.to_string();
-        if !text.contains(&part) {
+        if !text.ends_with(&part) {
             text.push_str(": ");
             text.push_str(&part);
         }

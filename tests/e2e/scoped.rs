@@ -189,7 +189,9 @@ async fn what_one_lacks_stops_nobody_else() -> anyhow::Result<()> {
         {"name": "NO_PROXY", "value": "10.0.0.0/8, ,.example,"},
     ]);
     let values = json!({"namespaces": [one, other], "extraEnv": environment});
-    let world = World::on(plane, &[], values, 1).await?;
+    // As by default, and unlike in other tests.
+    let log = "--log=warn,kube_runtime::watcher=error,hookwright=info";
+    let world = World::on(plane, &[log], values, 1).await?;
     let (a, b) = (Team::within(&world, one).await?, Team::within(&world, other.clone()).await?);
     for team in [&a, &b] {
         viewer(team).await?;
@@ -224,6 +226,9 @@ async fn viewer(team: &Team) -> anyhow::Result<()> {
     let subject = format!("--serviceaccount={}:producer", team.namespace);
     let role = "--clusterrole=hookwright-viewer";
     team.kubectl.ok(&["create", "rolebinding", "viewer", role, &subject, "-n", &team.namespace]).await?;
-    let user = format!("system:serviceaccount:{}:producer", team.namespace);
-    crate::doors::in_force(&team.kubectl, &user, &team.namespace, "list", "deliveries").await
+    eventually(SOON, "the role to be in force", async || {
+        let answer = log_of(team).await.map_err(|error| error.to_string())?;
+        if answer.status == 200 { Ok(()) } else { Err(answer.json().to_string()) }
+    })
+    .await
 }

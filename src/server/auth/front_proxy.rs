@@ -53,8 +53,8 @@ const CURE: &str = "kubectl get dlv and publishing through kube-apiserver do not
 pub(super) enum Error {
     /// kube-apiserver has no aggregation layer.
     #[error(
-        "ConfigMap {NAMESPACE}/{NAME} has no {0}: kube-apiserver runs without --requestheader-client-ca-file and what \
-         belongs to it; {CURE}"
+        "ConfigMap {NAMESPACE}/{NAME} has no {0}: kube-apiserver runs without the aggregation layer \
+         (--requestheader-client-ca-file and what belongs to it); {CURE}"
     )]
     Absent(&'static str),
     /// Not as kube-apiserver writes it.
