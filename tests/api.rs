@@ -4,6 +4,8 @@
 
 #[path = "api/grammar.rs"]
 mod grammar;
+#[path = "api/spellings.rs"]
+mod spellings;
 
 use std::fs;
 use std::path::{Path, PathBuf};
