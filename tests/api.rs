@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a helper of a test fails the test")]
 
+#[path = "api/admission.rs"]
+mod admission;
 #[path = "api/grammar.rs"]
 mod grammar;
+#[path = "api/spellings.rs"]
+mod spellings;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -259,6 +263,20 @@ async fn kubectl_explains_every_field() {
     });
     let url = explained.await.unwrap();
     assert!(url.contains("https") && url.contains("2048"), "{url}");
+    // As the README says it: each field of a level with its text and its default.
+    let spec = kubectl.ok(&["explain", "hook.spec"]).await.unwrap();
+    let words = spec.split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in [
+        "Retries after the first attempt",
+        "Default: 3.",
+        "Default: 15s.",
+        "Default: true.",
+        "exact (`order.created`)",
+    ] {
+        assert!(words.contains(part), "{part} in {spec}");
+    }
+    let initial = kubectl.ok(&["explain", "hook.spec.backoff.initial"]).await.unwrap();
+    assert!(initial.contains("Default: 10s."), "{initial}");
     for path in [
         "hook.spec.signing.secretRefs.key",
         "hook.status.deliveries.state",

@@ -197,7 +197,7 @@ fn as_it_comes(body: Incoming, turn: OwnedSemaphorePermit) -> Reply {
             let frame = timeout(PATIENCE, body.frame()).await;
             let frame = frame.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?;
             let Some(frame) = frame.transpose().map_err(std::io::Error::other)? else { return Ok(None) };
-            if let Ok(part) = frame.into_data() {
+            if let Some(part) = frame.into_data().ok().filter(|part| !part.is_empty()) {
                 return Ok(Some((part, (body, turn))));
             }
         }
