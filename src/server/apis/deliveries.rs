@@ -23,7 +23,7 @@ use super::usages::Limits;
 use super::{API_VERSION, set};
 use crate::api::delivery::Delivery as Object;
 use crate::clock::Clock;
-use crate::model::ids::{DeliveryName, WebhookUid};
+use crate::model::ids::{DeliveryName, Namespace, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::routes::Table;
 use crate::routes::coverage::Whole;
@@ -104,6 +104,11 @@ impl Log {
 
     pub(super) fn store(&self) -> &dyn Store {
         &*self.store
+    }
+
+    /// Namespaces that have a Webhook.
+    pub(super) fn namespaces(&self) -> Vec<Namespace> {
+        self.routes.namespaces()
     }
 
     pub(super) fn limits(&self) -> &Limits {
@@ -193,7 +198,7 @@ impl Log {
     }
 
     /// What waits cannot be told from what is Held before the routes of its namespace are known.
-    fn ready(&self, namespace: &str) -> Result<(), Failure> {
+    pub(super) fn ready(&self, namespace: &str) -> Result<(), Failure> {
         self.routes.check(namespace).map_err(|why| {
             let message = format!("namespace {namespace} is not served now: {why}: try again");
             Failure::later(Reason::ServiceUnavailable, message, RETRY_AFTER)
@@ -201,7 +206,7 @@ impl Log {
     }
 
     /// The log of all namespaces is shown when it is known of each whether it is served.
-    fn any_ready(&self) -> Result<(), Failure> {
+    pub(super) fn any_ready(&self) -> Result<(), Failure> {
         match self.routes.coverage().whole() {
             Whole::Served | Whole::Partly(_) => Ok(()),
             Whole::Not(why) => {
@@ -218,9 +223,15 @@ impl Log {
             return Err(missing());
         }
         let found = asked(self.store.delivery(parsed)).await?;
-        let delivery = found.filter(|found| &*found.webhook.namespace == namespace).ok_or_else(missing)?;
+        let here = |found: &Delivery| &*found.webhook.namespace == namespace && self.is_seen(found);
+        let delivery = found.filter(here).ok_or_else(missing)?;
         let hold = self.hold(delivery.webhook.uid);
         Ok(Line::new(delivery, hold, self.clock.now()))
+    }
+
+    /// Whether its Webhook is there: what the store has not been told yet to hide is hidden all the same.
+    fn is_seen(&self, delivery: &Delivery) -> bool {
+        self.routes.get(delivery.webhook.uid).is_some()
     }
 
     fn hold(&self, webhook: WebhookUid) -> Option<Hold> {
@@ -329,6 +340,9 @@ impl Lines<'_> {
 
     fn take(&mut self, delivery: Delivery) {
         let log = self.log;
+        if !log.is_seen(&delivery) {
+            return;
+        }
         let uid = delivery.webhook.uid;
         let hold = *self.holds.entry(uid).or_insert_with(|| log.hold(uid));
         let line = Line::new(delivery, hold, log.clock.now());
