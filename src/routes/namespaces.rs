@@ -131,7 +131,7 @@ impl Namespaces {
 fn lives(object: &PartialObjectMeta<Object>) -> Found {
     let meta = &object.metadata;
     let created =
-        meta.creation_timestamp.as_ref().map_or(UnixMillis::default(), |at| UnixMillis::from_jiff(at.0));
+        meta.creation_timestamp.as_ref().map_or_else(UnixMillis::default, |at| UnixMillis::from_jiff(at.0));
     match meta.uid.as_deref().and_then(|uid| uid.parse().ok()) {
         Some(uid) => Found::Lives { uid, created },
         None => Found::NoAnswer("the namespace has no uid".to_owned()),

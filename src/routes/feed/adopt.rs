@@ -36,7 +36,7 @@ impl Unknown {
             return None;
         }
         let created = object.metadata.creation_timestamp.as_ref();
-        let created = created.map_or(UnixMillis::default(), |at| UnixMillis::from_jiff(at.0));
+        let created = created.map_or_else(UnixMillis::default, |at| UnixMillis::from_jiff(at.0));
         let summary = summary(webhook, object.status.as_ref());
         Some(Self { created, summary, is_known: known.is_some() })
     }

@@ -19,21 +19,23 @@ use crate::store::{ClaimRequest, Query, Replays as _, State, Store as _};
 
 /// Deliveries that are Pending, Retrying, Success and Failed.
 type Counts = [u64; 4];
+/// At which Webhooks.
+type Expected = [(&'static str, u8, Counts); 3];
 
 /// What is at the Webhooks `hook-NUMBER` of these namespaces in a directory that the last program with format 1
 /// wrote. The Webhooks of `team-a` share their events, and all have the same id.
-const FORMAT_1: [(&str, u8, Counts); 3] =
+const FORMAT_1: Expected =
     [("team-a", 1, [1, 1, 1, 1]), ("team-a", 2, [4, 0, 0, 0]), ("team-b", 3, [1, 1, 1, 1])];
 /// In one that the last program with format 2 wrote, which was killed meanwhile.
-const FORMAT_2: [(&str, u8, Counts); 3] =
+const FORMAT_2: Expected =
     [("team-0", 0, [1, 0, 3, 0]), ("team-1", 1, [0, 0, 4, 0]), ("team-2", 2, [0, 0, 4, 0])];
 /// In one that the last program with format 3 wrote, which was killed meanwhile. The Webhooks of `team-0` share their
 /// events, and `hook-1` is disabled. The key of each event is its number, from 1 on. Two replays of what has failed in
 /// `team-1` are there: `night`, finished, and `day`, just begun.
-const FORMAT_3: [(&str, u8, Counts); 3] =
+const FORMAT_3: Expected =
     [("team-0", 0, [1, 1, 1, 1]), ("team-0", 1, [4, 0, 0, 0]), ("team-1", 2, [1, 0, 1, 2])];
 /// Which directories there are, and what is in them.
-const FORMATS: [(u32, [(&str, u8, Counts); 3]); 3] = [(1, FORMAT_1), (2, FORMAT_2), (3, FORMAT_3)];
+const FORMATS: [(u32, Expected); 3] = [(1, FORMAT_1), (2, FORMAT_2), (3, FORMAT_3)];
 
 fn fixture(format: u32) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -193,12 +195,13 @@ async fn what_a_store_of_format_1_has_can_be_redelivered_expunged_and_purged() {
     assert_eq!([store.usage("team-a"), store.usage("team-b")], [Usage::default(); 2]);
 }
 
-fn namespace(number: u8) -> Option<NamespaceUid> {
-    Some(NamespaceUid::from_bytes([number; 16]))
+fn namespace(number: u8) -> NamespaceUid {
+    NamespaceUid::from_bytes([number; 16])
 }
 
 /// Says that these Webhooks live, and where.
-async fn adopt(store: &Embedded, hooks: &[WebhookRef], namespace_uid: Option<NamespaceUid>) {
+async fn adopt(store: &Embedded, hooks: &[WebhookRef], namespace_uid: NamespaceUid) {
+    let namespace_uid = Some(namespace_uid);
     for hook in hooks {
         store.adopt(Summary { namespace_uid, ..Summary::new(hook.clone()) }).await.unwrap();
     }

@@ -99,7 +99,7 @@ async fn a_crash_while_a_webhook_takes_over_leaves_the_one_or_the_other() {
     store.adopt(seed(&heir)).await.unwrap();
     let after = unflushed.written();
     assert!((100..1000).contains(&(after - before)), "{} bytes", after - before);
-    let mut seen = [false; 2];
+    let mut met = [false; 2];
     for written in (before..after).step_by(7).chain([after]) {
         let crashed = unflushed.crash(Some(written));
         let store = crashed.open();
@@ -107,7 +107,7 @@ async fn a_crash_while_a_webhook_takes_over_leaves_the_one_or_the_other() {
         let is_heir = known == std::slice::from_ref(&heir);
         assert!(is_heir || known == std::slice::from_ref(&former), "{known:?}");
         assert!(is_heir || written < after, "it was acknowledged");
-        seen[usize::from(is_heir)] = true;
+        met[usize::from(is_heir)] = true;
         if !is_heir {
             store.set_gone(former.uid, true);
             store.adopt(seed(&heir)).await.unwrap();
@@ -117,7 +117,7 @@ async fn a_crash_while_a_webhook_takes_over_leaves_the_one_or_the_other() {
         assert!(log.len() == 20 && log.iter().all(|line| line.webhook == heir));
         store.close().await.unwrap();
     }
-    assert_eq!(seen, [true; 2]);
+    assert_eq!(met, [true; 2]);
 }
 
 #[tokio::test]
