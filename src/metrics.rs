@@ -100,6 +100,8 @@ pub struct Metrics {
     pub delivery_latency: Histogram,
     /// Deliveries that wait or are under way.
     pub pending_deliveries: Gauge,
+    /// Deliveries that waited for a Webhook which was deleted, and that nobody took over.
+    pub discarded_deliveries: Counter,
     /// For how long the longest due deliveries have been due; held ones count only behind a probe.
     pub oldest_pending: Family<Waiting, Gauge<f64, AtomicU64>>,
     /// Duration of a synced commit.
@@ -136,6 +138,7 @@ impl Default for Metrics {
             attempt_duration: histogram(HTTP),
             delivery_latency: histogram(LATENCY),
             pending_deliveries: Gauge::default(),
+            discarded_deliveries: Counter::default(),
             oldest_pending: Family::default(),
             store_commit_duration: histogram(COMMIT),
             store_bytes: Gauge::default(),
@@ -184,6 +187,11 @@ impl Metrics {
             "pending_deliveries",
             "Deliveries that wait or are under way",
             self.pending_deliveries.clone(),
+        );
+        all.register(
+            "discarded_deliveries",
+            "Deliveries that waited for a Webhook which was deleted and not made again",
+            self.discarded_deliveries.clone(),
         );
         all.register_with_unit(
             "oldest_pending",
@@ -260,6 +268,7 @@ mod tests {
             "attempt_duration_seconds_bucket",
             "delivery_latency_seconds_bucket",
             "pending_deliveries",
+            "discarded_deliveries_total",
             "oldest_pending_seconds",
             "store_commit_duration_seconds_bucket",
             "store_bytes",

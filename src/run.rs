@@ -27,6 +27,7 @@ use crate::role::{Probes, front_proxy, identity};
 use crate::routes::compile::Compiler;
 use crate::routes::coverage::Whole;
 use crate::routes::feed::Feed;
+use crate::routes::namespaces::Namespaces;
 use crate::routes::watch::Scope;
 use crate::routes::{Table, master_key};
 use crate::server::apis::deliveries::Log;
@@ -210,8 +211,7 @@ impl Parts {
         };
         let controllers = Controllers::new(self.controller(config, webhooks));
 
-        let limits =
-            Limits { drain: config.common.shutdown_grace, trusted: TRUSTED, ..Limits::default() };
+        let limits = Limits { drain: config.common.shutdown_grace, trusted: TRUSTED, ..Limits::default() };
         let mut rest = vec![tasks.spawn(feed.run(stop.clone())), tasks.spawn(controllers.run(stop.clone()))];
         if config.publish_ca {
             rest.push(tasks.spawn(trust.run(stop.clone())));
@@ -239,6 +239,7 @@ impl Parts {
             per: Duration::from_secs(1),
             burst: config.quota_events_per_second.saturating_mul(10),
         });
+        let publisher = publisher.with_namespaces(Namespaces::new(self.client.clone()));
         let settings = server::Settings {
             max_body_bytes: config.common.max_body_bytes,
             namespaces: config.namespace.clone(),

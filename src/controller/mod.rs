@@ -120,13 +120,7 @@ impl Controllers {
     /// Runs until told to stop; returns when what is under way has ended, after [`Deps::shutdown_grace`] at the latest.
     pub async fn run(self, stop: CancellationToken) {
         let Self(deps) = self;
-        let purge = purge::run(
-            Arc::clone(&deps.table),
-            Arc::clone(&deps.store),
-            deps.scope.clone(),
-            deps.purge_grace,
-            stop.clone(),
-        );
+        let purge = purge::run(Arc::clone(&deps), stop.clone());
         let tests = webhook_test::run(Arc::clone(&deps), stop.clone());
         let replays = webhook_replay::run(Arc::clone(&deps), stop.clone());
         tokio::join!(webhook::run(deps, stop), tests, replays, purge);

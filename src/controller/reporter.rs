@@ -74,6 +74,14 @@ fn disabling(before: &WebhookStatus, after: &WebhookStatus) -> Option<Note> {
     }
 }
 
+/// That a deleted Webhook's deliveries were discarded.
+pub(super) fn discarded(deliveries: u64) -> Note {
+    let text = format!(
+        "the Webhook was deleted and not made again: {deliveries} deliveries that waited for it were discarded"
+    );
+    note(true, "DeliveriesDiscarded", "Deleted", &text)
+}
+
 fn note(warning: bool, reason: &'static str, action: &str, text: &str) -> Note {
     Note { warning, reason, action: action.to_owned(), text: cut_bytes(text, MAX_NOTE).to_owned() }
 }

@@ -8,6 +8,7 @@ pub mod coverage;
 pub mod feed;
 pub mod hold;
 pub mod master_key;
+pub mod namespaces;
 pub mod references;
 mod subscribers;
 pub mod table;

@@ -1,6 +1,6 @@
 //! The table of routes: plain state, tested by calling it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use super::Route;
@@ -23,6 +23,8 @@ pub struct Table {
 struct Routes {
     by_namespace: HashMap<Namespace, Subscribers>,
     by_uid: HashMap<WebhookUid, Arc<Route>>,
+    /// Those that were seen to go.
+    left: HashSet<WebhookUid>,
 }
 
 impl Routes {
@@ -52,17 +54,33 @@ impl Table {
         routes.take(uid);
         routes.by_namespace.entry(Arc::clone(&route.webhook.namespace)).or_default().insert(&route);
         routes.by_uid.insert(uid, route);
+        routes.left.remove(&uid);
         drop(routes);
         self.wake(uid);
     }
 
-    /// Takes a Webhook out; tells whether it was there.
+    /// Takes a Webhook out that is gone; tells whether it was there.
     pub fn remove(&self, uid: WebhookUid) -> bool {
-        let removed = self.routes.write().unwrap_or_else(PoisonError::into_inner).take(uid).is_some();
+        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+        let removed = routes.take(uid).is_some();
+        routes.left.insert(uid);
+        drop(routes);
         if removed {
             self.wake(uid);
         }
         removed
+    }
+
+    /// Whether a Webhook was seen to go.
+    pub fn has_left(&self, uid: WebhookUid) -> bool {
+        self.read().left.contains(&uid)
+    }
+
+    /// Forgets of all but these that they were seen to go.
+    pub fn keep_left(&self, known: &[WebhookRef]) {
+        let known: HashSet<WebhookUid> = known.iter().map(|webhook| webhook.uid).collect();
+        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+        routes.left.retain(|uid| known.contains(uid));
     }
 
     fn wake(&self, uid: WebhookUid) {
@@ -81,6 +99,11 @@ impl Table {
     pub fn namespace(&self, namespace: &str) -> Vec<Arc<Route>> {
         let routes = self.read();
         routes.by_namespace.get(namespace).map(|list| list.all().to_vec()).unwrap_or_default()
+    }
+
+    /// Whether a namespace has a Webhook.
+    pub fn has_webhook(&self, namespace: &str) -> bool {
+        self.read().by_namespace.contains_key(namespace)
     }
 
     /// One Webhook.

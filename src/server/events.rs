@@ -48,9 +48,12 @@ where
 {
     let dry_run = dry_run(parts.uri.query().unwrap_or_default(), RESOURCE)?;
     // Before the body is read: who is to come again need not have sent it.
-    publisher.ready(namespace).map_err(|error| later(&error))?;
-    let body = bodies.read(namespace, &parts.headers, body).await?;
     let namespace = Namespace::from(namespace);
+    publisher.ready(&namespace).map_err(|error| later(&error))?;
+    if !publisher.exists(&namespace).await {
+        return Err(Failure::no_such_namespace(&namespace));
+    }
+    let body = bodies.read(&namespace, &parts.headers, body).await?;
     let started = Instant::now();
     let turn = publisher.turn(&namespace, body.bytes.len()).await;
     let publication = cloudevents::decode(&parts.headers, &body.bytes).map_err(refusal)?;

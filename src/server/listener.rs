@@ -391,7 +391,8 @@ impl<H: Handler> Requests<H> {
         }
         // What says so of HTTP/1 is the guard.
         let host = matches!(self.protocol, Protocol::Http1(_)) || has_one_host(parts);
-        (!host).then(|| Failure::new(Reason::BadRequest, "the host must be given, and once: :authority or Host"))
+        (!host)
+            .then(|| Failure::new(Reason::BadRequest, "the host must be given, and once: :authority or Host"))
     }
 
     /// Takes in what remains of a body. Whoever needs the connection's place, or has the server stop, does not wait for it.

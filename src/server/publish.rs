@@ -18,6 +18,7 @@ use crate::model::time::UnixMillis;
 use crate::per_namespace::PerNamespace;
 use crate::routes::coverage::Unserved;
 use crate::routes::hold::{Hold, hold};
+use crate::routes::namespaces::{Found, Namespaces};
 use crate::routes::{Route, Table};
 use crate::store::records::DedupKey;
 use crate::store::{self, Appended, NewDelivery, NewEvent, Store};
@@ -116,6 +117,8 @@ pub struct Publisher {
     clock: Clock,
     metrics: Metrics,
     rate: Option<RateLimit>,
+    /// Asked for those without a Webhook; none: all exist.
+    namespaces: Option<Namespaces>,
     /// Of namespaces that have published of late.
     meters: Mutex<HashMap<Namespace, Meter>>,
     turns: PerNamespace,
@@ -151,13 +154,36 @@ impl Publisher {
         metrics: Metrics,
     ) -> Self {
         let turns = PerNamespace::new(1);
-        Self { store, table, minter, clock, metrics, rate: None, meters: Mutex::default(), turns }
+        Self {
+            store,
+            table,
+            minter,
+            clock,
+            metrics,
+            rate: None,
+            namespaces: None,
+            meters: Mutex::default(),
+            turns,
+        }
     }
 
     /// Each namespace may publish so many events.
     #[must_use]
     pub fn with_rate(self, rate: RateLimit) -> Self {
         Self { rate: Some(rate), ..self }
+    }
+
+    /// Refuses namespaces that do not exist.
+    #[must_use]
+    pub fn with_namespaces(self, namespaces: Namespaces) -> Self {
+        Self { namespaces: Some(namespaces), ..self }
+    }
+
+    /// Whether a namespace exists. One that cannot be asked for, because the right is missing or the API server is
+    /// away, is taken to exist: its producers can do nothing about that.
+    pub async fn exists(&self, namespace: &Namespace) -> bool {
+        let Some(namespaces) = &self.namespaces else { return true };
+        self.table.has_webhook(namespace) || namespaces.look_up(namespace).await != Found::Nothing
     }
 
     /// Counts events of a namespace. More at once than a burst are taken as a burst: they would never be taken
@@ -252,7 +278,7 @@ impl Publisher {
         let mut webhooks: Vec<_> =
             self.table.namespace(namespace).into_iter().map(|r| self.meet(r, event)).collect();
         webhooks.sort_unstable_by(|a, b| a.route.webhook.name.cmp(&b.route.webhook.name));
-        let duplicate = self.store.duplicate_of(dedup_key(namespace, event), now)?.is_some();
+        let duplicate = self.store.duplicate_of(namespace, dedup_key(namespace, event), now)?.is_some();
         Ok(Preview { duplicate, webhooks })
     }
 

@@ -132,6 +132,13 @@ impl Failure {
         Self { name: Some(shown.into()), ..Self::new(Reason::NotFound, message).of(resource) }
     }
 
+    /// 404 of a namespace, as kube-apiserver says it.
+    pub fn no_such_namespace(name: &str) -> Self {
+        let message =
+            format!("namespaces \"{name}\" not found: events are published into a namespace that exists");
+        Self::new(Reason::NotFound, message)
+    }
+
     /// 404 of a path.
     pub fn no_such_path(path: &str) -> Self {
         let shown: String = path.chars().filter(|c| !c.is_control()).take(200).collect();

@@ -235,7 +235,7 @@ impl Store for Recorder {
         if self.refuses.load(Ordering::SeqCst) { Err(Error::Full) } else { Ok(()) }
     }
 
-    fn duplicate_of(&self, key: DedupKey, _: UnixMillis) -> Result<Option<EventUid>> {
+    fn duplicate_of(&self, _: &str, key: DedupKey, _: UnixMillis) -> Result<Option<EventUid>> {
         Ok(self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&key.0).copied())
     }
 
@@ -291,6 +291,10 @@ impl Store for Recorder {
         unreachable!("the door adopts nothing")
     }
 
+    fn set_gone(&self, _: WebhookUid, _: bool) {
+        unreachable!("the door tells nobody gone")
+    }
+
     fn update(&self, _: WebhookUid, _: Change) -> BoxFuture<'_, Result<()>> {
         unreachable!("the door updates nothing")
     }
@@ -300,7 +304,7 @@ impl Store for Recorder {
         log.iter().map(|line| line.webhook.clone()).collect()
     }
 
-    fn purge(&self, _: WebhookUid) -> BoxFuture<'_, Result<()>> {
+    fn purge(&self, _: WebhookUid) -> BoxFuture<'_, Result<u64>> {
         unreachable!("the door purges nothing")
     }
 

@@ -174,7 +174,7 @@ impl Store for FakeStore {
         Ok(())
     }
 
-    fn duplicate_of(&self, _: DedupKey, _: UnixMillis) -> Result<Option<EventUid>> {
+    fn duplicate_of(&self, _: &str, _: DedupKey, _: UnixMillis) -> Result<Option<EventUid>> {
         Ok(None)
     }
 
@@ -282,10 +282,12 @@ impl Store for FakeStore {
         self.rows().summaries.values().map(|summary| summary.webhook.clone()).collect()
     }
 
-    fn purge(&self, webhook: WebhookUid) -> BoxFuture<'_, Result<()>> {
+    fn purge(&self, webhook: WebhookUid) -> BoxFuture<'_, Result<u64>> {
         self.rows().by_name.retain(|_, row| row.delivery.webhook.uid != webhook);
-        async { Ok(()) }.boxed()
+        async { Ok(0) }.boxed()
     }
+
+    fn set_gone(&self, _: WebhookUid, _: bool) {}
 
     fn query(&self, _: Query) -> BoxFuture<'_, Result<Page>> {
         async { Ok(Page { deliveries: self.all(), next: None }) }.boxed()

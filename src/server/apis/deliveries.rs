@@ -24,7 +24,7 @@ use super::usages::Limits;
 use super::{API_VERSION, set};
 use crate::api::delivery::Delivery as Object;
 use crate::clock::Clock;
-use crate::model::ids::{DeliveryName, WebhookUid};
+use crate::model::ids::{DeliveryName, Namespace, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::routes::Table;
 use crate::routes::coverage::Whole;
@@ -106,6 +106,11 @@ impl Log {
 
     pub(super) fn store(&self) -> &dyn Store {
         &*self.store
+    }
+
+    /// Namespaces that have a Webhook.
+    pub(super) fn namespaces(&self) -> Vec<Namespace> {
+        self.routes.namespaces()
     }
 
     pub(super) fn limits(&self) -> &Limits {
@@ -202,7 +207,7 @@ impl Log {
     }
 
     /// What waits cannot be told from what is Held before the routes of its namespace are known.
-    fn ready(&self, namespace: &str) -> Result<(), Failure> {
+    pub(super) fn ready(&self, namespace: &str) -> Result<(), Failure> {
         self.routes.check(namespace).map_err(|why| {
             let message = format!("namespace {namespace} is not served now: {why}: try again");
             Failure::later(Reason::ServiceUnavailable, message, RETRY_AFTER)
@@ -210,7 +215,7 @@ impl Log {
     }
 
     /// The log of all namespaces is shown when it is known of each whether it is served.
-    fn any_ready(&self) -> Result<(), Failure> {
+    pub(super) fn any_ready(&self) -> Result<(), Failure> {
         match self.routes.coverage().whole() {
             Whole::Served | Whole::Partly(_) => Ok(()),
             Whole::Not(why) => {
@@ -227,9 +232,15 @@ impl Log {
             return Err(missing());
         }
         let found = asked(self.store.delivery(parsed)).await?;
-        let delivery = found.filter(|found| &*found.webhook.namespace == namespace).ok_or_else(missing)?;
+        let here = |found: &Delivery| &*found.webhook.namespace == namespace && self.is_seen(found);
+        let delivery = found.filter(here).ok_or_else(missing)?;
         let mut lines = Lines::new(self, Selection::default());
         Ok(lines.line(delivery))
+    }
+
+    /// Whether its Webhook is there: what the store has not been told yet to hide is hidden all the same.
+    fn is_seen(&self, delivery: &Delivery) -> bool {
+        self.routes.get(delivery.webhook.uid).is_some()
     }
 }
 
@@ -352,9 +363,12 @@ impl Lines {
         Line::new(delivery, Standing { is_sending, ..standing }, self.clock.now())
     }
 
+    /// Keeps a line that is wanted. That of a Webhook that is gone is wanted by nobody.
     fn take(&mut self, delivery: Delivery) {
+        let webhook = delivery.webhook.uid;
         let line = self.line(delivery);
-        if self.selection.admits(&line.delivery, line.state, &line.labels) {
+        let is_gone = self.webhooks.get(&webhook).is_none_or(|standing| standing.is_gone);
+        if !is_gone && self.selection.admits(&line.delivery, line.state, &line.labels) {
             self.found.push(line);
         }
     }

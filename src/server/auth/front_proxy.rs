@@ -284,7 +284,8 @@ impl FrontProxy {
             return false;
         }
         let now = self.clock.now();
-        let judged = |trust: Option<Arc<Trust>>| trust.map(|trust| trust.judge(&peer.certificates, now).is_ok());
+        let judged =
+            |trust: Option<Arc<Trust>>| trust.map(|trust| trust.judge(&peer.certificates, now).is_ok());
         let kube_apiserver = judged(self.kube_apiserver.load_full());
         judged(self.fronts.load_full()) == Some(true) || kube_apiserver.unwrap_or_else(|| !self.is_unknown())
     }

@@ -10,6 +10,7 @@ pub(super) mod reading;
 pub(super) mod redelivering;
 pub(super) mod replaying;
 pub(super) mod retaining;
+pub(super) mod succeeding;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -226,7 +227,7 @@ macro_rules! suite {
             duplicates: of_many_at_once_one_is_new,
             duplicates: a_duplicate_is_known_after_reopening,
             duplicates: the_same_key_after_the_window_is_new,
-            duplicates: an_event_that_nobody_wants_leaves_its_key_only,
+            duplicates: an_event_that_nobody_wants_leaves_nothing,
             counting: numbers_follow_outcomes_and_survive_reopening,
             counting: an_outcome_recorded_twice_counts_once,
             counting: the_same_outcome_twice_in_one_call_counts_once,
@@ -273,6 +274,13 @@ macro_rules! suite {
             purging: a_claimed_delivery_that_is_purged_is_not_recorded,
             purging: a_purge_of_many_lets_others_go_between,
             purging: a_purged_webhook_can_come_back_and_starts_from_nothing,
+            succeeding: what_is_gone_is_shown_sent_and_counted_for_nobody,
+            succeeding: what_waits_for_the_gone_takes_nobodys_quota,
+            succeeding: a_namespace_made_anew_knows_nothing_of_the_former,
+            succeeding: a_webhook_made_anew_goes_on_with_what_the_former_left,
+            succeeding: nobody_else_takes_over_what_is_gone,
+            succeeding: a_replay_goes_on_at_the_webhook_that_was_made_anew,
+            succeeding: what_a_purge_has_begun_to_erase_is_nobodys,
         }
     };
     ($engine:expr; $($room:ident: $sentence:ident,)*) => {

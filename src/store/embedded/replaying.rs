@@ -146,7 +146,9 @@ impl Group<'_> {
         match step {
             ReplayStep::Begin(replay) => {
                 if self.replays.get(self.hooks.replays(), replay.id).is_none() {
-                    self.replays.begin(*replay);
+                    let owners = self.hooks.owners(&replay.selection.namespace);
+                    let namespace_uid = owners.first().and_then(|owner| owner.uid);
+                    self.replays.begin(Replay { namespace_uid, ..*replay });
                 }
                 Ok(0)
             }

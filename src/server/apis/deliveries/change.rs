@@ -128,8 +128,7 @@ impl Log {
 
     async fn redeliver(&self, line: &Line, by: Arc<str>, dry_run: bool) -> Result<Answer, Failure> {
         let (delivery, at) = (&line.delivery, self.clock.now());
-        let route = self.routes.get(delivery.webhook.uid);
-        judge(line, route.is_some())?;
+        judge(line)?;
         if !dry_run {
             let namespace = Arc::clone(&delivery.webhook.namespace);
             let asked = Redelivery { name: delivery.name, namespace, by: Arc::clone(&by), at };
@@ -180,7 +179,7 @@ impl Log {
 }
 
 /// Whether a line, as it was read, can be attempted once more.
-fn judge(line: &Line, has_webhook: bool) -> Result<(), Failure> {
+fn judge(line: &Line) -> Result<(), Failure> {
     let delivery = &line.delivery;
     let judged = match delivery {
         Delivery { expunged: Some(_), .. } => Redelivered::Expunged,
@@ -188,17 +187,7 @@ fn judge(line: &Line, has_webhook: bool) -> Result<(), Failure> {
         Delivery { state, .. } if !state.is_final() => Redelivered::NotFinished,
         _ => Redelivered::Queued,
     };
-    outcome(judged, line)?;
-    if has_webhook {
-        return Ok(());
-    }
-    let webhook = &delivery.webhook.name;
-    Err(conflict(
-        line,
-        &format!(
-            "its Webhook {webhook} is gone, and one that is made anew is another: publish the event again"
-        ),
-    ))
+    outcome(judged, line)
 }
 
 /// What became of asking, as a refusal unless it is queued.
@@ -210,7 +199,12 @@ fn outcome(redelivered: Redelivered, line: &Line) -> Result<(), Failure> {
         }
         Redelivered::Expunged => line.delivery.expunged.as_ref().map_or_else(
             || "the payload was erased, just now".to_owned(),
-            |by| format!("{}: publish the event again", erased(by)),
+            |by| {
+                format!(
+                    "{}: publish it once more as an event with another id, the former one is a duplicate",
+                    erased(by)
+                )
+            },
         ),
         Redelivered::Test => "it is a test, which is attempted once: create another WebhookTest".to_owned(),
         Redelivered::NotFinished => unfinished(line),
