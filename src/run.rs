@@ -106,6 +106,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
         return Ok(());
     };
     let store = open_store(&config, cluster, &metrics).await?;
+    let minter = store.minter().await.map_err(|error| Error::start("names of deliveries", error))?;
     let policy = policy(&config)?;
     let guard = Guard::from_system(policy.clone())
         .map_err(|error| Error::start("the resolver of host names", error))
@@ -114,7 +115,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let parts = Parts {
         table: Arc::new(Table::default()),
         store: Arc::clone(&store) as Arc<dyn Store>,
-        minter: Arc::new(Minter::default()),
+        minter: Arc::new(minter),
         sender: Arc::new(HttpSender::new(guard, clock.clone())),
         scope: Scope::from_list(&config.namespace),
         client,

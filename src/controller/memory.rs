@@ -48,6 +48,7 @@ pub(super) struct Memory<K, S> {
 
 #[derive(Debug)]
 struct Known<S> {
+    since: Instant,
     pacer: Pacer,
     /// Resource version and status of the last write, until the watch has told of it.
     written: Option<(u64, S)>,
@@ -62,7 +63,13 @@ impl<K: Eq + Hash, S: Clone> Memory<K, S> {
 
     fn with<T>(&self, key: K, act: impl FnOnce(&mut Known<S>) -> T) -> T {
         let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        act(all.entry(key).or_insert(Known { pacer: Pacer::default(), written: None, failures: 0 }))
+        let new = || Known { since: Instant::now(), pacer: Pacer::default(), written: None, failures: 0 };
+        act(all.entry(key).or_insert_with(new))
+    }
+
+    /// For how long it is known, at least.
+    pub(super) fn known_for(&self, key: K) -> Duration {
+        self.with(key, |known| known.since.elapsed())
     }
 
     /// How long the next write has to wait.
@@ -181,6 +188,17 @@ mod tests {
         assert_eq!(memory.newer_than(1, Some("8")), None, "then it is forgotten");
         memory.wrote(1, Some("not a number"), "written");
         assert_eq!(memory.newer_than(1, Some("8")), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_object_is_known_from_the_first_look_until_it_is_forgotten() {
+        let memory = Memory::<u8, u8>::new(cadence(1));
+        assert_eq!(memory.known_for(1), Duration::ZERO);
+        let a_while = Duration::from_secs(5);
+        tokio::time::advance(a_while).await;
+        assert_eq!((memory.known_for(1), memory.known_for(2)), (a_while, Duration::ZERO));
+        memory.forget(&1);
+        assert_eq!(memory.known_for(1), Duration::ZERO);
     }
 
     #[test]

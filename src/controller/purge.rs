@@ -51,7 +51,7 @@ impl Absences {
 /// Looks from time to time, until it is told to stop.
 pub(super) async fn run(deps: Arc<Deps>, stop: CancellationToken) {
     let Deps { table, store, scope, purge_grace: grace, .. } = &*deps;
-    let reporter = Reporter::new(deps.client.clone());
+    let reporter = Reporter::new(deps.client.clone(), deps.clock.clone());
     let mut absences = Absences::default();
     let mut tick =
         tokio::time::interval((*grace / 10).clamp(Duration::from_secs(1), Duration::from_secs(30)));

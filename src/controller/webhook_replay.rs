@@ -82,7 +82,7 @@ async fn reconcile(replay: Arc<WebhookReplay>, context: Arc<Context>) -> Result<
     }
     let replay = context.newest(&replay, &uid);
     let now = context.deps.clock.now();
-    let action = match step(&context.view(&replay, id)) {
+    let action = match step(&context.view(&replay, &uid, id)) {
         Step::Rest => {
             context.memory.forget(&uid);
             context.forget(id);
@@ -94,6 +94,7 @@ async fn reconcile(replay: Arc<WebhookReplay>, context: Arc<Context>) -> Result<
             context.memory.forget(&uid);
             return Ok(Action::await_change());
         }
+        Step::Redate => context.write(&replay, status::redated(&replay, now)).await?,
         Step::Cancel => {
             context.deps.store.cancel_replay(id, now).await?;
             Action::requeue(IDLE)
@@ -132,7 +133,7 @@ impl Context {
         }
     }
 
-    fn view<'a>(&self, replay: &'a WebhookReplay, id: ReplayId) -> View<'a> {
+    fn view<'a>(&self, replay: &'a WebhookReplay, uid: &str, id: ReplayId) -> View<'a> {
         let record = self.deps.store.replay(id);
         let (namespace, name) = (replay.namespace().unwrap_or_default(), replay.name_any());
         let (mut former, mut is_succeeding) = (None, false);
@@ -148,7 +149,8 @@ impl Context {
             }
         }
         let target = self.target(replay, &namespace);
-        View { replay, record, former, is_succeeding, target, now: self.deps.clock.now() }
+        let (known_for, now) = (self.memory.known_for(uid.to_owned()), self.deps.clock.now());
+        View { replay, known_for, record, former, is_succeeding, target, now }
     }
 
     fn target(&self, replay: &WebhookReplay, namespace: &str) -> Target {

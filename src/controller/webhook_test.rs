@@ -98,6 +98,7 @@ async fn reconcile(test: Arc<WebhookTest>, context: Arc<Context>) -> Result<Acti
         }
         Step::Later(wait) => Action::requeue(wait),
         Step::Delete => context.delete(&test, &uid).await?,
+        Step::Redate => context.write(&test, status::redated(&test, now)).await?,
         Step::Wait(why) => context.wait(&test, &why).await?,
         Step::Fail(Reason { word, message, .. }) => {
             context.write(&test, status::failed(&test, word, &message, now)).await?
@@ -129,7 +130,8 @@ impl Context {
             None => false,
         };
         let largest = self.deps.max_body_bytes;
-        Ok(View { test, is_running, target: self.target(test), is_stored, largest, now: self.deps.clock.now() })
+        let (known_for, now) = (self.memory.known_for(uid.to_owned()), self.deps.clock.now());
+        Ok(View { test, known_for, is_running, target: self.target(test), is_stored, largest, now })
     }
 
     fn target(&self, test: &WebhookTest) -> Target {

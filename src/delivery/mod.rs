@@ -5,6 +5,8 @@ pub mod client;
 #[cfg(test)]
 mod client_tests;
 mod clients;
+#[cfg(test)]
+mod clock_tests;
 mod connection;
 mod dial;
 #[cfg(test)]

@@ -67,12 +67,14 @@ struct State {
 struct Issued {
     by: String,
     validity: Validity,
+    ca: Validity,
 }
 
 impl Issued {
-    /// Whether two thirds of its time are not over, and this CA still is the one that signs.
+    /// Whether it is valid, two thirds of its time are not over, and this CA still is the one that signs.
     fn is_fresh(&self, signing: &Authority, now: UnixMillis) -> bool {
-        self.by == signing.certificate && now < self.validity.two_thirds()
+        let is_valid = self.validity.check(now).is_ok();
+        is_valid && self.by == signing.certificate && now < self.validity.two_thirds()
     }
 }
 
@@ -153,13 +155,15 @@ impl Certificates {
     }
 
     fn check_one(&self, which: &str, issued: Option<&Issued>) -> Result<(), String> {
-        match issued {
-            None => Err(format!("the {which} certificate is not made yet")),
-            Some(leaf) if self.clock.now() >= leaf.validity.to => {
-                Err(format!("the {which} certificate has expired"))
-            }
-            Some(_) => Ok(()),
-        }
+        let Some(leaf) = issued else { return Err(format!("the {which} certificate is not made yet")) };
+        let now = self.clock.now();
+        leaf.validity.check(now).map_err(|invalid| format!("the {which} certificate {invalid}"))?;
+        leaf.ca.check(now).map_err(|invalid| {
+            let secret = self.path();
+            format!(
+                "the CA in Secret {secret} {invalid}; a new one is made as soon as the Secret can be written"
+            )
+        })
     }
 
     /// Keeps everything fresh until told to stop. Failures are tried again soon; meanwhile the CA that was read
@@ -236,7 +240,7 @@ impl Certificates {
         let put = |which: &str, leaf: Leaf, shown: &Served| {
             info!(expires = %leaf.validity.to, which, "new certificate");
             shown.set(leaf.certified);
-            Some(Issued { by: signing.certificate.clone(), validity: leaf.validity })
+            Some(Issued { by: signing.certificate.clone(), validity: leaf.validity, ca: leaf.ca })
         };
         if !is_fresh(&state.leaf) {
             state.leaf = put("serving", signing.issue(&self.names, now)?, &self.served);
@@ -263,8 +267,13 @@ impl Certificates {
                 }
                 Some(secret) => {
                     let mut authorities = self.read_secret(&secret)?;
-                    if !authorities.advance(self.clock.now())? {
+                    let now = self.clock.now();
+                    let invalid = authorities.signing.check(now).err();
+                    if !authorities.advance(now)? {
                         return Ok(Arc::new(authorities));
+                    }
+                    if let Some(invalid) = invalid {
+                        warn!(secret = CA_NAME, "the CA {invalid}; another one takes its place");
                     }
                     let secret = to_secret(&authorities, secret);
                     let replace = self.secrets.replace(CA_NAME, &params, &secret);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::clock::Clock;
 use crate::metrics::{Metrics, Received};
@@ -121,6 +121,8 @@ pub struct Publisher {
     namespaces: Option<Namespaces>,
     /// Of namespaces that have published of late.
     meters: Mutex<HashMap<Namespace, Meter>>,
+    /// What the meters count from: a wall clock that is set changes nothing.
+    since: Instant,
     turns: PerNamespace,
 }
 
@@ -163,6 +165,7 @@ impl Publisher {
             rate: None,
             namespaces: None,
             meters: Mutex::default(),
+            since: Instant::now(),
             turns,
         }
     }
@@ -188,8 +191,9 @@ impl Publisher {
 
     /// Counts events of a namespace. More at once than a burst are taken as a burst: they would never be taken
     /// otherwise.
-    fn meter(&self, namespace: &Namespace, events: usize, now: UnixMillis) -> Result<(), Error> {
+    fn meter(&self, namespace: &Namespace, events: usize) -> Result<(), Error> {
         let Some(rate) = &self.rate else { return Ok(()) };
+        let now = UnixMillis::default() + self.since.elapsed();
         let wanted = events.min(usize::try_from(rate.burst).unwrap_or(usize::MAX));
         let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
         if meters.len() >= METERS {
@@ -243,7 +247,7 @@ impl Publisher {
     pub fn prepare(&self, namespace: &Namespace, events: Vec<Decoded>) -> Result<Prepared, Error> {
         self.ready(namespace)?;
         let now = self.clock.now();
-        self.meter(namespace, events.len(), now)?;
+        self.meter(namespace, events.len())?;
         Ok(Prepared(events.into_iter().map(|event| self.prepare_one(namespace, event, now)).collect()))
     }
 

@@ -10,6 +10,8 @@
 //! 2. A delivery is claimed by one claimant at a time until the claim is recorded, released or expired.
 //! 3. After a failed sync nothing more is written ([`Error::Poisoned`]): the process must end.
 //! 4. What is read ([`Store::summary`], [`Store::query`]) reflects every call that has returned.
+//! 5. Times are wall-clock. After [`Store::redate`], none that is kept is later than the time that it was given, and
+//!    what waits is due no later than after its own wait from then.
 //!
 //! `Held` is not stored: it is derived from the Webhook's live state by whoever reads.
 
@@ -17,6 +19,7 @@
 mod behaviour;
 pub mod embedded;
 pub mod records;
+mod redate;
 pub mod replays;
 pub mod wakes;
 
@@ -103,6 +106,9 @@ impl Error {
         }
     }
 }
+
+/// A clock that was set back by less is taken for the same: nothing waits for longer than this because of it.
+pub const SLACK: Duration = Duration::from_secs(2);
 
 /// A store's result.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -233,6 +239,12 @@ pub trait Store: Replays + Send + Sync + 'static {
     /// reads or sends the payload after this has returned, but for an attempt that is under way, whose outcome
     /// is dropped. On the disk, an engine may leave the bytes in its files until it next rewrites them.
     fn expunge(&self, expunge: Expunge) -> BoxFuture<'_, Result<Expunged>>;
+
+    /// Tells what time it is. If the clock was set back by more than [`SLACK`] since anything was written, also by an
+    /// earlier process, times that are kept and later than `now` become `now`, and what waits for a retry waits as
+    /// long as it was to, at most, from now on. In bounded steps, what waits first; [`Store::work`] names the
+    /// Webhooks of what is due sooner. Otherwise it costs nothing. One at a time: a second call does nothing.
+    fn redate(&self, now: UnixMillis) -> BoxFuture<'_, Result<()>>;
 
     /// Lets go what [`Retention`] does not keep at `now`, in bounded steps, oldest first; the number of deliveries
     /// that went. An event goes with its last delivery; that it is a duplicate stays known. When much has gone, also by

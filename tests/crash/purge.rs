@@ -41,7 +41,8 @@ async fn with_the_operator_gone_deletion_finishes_and_with_it_back_the_data_is_p
     eventually(SOON, "all three purged, as the log says", async || {
         let log = world.operator.lock().await.log();
         let erased: Vec<_> = log.lines().filter(|line| line.contains("erased the data")).collect();
-        let sums = ["webhooks", "discarded"].map(|field| erased.iter().map(|line| number(line, field)).sum());
+        let sums =
+            ["webhooks", "discarded"].map(|field| erased.iter().map(|line| number(line, field)).sum::<u64>());
         if sums == [3, 3] { Ok(()) } else { Err(format!("{sums:?}: {erased:?}")) }
     })
     .await?;

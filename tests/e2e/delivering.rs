@@ -230,7 +230,8 @@ async fn an_address_that_is_not_allowed_is_never_reached() -> anyhow::Result<()>
 
     // Its attempts are made, and fail by the same rule as those for a name that resolves to it.
     team.publish("order.created", &json!({})).await?;
-    let webhook = team.await_webhook("literal", "failed", |webhook| newest(webhook)["state"] == "Failed").await?;
+    let webhook =
+        team.await_webhook("literal", "failed", |webhook| newest(webhook)["state"] == "Failed").await?;
     let error = &newest(&webhook)["errorMessage"];
     assert_eq!(error, "AddressDenied: address 169.254.169.254 is a cloud's metadata service");
     Ok(())

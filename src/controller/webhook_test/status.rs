@@ -5,7 +5,7 @@ use kube::Resource as _;
 use super::step::status_of;
 use crate::api::{WebhookTest, WebhookTestStatus};
 use crate::controller::conditions::{Maker, cut_chars};
-use crate::controller::once::{Reason, closed, open};
+use crate::controller::once::{self, Reason, closed, open};
 use crate::model::ids::DeliveryName;
 use crate::model::time::UnixMillis;
 use crate::store::{Attempt, Delivery, EndReason, State};
@@ -54,6 +54,14 @@ pub(super) fn ended(test: &WebhookTest, delivery: &Delivery, now: UnixMillis) ->
         status.completed_at = Some(ended.to_string());
         status.conditions = closed(maker, succeeded, reason, &message);
     })
+}
+
+/// As it is, with no time that is still to come.
+pub(super) fn redated(test: &WebhookTest, now: UnixMillis) -> WebhookTestStatus {
+    let mut status = status_of(test);
+    once::redated(&mut status.started_at, now);
+    once::redated(&mut status.completed_at, now);
+    status
 }
 
 /// Nobody knows what came of its attempt.
@@ -179,6 +187,15 @@ mod tests {
         let mut log = delivery(1, State::Failed, &[]);
         log.reason = Some(EndReason::Interrupted);
         assert_eq!(short(&ended(&test, &log, at(200)))[0], "Succeeded=False/Interrupted");
+    }
+
+    #[test]
+    fn times_that_are_still_to_come_become_now() {
+        let times =
+            json!({ "startedAt": "2026-11-24T09:59:00.000Z", "completedAt": "2026-11-25T10:00:00.000Z" });
+        let status = redated(&webhook_test("orders-1", 0, &times), at(0));
+        assert_eq!(status.started_at.as_deref(), Some("2026-11-24T09:59:00.000Z"));
+        assert_eq!(status.completed_at.as_deref(), Some("2026-11-24T10:00:00.000Z"));
     }
 
     #[test]

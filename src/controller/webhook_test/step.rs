@@ -6,7 +6,7 @@ use std::time::Duration;
 use kube::Resource as _;
 
 use crate::api::{WebhookTest, WebhookTestStatus};
-use crate::controller::once::{self, Afterwards, LOOK, PATIENCE, Reason, afterwards, created, time};
+use crate::controller::once::{self, Afterwards, LOOK, PATIENCE, Reason, afterwards, age, is_ahead, time};
 use crate::model::cloudevents;
 use crate::model::ids::DeliveryName;
 use crate::model::time::UnixMillis;
@@ -33,6 +33,8 @@ pub(super) enum Target {
 #[derive(Debug)]
 pub(super) struct View<'a> {
     pub(super) test: &'a WebhookTest,
+    /// For how long this process knows it.
+    pub(super) known_for: Duration,
     /// Whether this process is making its attempt.
     pub(super) is_running: bool,
     pub(super) target: Target,
@@ -52,6 +54,8 @@ pub(super) enum Step {
     Later(Duration),
     /// Its time after the end is over: delete it.
     Delete,
+    /// Its status has a time that is still to come: write it anew.
+    Redate,
     /// It waits for its Webhook: say so, and look again.
     Wait(Reason),
     /// It has failed without an attempt.
@@ -85,6 +89,7 @@ fn after_the_end(view: &View<'_>, status: &WebhookTestStatus) -> Step {
         Afterwards::Rest => Step::Rest,
         Afterwards::Later(wait) => Step::Later(wait),
         Afterwards::Delete => Step::Delete,
+        Afterwards::Redate => Step::Redate,
     }
 }
 
@@ -92,6 +97,9 @@ fn begun(view: &View<'_>, status: &WebhookTestStatus, delivery: &str) -> Step {
     let Ok(delivery) = delivery.parse() else { return Step::Lost };
     if view.is_stored {
         return Step::Resume(delivery);
+    }
+    if is_ahead(status.started_at.as_deref(), view.now) {
+        return Step::Redate;
     }
     // Another process may be at it, or this one has ended between its claim and the store.
     let lost_at = time(status.started_at.as_deref()).map(|started| started + LOST);
@@ -117,11 +125,15 @@ fn unpublishable(view: &View<'_>) -> Option<(&'static str, String)> {
 
 fn not_begun(view: &View<'_>) -> Step {
     if let Some((word, message)) = unpublishable(view) {
-        return Step::Fail(Reason { word, message: format!("{message}; create another WebhookTest"), again: LOOK });
+        return Step::Fail(Reason {
+            word,
+            message: format!("{message}; create another WebhookTest"),
+            again: LOOK,
+        });
     }
     let name = &view.test.spec.webhook_ref.name;
     let wait = |reason, message: String| {
-        let given_up = view.now.since(created(view.test)) >= PATIENCE;
+        let given_up = age(view.test, view.known_for, view.now) >= PATIENCE;
         if given_up {
             let message = format!("{message} (waited 5 minutes; create another WebhookTest)");
             return Step::Fail(Reason { word: reason, message, again: LOOK });
@@ -173,8 +185,16 @@ mod tests {
 
     fn next(status: &Value, target: Target, now: i64, change: impl FnOnce(&mut View<'_>)) -> String {
         let test = webhook_test("orders-1", 0, status);
-        let mut view =
-            View { test: &test, is_running: false, target, is_stored: false, largest: 100, now: at(now) };
+        let known_for = Duration::ZERO;
+        let mut view = View {
+            test: &test,
+            known_for,
+            is_running: false,
+            target,
+            is_stored: false,
+            largest: 100,
+            now: at(now),
+        };
         change(&mut view);
         match step(&view) {
             Step::Wait(reason) => format!("Wait({})", reason.word),
@@ -182,7 +202,7 @@ mod tests {
             Step::Later(wait) => format!("Later({}s)", wait.as_secs()),
             Step::Ready(_) => "Ready".to_owned(),
             Step::Resume(_) => "Resume".to_owned(),
-            step @ (Step::Rest | Step::Delete | Step::Lost) => format!("{step:?}"),
+            step @ (Step::Rest | Step::Delete | Step::Redate | Step::Lost) => format!("{step:?}"),
         }
     }
 
@@ -196,6 +216,11 @@ mod tests {
         let same = |_: &mut View<'_>| ();
         assert_eq!(next(&born, Target::Missing, 299, same), "Wait(WebhookNotFound)");
         assert_eq!(next(&born, Target::Missing, 300, same), "Fail(WebhookNotFound)");
+        assert_eq!(
+            next(&born, Target::Missing, -86_400, |view| view.known_for = PATIENCE),
+            "Fail(WebhookNotFound)",
+            "kube-apiserver's clock is ahead"
+        );
         assert_eq!(next(&born, Target::Coming, 300, same), "Later(1s)");
         assert_eq!(next(&born, is(&unready()), 299, same), "Wait(SecretNotFound)");
         assert_eq!(next(&born, is(&unready()), 300, same), "Fail(SecretNotFound)");
@@ -217,8 +242,16 @@ mod tests {
             test.spec.event_type = event_type.to_owned();
             test.spec.payload = Some(payload);
             let target = is(&json!({}));
-            let view =
-                View { test: &test, is_running: false, target, is_stored: false, largest: 100, now: at(0) };
+            let (known_for, now) = (Duration::ZERO, at(0));
+            let view = View {
+                test: &test,
+                known_for,
+                is_running: false,
+                target,
+                is_stored: false,
+                largest: 100,
+                now,
+            };
             match step(&view) {
                 Step::Ready(_) => "Ready".to_owned(),
                 Step::Fail(reason) => format!("{}: {}", reason.word, reason.message),
@@ -248,6 +281,8 @@ mod tests {
         assert_eq!(next(&begun, is(&json!({})), 30, |_| ()), "Later(60s)");
         assert_eq!(next(&begun, is(&json!({})), 90, |_| ()), "Lost");
         assert_eq!(next(&begun, Target::Missing, 90, |_| ()), "Lost");
+        assert_eq!(next(&begun, is(&json!({})), -1, |_| ()), "Later(90s)", "a clock may be behind a little");
+        assert_eq!(next(&begun, is(&json!({})), -86_400, |_| ()), "Redate");
         let torn = json!({ "deliveryId": delivery, "conditions": condition("Unknown") });
         assert_eq!(next(&torn, is(&json!({})), 0, |_| ()), "Lost");
         let odd = json!({ "deliveryId": "mine" });
@@ -260,12 +295,21 @@ mod tests {
             let done = json!({ "conditions": condition(result), "completedAt": "2026-11-24T10:00:00.000Z" });
             assert_eq!(next(&done, Target::Missing, 30, |_| ()), "Later(30s)");
             assert_eq!(next(&done, Target::Missing, 60, |_| ()), "Delete");
+            assert_eq!(next(&done, Target::Missing, -86_400, |_| ()), "Redate");
+            assert_eq!(next(&done, Target::Missing, -1, |_| ()), "Later(60s)");
         }
         let test = webhook_test("orders-1", 0, &json!({ "conditions": condition("True") }));
         let mut test = (*test).clone();
         test.spec.ttl_seconds_after_finished = None;
-        let view =
-            View { test: &test, is_running: false, target: Target::Missing, is_stored: false, largest: 100, now: at(9999) };
+        let view = View {
+            known_for: Duration::ZERO,
+            test: &test,
+            is_running: false,
+            target: Target::Missing,
+            is_stored: false,
+            largest: 100,
+            now: at(9999),
+        };
         assert!(matches!(step(&view), Step::Rest));
     }
 }

@@ -245,6 +245,10 @@ impl Store for FakeStore {
         unreachable!("the engine expunges nothing")
     }
 
+    fn redate(&self, _: UnixMillis) -> BoxFuture<'_, Result<()>> {
+        async { Ok(()) }.boxed()
+    }
+
     fn retain(&self, _: UnixMillis) -> BoxFuture<'_, Result<u64>> {
         unreachable!("the engine lets nothing go")
     }

@@ -169,7 +169,9 @@ impl Trust {
             self.verifier.verify_client_cert(leaf, intermediates, now).is_ok()
         };
         if !signed {
-            return Err("the client certificate is not signed, or no longer, by the CA that kube-apiserver's is");
+            return Err(
+                "the client certificate is not signed, or no longer, by the CA that kube-apiserver's is",
+            );
         }
         if self.allowed.is_empty() || common_name(leaf).is_some_and(|name| self.allowed.contains(&name)) {
             return Ok(());

@@ -23,7 +23,7 @@ use crate::model::time::UnixMillis;
 use crate::store::records::{
     Attempt, DedupKey, Delivery, EndReason, Event, NewEvent, Next, Outcome, Purpose, State, Summary, Usage,
 };
-use crate::store::{Appended, Change, Error, Result};
+use crate::store::{Appended, Change, Error, Result, SLACK};
 
 /// Attempts that are kept of one delivery; beyond, the oldest are dropped.
 const ATTEMPTS_KEPT: usize = 50;
@@ -85,11 +85,13 @@ impl Prepared {
 
 /// What memory takes up after the commit.
 #[derive(Debug)]
-enum Effect {
+pub(super) enum Effect {
     Waits(LaneId, Slot, Arc<Loaded>),
     Left(LaneId, Slot),
     TestBegun(Arc<Loaded>),
     TestEnded(DeliveryName),
+    /// Its times are others; where it waits now.
+    Redated(Option<(LaneId, Slot)>, Box<Delivery>),
 }
 
 /// Calls that are committed together.
@@ -104,8 +106,10 @@ pub(super) struct Group<'a> {
     effects: HashMap<WebhookUid, Vec<Effect>>,
     deltas: Deltas,
     pub(super) replays: Changes,
-    woken: HashSet<WebhookUid>,
-    generations: &'a mut Generations,
+    pub(super) woken: HashSet<WebhookUid>,
+    pub(super) generations: &'a mut Generations,
+    /// The newest time in what is staged.
+    newest: Option<UnixMillis>,
 }
 
 /// What follows from a commit.
@@ -139,7 +143,13 @@ impl<'a> Group<'a> {
             replays: Changes::default(),
             woken: HashSet::new(),
             generations,
+            newest: None,
         }
+    }
+
+    /// Takes into account that what is staged has this time in it.
+    pub(super) fn saw(&mut self, at: UnixMillis) {
+        self.newest = self.newest.max(Some(at));
     }
 
     /// The numbers of a known Webhook, to be changed.
@@ -170,7 +180,7 @@ impl<'a> Group<'a> {
         staged.or_else(known).unwrap_or_else(|| self.hooks.owner(&Summary::new(webhook.clone())))
     }
 
-    fn effect(&mut self, webhook: WebhookUid, effect: Effect) {
+    pub(super) fn effect(&mut self, webhook: WebhookUid, effect: Effect) {
         self.effects.entry(webhook).or_default().push(effect);
     }
 
@@ -181,6 +191,7 @@ impl<'a> Group<'a> {
 
     fn append_one(&mut self, event: Prepared) -> Result<Appended> {
         let Prepared { uid, namespace, accepted_at, dedup, value, deliveries } = event;
+        self.saw(accepted_at);
         let owner = deliveries.first().map(|(loaded, _)| self.owner_of(&loaded.delivery.webhook));
         let Some((value, owner)) = value.zip(owner) else {
             return self.unwanted(&namespace, dedup, accepted_at);
@@ -263,6 +274,10 @@ impl<'a> Group<'a> {
 
     fn record_one(&mut self, mut outcome: Outcome) -> Result<()> {
         let (name, uid) = (outcome.name, outcome.webhook);
+        self.saw(outcome.at);
+        if let Some(attempt) = &mut outcome.attempt {
+            attempt.at = dated(attempt, outcome.at);
+        }
         let Some(before) = self.unfinished(uid, name)? else { return Ok(()) };
         let purpose = before.delivery.purpose();
         if let Next::Retry(_) = outcome.next {
@@ -476,14 +491,28 @@ impl<'a> Group<'a> {
 
     /// Writes everything, synced. A failure poisons the store: what is on disk is then known to nobody.
     pub(super) fn commit(self) -> Result<Committed> {
-        let Self { disk, hooks, mut batch, summaries, effects, deltas, replays, woken, generations, .. } =
-            self;
+        let Self {
+            disk,
+            hooks,
+            mut batch,
+            summaries,
+            effects,
+            deltas,
+            replays,
+            woken,
+            generations,
+            newest,
+            ..
+        } = self;
         for (webhook, summary) in &summaries {
             batch.insert(&disk.meta, keys::meta::summary(*webhook), format::encode(summary)?);
         }
         deltas.save(disk, hooks.usages(), &mut batch)?;
         replays.save(disk, &mut batch)?;
         generations.save(disk, &mut batch);
+        if let Some(newest) = newest {
+            hooks.newest().add(newest, disk, &mut batch);
+        }
         if !batch.is_empty() {
             batch.commit().map_err(super::disk::engine("commit"))?;
         }
@@ -512,6 +541,7 @@ impl Committed {
                     Effect::Left(lane, slot) => queue.remove(lane, slot),
                     Effect::TestBegun(loaded) => queue.begin_test(loaded),
                     Effect::TestEnded(name) => queue.end_test(name),
+                    Effect::Redated(place, delivery) => queue.redated(place, *delivery),
                 }
             }
         }
@@ -535,6 +565,14 @@ pub(super) fn settled(mut delivery: Delivery, outcome: Outcome) -> Delivery {
     };
     delivery.ended_at = delivery.state.is_final().then_some(outcome.at);
     delivery
+}
+
+/// When an attempt began that has ended at `end`. If the clock was set meanwhile, the time at its end counts: what
+/// follows is reckoned from it.
+fn dated(attempt: &Attempt, end: UnixMillis) -> UnixMillis {
+    let ended = attempt.at + attempt.duration;
+    let is_other = ended.since(end).max(end.since(ended)) > SLACK;
+    if is_other { end - attempt.duration } else { attempt.at }
 }
 
 /// What cannot be decoded is logged, and is as if it were not there.

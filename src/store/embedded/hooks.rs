@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use arc_swap::ArcSwap;
 
+use super::newest::Newest;
 use super::queue::{Budgets, Queue};
 use super::replays::Replays;
 use super::usage::{Owner, Usages};
@@ -130,6 +131,7 @@ pub(super) struct Hooks {
     budgets: Budgets,
     usages: Usages,
     replays: Replays,
+    newest: Newest,
 }
 
 impl Hooks {
@@ -139,8 +141,9 @@ impl Hooks {
         budgets: Budgets,
         usages: Usages,
         replays: Replays,
+        newest: Newest,
     ) -> Self {
-        let hooks = Self { known: RwLock::default(), budgets, usages, replays };
+        let hooks = Self { known: RwLock::default(), budgets, usages, replays, newest };
         for (key, summary) in summaries {
             let queue = if summary.pending == 0 { Queue::empty } else { Queue::on_disk };
             hooks.add(Hook::new(key, summary, queue(&hooks.budgets)));
@@ -299,6 +302,11 @@ impl Hooks {
     /// Every replay.
     pub(super) fn replays(&self) -> &Replays {
         &self.replays
+    }
+
+    /// The newest time that was written.
+    pub(super) fn newest(&self) -> &Newest {
+        &self.newest
     }
 
     /// Sets the numbers of the Webhook that is kept under a key, which is new if it was not known. Answers by how many

@@ -37,6 +37,8 @@ pub(super) mod meta {
     pub(in super::super) const CLUSTER: &[u8] = b"cluster";
     /// Which generation of dedup keys is current, and since when.
     pub(in super::super) const DEDUP: &[u8] = b"dedup";
+    /// The newest time that was written.
+    pub(in super::super) const NEWEST: &[u8] = b"newest";
     /// Prefix of summaries.
     pub(in super::super) const SUMMARIES: &[u8] = b"s:";
     /// Prefix of what namespaces use.
@@ -126,6 +128,11 @@ impl Slot {
     /// Before every other.
     pub(super) const FIRST: Self =
         Self { due: UnixMillis::from_millis(i64::MIN), name: DeliveryName::from_bytes([0; 16]) };
+
+    /// A delivery that was never attempted, by when it is due.
+    pub(super) fn since(self, due: Option<UnixMillis>) -> Self {
+        Self { due: due.map_or(self.due, |due| due.min(self.due)), ..self }
+    }
 
     /// The place of a delivery that was never attempted.
     pub(super) fn fresh(name: DeliveryName) -> Self {

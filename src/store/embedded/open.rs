@@ -15,6 +15,7 @@ use super::group::Group;
 use super::hooks::Hooks;
 use super::keys::meta;
 use super::line::Line;
+use super::newest::Newest;
 use super::queue::Budgets;
 use super::replays::Replays;
 use super::room::Room;
@@ -68,7 +69,8 @@ pub(super) fn open(options: Options) -> Result<Opened> {
     bind(&disk, cluster.as_deref())?;
 
     let budgets = Budgets::new(FRESH_BUDGET, RETRY_BUDGET);
-    let hooks = Hooks::new(summaries(&disk)?, budgets, Usages::load(&disk)?, Replays::load(&disk)?);
+    let (usages, replays, newest) = (Usages::load(&disk)?, Replays::load(&disk)?, Newest::load(&disk)?);
+    let hooks = Hooks::new(summaries(&disk)?, budgets, usages, replays, newest);
     let mut generations = Generations::load(&disk)?;
     interrupt_tests(&disk, &hooks, dedup_window, &mut generations)?;
 
@@ -89,6 +91,7 @@ pub(super) fn open(options: Options) -> Result<Opened> {
         closed: false.into(),
         room: Room::new(),
         ahead: Arc::new(Semaphore::new(AHEAD)),
+        redating: tokio::sync::Mutex::default(),
         space: Space::new(dir, min_free_bytes),
         lock: std::sync::Mutex::new(Some(lock)),
     };

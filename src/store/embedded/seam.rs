@@ -9,9 +9,11 @@ use futures::{FutureExt as _, TryFutureExt as _};
 
 use super::disk::Disk;
 use super::group::Prepared;
+use super::keys::Slot;
 use super::lane::LaneId;
 use super::purge::Cursor;
 use super::query;
+use super::queue::Queue;
 use super::replaying::{self, ReplayStep};
 use super::replays;
 use super::retain::Position;
@@ -205,7 +207,10 @@ impl Embedded {
                 Ok(first)
             });
             match first {
-                Ok(first) => oldest = oldest.into_iter().chain(first.map(|slot| slot.due)).min(),
+                Ok(first) => {
+                    let due = first.map(|slot| due(&disk, &mut queue, lane, slot));
+                    oldest = oldest.into_iter().chain(due).min();
+                }
                 Err::<_, Error>(error) => {
                     tracing::error!(%webhook, error = %chain(&error), "cannot look up the oldest delivery");
                 }
@@ -230,6 +235,17 @@ impl Embedded {
         end.await.map_err(|error| Error::Engine { what: "close the store", source: error.into() })?;
         result
     }
+}
+
+/// Since when what waits at a place is due. What is not in memory is read, once.
+fn due(disk: &Disk, queue: &mut Queue, lane: LaneId, slot: Slot) -> UnixMillis {
+    let since = queue.since(lane, slot).unwrap_or_else(|| {
+        let delivery = disk.delivery(slot.name).ok().flatten();
+        let since = slot.since(delivery.and_then(|delivery| delivery.due));
+        queue.looked_up(lane, slot, since);
+        since
+    });
+    since.due
 }
 
 impl Shared {
@@ -351,6 +367,10 @@ impl Store for Embedded {
 
     fn expunge(&self, expunge: Expunge) -> BoxFuture<'_, Result<Expunged>> {
         self.expunge_all(expunge).boxed()
+    }
+
+    fn redate(&self, now: UnixMillis) -> BoxFuture<'_, Result<()>> {
+        self.redate_all(now).boxed()
     }
 
     fn retain(&self, now: UnixMillis) -> BoxFuture<'_, Result<u64>> {

@@ -161,6 +161,12 @@ impl Usages {
         map.iter().filter(|(_, entry)| is_due(entry)).map(|(owner, _)| owner.clone()).collect()
     }
 
+    /// All namespaces may have something to let go.
+    pub(super) fn look_again(&self) {
+        let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
+        map.values_mut().for_each(|entry| entry.rests_until = None);
+    }
+
     /// A look through the log begins, at the answer.
     pub(super) fn begin_look(&self, owner: &Owner) -> Option<DeliveryName> {
         self.change(owner, |entry| {

@@ -12,6 +12,7 @@ use super::disk::Disk;
 use super::group::{Group, Prepared};
 use super::line::{Kind, Line, Turn};
 use super::purge::{self, Cursor};
+use super::redate;
 use super::replaying::ReplayStep;
 use super::retain::{self, Position};
 use super::room::Place;
@@ -39,6 +40,8 @@ pub(super) enum Command {
     /// One step.
     Purge(WebhookUid, Cursor, Reply<purge::Step>),
     /// One step.
+    Redate(redate::Step, UnixMillis, Reply<()>),
+    /// One step.
     Retain(Owner, UnixMillis, Position, Reply<retain::Step>),
     Close(Reply<()>),
 }
@@ -52,13 +55,18 @@ impl Command {
             Self::Redeliver(redeliveries, _) => 1024 * redeliveries.len(),
             Self::Expunge(_, names, _) => 1024 * names.len(),
             Self::Replay(step, _) => step.weight(),
-            Self::Adopt(..) | Self::Update(..) | Self::Purge(..) | Self::Retain(..) | Self::Close(_) => 256,
+            Self::Adopt(..)
+            | Self::Update(..)
+            | Self::Purge(..)
+            | Self::Redate(..)
+            | Self::Retain(..)
+            | Self::Close(_) => 256,
         }
     }
 
     fn kind(&self) -> Kind {
         let small = match self {
-            Self::Purge(..) | Self::Retain(..) => return Kind::Step,
+            Self::Purge(..) | Self::Redate(..) | Self::Retain(..) => return Kind::Step,
             Self::Close(_) => return Kind::Last,
             Self::Append(events, ..) if events.len() == 1 => SMALL_EVENT,
             _ => SMALL,
@@ -73,6 +81,7 @@ impl Command {
             Self::Record(_, reply)
             | Self::Adopt(_, reply)
             | Self::Update(_, _, reply)
+            | Self::Redate(_, _, reply)
             | Self::Close(reply) => {
                 answer(reply, Err(error));
             }
@@ -229,6 +238,7 @@ impl Writer {
             Command::Retain(owner, now, position, reply) => {
                 answer(reply, self.retain(&owner, now, position));
             }
+            command @ Command::Redate(..) => self.group(vec![command]),
             other => other.refuse(Error::Closed),
         }
     }
@@ -375,6 +385,10 @@ fn stage(group: &mut Group<'_>, command: Command, waiting: &mut Vec<Waiting>) ->
         Command::Update(webhook, change, reply) => {
             group.update(webhook, change);
             waiting.push(Waiting::Done(reply));
+        }
+        Command::Redate(step, now, reply) => {
+            waiting.push(Waiting::Done(reply));
+            group.redate(step, now)?;
         }
         command @ (Command::Purge(..) | Command::Retain(..) | Command::Close(_)) => {
             command.refuse(Error::Closed);

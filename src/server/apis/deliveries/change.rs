@@ -144,6 +144,7 @@ impl Log {
                 "redelivery was asked for"
             );
         }
+        let route = self.routes.get(delivery.webhook.uid);
         let held = route.and_then(|route| hold(&route, self.store.summary(delivery.webhook.uid).as_deref()));
         let held = held.map(Hold::as_str);
         Ok(Done { held, dry_run, ..Done::new("DeliveryRedelivery", delivery, &by, at) }.answer())
