@@ -140,6 +140,20 @@ async fn restart_without(b: &Team, a: &Team, count: usize) -> anyhow::Result<()>
     Ok(())
 }
 
+/// The right that a role in the namespace gives is enough to tell it from a former one of its name: a Webhook that is
+/// replaced by force takes over what waits.
+async fn a_replacement_takes_over(a: &Team, count: usize) -> anyhow::Result<()> {
+    a.patch("orders", json!({"active": false})).await?;
+    a.await_webhook("orders", "paused", |webhook| {
+        webhook["metadata"]["generation"] == webhook["status"]["observedGeneration"]
+    })
+    .await?;
+    assert_eq!(publish(a).await?.accepted()?["matched"], 1);
+    let active = a.manifest("orders", &json!({})).to_string();
+    a.kubectl.run_with_input(&["replace", "--force", "-f", "-"], &active).await?.ok("replace")?;
+    a.receiver.await_requests("/orders", count, SOON).await.map(drop)
+}
+
 /// The front is ready for producers, and says what kube-apiserver lacks.
 async fn a_front_without_an_aggregation_layer(a: &Team) -> anyhow::Result<()> {
     let operator = a.world.operator.lock().await;
@@ -201,9 +215,10 @@ async fn what_one_lacks_stops_nobody_else() -> anyhow::Result<()> {
     a_front_without_an_aggregation_layer(&a).await?;
     assert!(readiness(&a).await?.contains("[+]routes ok"));
 
+    a_replacement_takes_over(&a, 2).await?;
     let rights = rights(&b).await?;
     b.kubectl.delete("rolebinding", &other, SERVED).await?;
-    restart_without(&b, &a, 2).await?;
+    restart_without(&b, &a, 3).await?;
     b.kubectl.apply(&rights).await?;
     is_served_again(&b).await?;
     assert!(readiness(&a).await?.contains("[+]routes ok"));
@@ -211,14 +226,14 @@ async fn what_one_lacks_stops_nobody_else() -> anyhow::Result<()> {
     assert_eq!(condition(&ready, "Ready")["status"], "True");
 
     b.kubectl.ok(&["delete", "namespace", &other, "--timeout=60s"]).await?;
-    restart_without(&b, &a, 3).await?;
+    restart_without(&b, &a, 4).await?;
     b.kubectl.ok(&["create", "namespace", &other]).await?;
     b.kubectl.apply(&rights).await?;
     let b = Team::within(&world, other).await?;
     b.webhook("orders", json!({})).await?;
     is_served_again(&b).await?;
 
-    through_a_proxy(&a, &proxy, 4).await
+    through_a_proxy(&a, &proxy, 5).await
 }
 
 /// The team's producer may read the log, too.
