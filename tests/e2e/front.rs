@@ -117,6 +117,12 @@ async fn publishing_and_the_log_are_the_same_through_a_front() -> anyhow::Result
 }
 
 #[tokio::test]
+async fn a_user_in_3000_groups_is_answered_through_a_front() -> anyhow::Result<()> {
+    let (team, _store) = team("groups").await?;
+    doors::many_groups(&team).await
+}
+
+#[tokio::test]
 async fn each_role_may_do_the_same_through_a_front() -> anyhow::Result<()> {
     let (team, _store) = team("roles").await?;
     let other = Team::of(&team.world, "others").await?;
