@@ -192,6 +192,12 @@ async fn a_list_without_limit_is_whole_and_costs_little_memory() -> anyhow::Resu
 }
 
 #[tokio::test]
+async fn a_user_in_3000_groups_is_answered_through_a_front() -> anyhow::Result<()> {
+    let (team, _store) = team("groups").await?;
+    doors::many_groups(&team).await
+}
+
+#[tokio::test]
 async fn each_role_may_do_the_same_through_a_front() -> anyhow::Result<()> {
     let (team, _store) = team("roles").await?;
     let other = Team::of(&team.world, "others").await?;
