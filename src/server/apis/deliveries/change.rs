@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use super::{Log, RESOURCE, answered};
+use crate::model::legible::legible;
 use crate::model::time::UnixMillis;
 use crate::routes::hold::{Hold, hold};
 use crate::server::apis::API_VERSION;
@@ -63,7 +64,7 @@ pub(in crate::server) fn nothing(body: &[u8]) -> Result<(), Failure> {
 
 /// Says that there is no payload any more.
 pub(super) fn erased(by: &Asked) -> String {
-    format!("the payload was erased by {} at {}", by.by, by.at)
+    format!("the payload was erased by {} at {}", legible(&by.by, NAME_CHARS), by.at)
 }
 
 /// What is answered.
