@@ -1,10 +1,8 @@
 //! What the kinds that are carried out once have in common: WebhookTest and WebhookReplay.
 
 use std::fmt::Debug;
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::{self, Stream, StreamExt as _};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, Preconditions};
@@ -28,18 +26,10 @@ const LOOK_AGAIN: Duration = Duration::from_mins(1);
 /// No answer within this is a failure.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The objects, once all Webhooks are listed: before that, one that is missing may merely not have been seen.
-pub(super) fn after_routes<K: Send + 'static>(
-    table: Arc<Table>,
-    touched: impl Stream<Item = K> + Send + 'static,
-) -> impl Stream<Item = K> + Send + 'static {
-    let synced = async move {
-        while !table.is_synced() {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        touched
-    };
-    stream::once(synced).flatten()
+/// Whether an object must wait until the Webhooks of its namespace are listed: before that, one that is missing may
+/// merely not have been seen. Then it is looked at again after [`LOOK`].
+pub(super) fn is_early(table: &Table, object: &impl Resource) -> bool {
+    !table.serves(object.meta().namespace.as_deref().unwrap_or_default())
 }
 
 /// Reason and message of a condition.
@@ -104,7 +94,7 @@ pub(super) fn age(object: &impl Resource, known_for: Duration, now: UnixMillis) 
 
 /// A time of a spec or status.
 pub(super) fn time(text: Option<&str>) -> Option<UnixMillis> {
-    text.and_then(|text| text.parse().ok()).map(UnixMillis::from_jiff)
+    text.and_then(UnixMillis::parse)
 }
 
 /// The conditions of an object without a result.

@@ -16,7 +16,7 @@ use super::schedule::Ended;
 use super::{Job, Sent};
 use crate::metrics::{Attempted, Ended as EndedLabel};
 use crate::model::causes::chain;
-use crate::model::verdict::Verdict;
+use crate::model::verdict::{Fault, Verdict};
 use crate::routes::{Endpoint, Route};
 use crate::store::{self, Attempt, Claimed, Next, Outcome};
 
@@ -84,7 +84,7 @@ async fn send(shared: &Shared, task: &Task) -> Sent {
             error: Some("Hookwright failed in this attempt; its log says where".to_owned()),
             asked_by: None,
         };
-        Sent { attempt, verdict: Verdict::Retry { after: None } }
+        Sent { attempt, verdict: Verdict::Retry { fault: Fault::Internal, after: None } }
     })
 }
 
@@ -93,7 +93,7 @@ fn judge(shared: &Shared, task: &Task, sent: Sent) -> (Outcome, Ended) {
     let Sent { attempt, verdict } = sent;
     shared.metrics.attempts.get_or_create(&Attempted { verdict: verdict.as_str() }).inc();
     shared.metrics.attempt_duration.observe(attempt.duration.as_secs_f64());
-    if verdict == Verdict::Refused {
+    if matches!(verdict, Verdict::Retry { fault: Fault::Denied, .. }) {
         shared.metrics.egress_denied.inc();
     }
     let summary = shared.store.summary(route.webhook.uid);

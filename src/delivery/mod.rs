@@ -8,6 +8,9 @@ mod clients;
 #[cfg(test)]
 mod clock_tests;
 mod connection;
+mod dial;
+#[cfg(test)]
+mod dial_tests;
 pub mod egress;
 #[cfg(test)]
 mod egress_tests;
@@ -18,6 +21,7 @@ mod engine_on_disk_tests;
 mod engine_tests;
 mod expire;
 mod failure;
+mod http1;
 mod http2;
 #[cfg(test)]
 mod http2_tests;
@@ -33,6 +37,9 @@ mod patrol;
 mod patrol_tests;
 mod quiet;
 mod request;
+#[cfg(test)]
+mod resend_tests;
+mod resolv_conf;
 mod retry_after;
 mod schedule;
 #[cfg(test)]
@@ -40,6 +47,10 @@ mod schedule_tests;
 #[cfg(test)]
 mod testing;
 pub mod tls;
+mod tls_failure;
+#[cfg(test)]
+mod tls_tests;
+mod verifier;
 mod worker;
 
 use std::sync::Arc;

@@ -6,7 +6,7 @@ use super::schedule::Ended;
 use crate::model::ids::{DeliveryName, WebhookUid};
 use crate::model::retry::Policy;
 use crate::model::time::UnixMillis;
-use crate::model::verdict::Verdict;
+use crate::model::verdict::{Fault, Verdict};
 use crate::routes::hold::PROBE_AFTER;
 use crate::store::records::{DisableReason, Disabled};
 use crate::store::{Attempt, EndReason, Next, Outcome, Summary};
@@ -41,8 +41,7 @@ pub(super) struct Made<'a> {
 pub(super) fn conclude(made: Made<'_>) -> (Outcome, Ended) {
     let (next, ended) = match made.verdict {
         Verdict::Delivered => (Next::Success, Ended::Success),
-        Verdict::Retry { after } => made.retry_or_fail(after),
-        Verdict::Refused => made.fail(EndReason::AddressDenied, None),
+        Verdict::Retry { fault, after } => made.retry_or_fail(fault, after),
         Verdict::Gone => made.fail(EndReason::Gone, None),
     };
     let disable = made.disable();
@@ -51,11 +50,16 @@ pub(super) fn conclude(made: Made<'_>) -> (Outcome, Ended) {
 }
 
 impl Made<'_> {
-    fn retry_or_fail(&self, after: Option<Duration>) -> (Next, Ended) {
+    fn retry_or_fail(&self, fault: Fault, after: Option<Duration>) -> (Next, Ended) {
         let dice = dice(self.name, self.attempts);
         let wait = self.retry.next(self.attempts, after, dice).filter(|_| !self.is_redelivery);
         let Some(wait) = wait else {
-            return self.fail(EndReason::RetriesExhausted, after);
+            let reason = match fault {
+                Fault::Denied => EndReason::AddressDenied,
+                _ if self.is_redelivery => EndReason::RedeliveryFailed,
+                _ => EndReason::RetriesExhausted,
+            };
+            return self.fail(reason, after);
         };
         let pace = self.now + self.pace(after);
         let at = if self.is_probe { pace } else { self.now + wait };
@@ -77,7 +81,7 @@ impl Made<'_> {
         let reason = match self.verdict {
             Verdict::Gone => DisableReason::Gone,
             Verdict::Retry { .. } if self.has_failed_for_too_long() => DisableReason::Failing,
-            Verdict::Retry { .. } | Verdict::Delivered | Verdict::Refused => return None,
+            Verdict::Retry { .. } | Verdict::Delivered => return None,
         };
         Some(Disabled { generation: self.generation, at: self.now, reason })
     }
@@ -111,6 +115,12 @@ mod tests {
         START + Duration::from_secs(seconds)
     }
 
+    const DENIED: Verdict = Verdict::Retry { fault: Fault::Denied, after: None };
+
+    fn retry_after(seconds: Option<u64>) -> Verdict {
+        Verdict::Retry { fault: Fault::ServerError, after: seconds.map(Duration::from_secs) }
+    }
+
     /// The second of three retries is to come; no jitter.
     fn made(retry: &Policy) -> Made<'_> {
         let attempt = Attempt {
@@ -132,7 +142,7 @@ mod tests {
             is_redelivery: false,
             is_probe: false,
             attempt,
-            verdict: Verdict::Retry { after: None },
+            verdict: retry_after(None),
             summary: None,
             disable_after: Duration::from_secs(5 * DAY),
             now: START,
@@ -142,16 +152,17 @@ mod tests {
     #[test]
     fn each_verdict_has_one_consequence() {
         let retry = endpoint("https://x.localhost/").retry;
-        let after = |seconds| Verdict::Retry { after: Some(Duration::from_secs(seconds)) };
+        let after = |seconds| retry_after(Some(seconds));
         for (verdict, attempts, next, pace) in [
             (Verdict::Delivered, 1, Next::Success, None),
-            (Verdict::Retry { after: None }, 2, Next::Retry(at(MINUTE)), Some(MINUTE)),
+            (retry_after(None), 2, Next::Retry(at(MINUTE)), Some(MINUTE)),
             (after(5), 2, Next::Retry(at(MINUTE)), Some(MINUTE)),
             (after(600), 2, Next::Retry(at(600)), Some(600)),
             (after(100 * DAY), 2, Next::Retry(at(DAY)), Some(DAY)),
-            (Verdict::Retry { after: None }, 4, Next::Failed(EndReason::RetriesExhausted), Some(MINUTE)),
+            (retry_after(None), 4, Next::Failed(EndReason::RetriesExhausted), Some(MINUTE)),
             (after(600), 4, Next::Failed(EndReason::RetriesExhausted), Some(600)),
-            (Verdict::Refused, 1, Next::Failed(EndReason::AddressDenied), Some(10)),
+            (DENIED, 2, Next::Retry(at(MINUTE)), Some(MINUTE)),
+            (DENIED, 4, Next::Failed(EndReason::AddressDenied), Some(MINUTE)),
             (Verdict::Gone, 1, Next::Failed(EndReason::Gone), Some(10)),
         ] {
             let (outcome, ended) = conclude(Made { attempts, verdict, ..made(&retry) });
@@ -168,13 +179,9 @@ mod tests {
         let retry = endpoint("https://x.localhost/").retry;
         for (verdict, is_probe, next) in [
             (Verdict::Delivered, false, Next::Success),
-            (Verdict::Retry { after: None }, false, Next::Failed(EndReason::RetriesExhausted)),
-            (
-                Verdict::Retry { after: Some(Duration::from_secs(5)) },
-                true,
-                Next::Failed(EndReason::RetriesExhausted),
-            ),
-            (Verdict::Refused, false, Next::Failed(EndReason::AddressDenied)),
+            (retry_after(None), false, Next::Failed(EndReason::RedeliveryFailed)),
+            (retry_after(Some(5)), true, Next::Failed(EndReason::RedeliveryFailed)),
+            (DENIED, false, Next::Failed(EndReason::AddressDenied)),
             (Verdict::Gone, false, Next::Failed(EndReason::Gone)),
         ] {
             let made = Made { attempts: 1, is_redelivery: true, is_probe, verdict, ..made(&retry) };
@@ -186,7 +193,7 @@ mod tests {
     fn a_probe_is_tried_again_within_a_minute() {
         let retry = Policy { max_retries: 8, ..endpoint("https://x.localhost/").retry };
         for (attempts, after, seconds) in [(1, None, 10), (2, None, 60), (5, None, 60), (5, Some(90), 90)] {
-            let verdict = Verdict::Retry { after: after.map(Duration::from_secs) };
+            let verdict = retry_after(after);
             let (outcome, _) = conclude(Made { attempts, verdict, is_probe: true, ..made(&retry) });
             assert_eq!(outcome.next, Next::Retry(at(seconds)), "{attempts}");
         }
@@ -202,12 +209,12 @@ mod tests {
         };
         for (verdict, summary, disabled) in [
             (Verdict::Gone, None, Some(DisableReason::Gone)),
-            (Verdict::Retry { after: None }, None, None),
-            (Verdict::Retry { after: None }, Some(failing(4, 100)), None),
-            (Verdict::Retry { after: None }, Some(failing(5, 3)), None),
-            (Verdict::Retry { after: None }, Some(failing(5, 4)), Some(DisableReason::Failing)),
+            (retry_after(None), None, None),
+            (retry_after(None), Some(failing(4, 100)), None),
+            (retry_after(None), Some(failing(5, 3)), None),
+            (retry_after(None), Some(failing(5, 4)), Some(DisableReason::Failing)),
             (Verdict::Delivered, Some(failing(6, 100)), None),
-            (Verdict::Refused, Some(failing(6, 100)), None),
+            (DENIED, Some(failing(6, 100)), Some(DisableReason::Failing)),
         ] {
             let (outcome, _) = conclude(Made { verdict, summary: summary.as_ref(), ..made(&retry) });
             let expected = disabled.map(|reason| Disabled { generation: 4, at: START, reason });

@@ -59,6 +59,11 @@ uuid_newtype! {
     WebhookUid
 }
 uuid_newtype! {
+    /// `metadata.uid` of a namespace: one of the same name made later has another, and nothing of what belonged to the
+    /// former.
+    NamespaceUid
+}
+uuid_newtype! {
     /// Ours, for one accepted event: a `UUIDv7`, answered to the publisher as `id`. Not the `CloudEvents` id.
     EventUid
 }

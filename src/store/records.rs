@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::model::event::Attributes;
-use crate::model::ids::{DeliveryName, EventUid, Namespace, ReplayId, WebhookRef, WebhookUid};
+use crate::model::ids::{DeliveryName, EventUid, Namespace, NamespaceUid, ReplayId, WebhookRef, WebhookUid};
 use crate::model::time::UnixMillis;
 
 /// First 16 bytes of the SHA-256 of namespace, `source` and `id` (each with its length): what makes two
@@ -105,6 +105,8 @@ pub enum EndReason {
     Interrupted,
     /// The payload was erased.
     Expunged,
+    /// The one attempt that somebody asked for, outside the retries, failed.
+    RedeliveryFailed,
 }
 
 impl EndReason {
@@ -118,6 +120,7 @@ impl EndReason {
             Self::TestFailed => "TestFailed",
             Self::Interrupted => "Interrupted",
             Self::Expunged => "Expunged",
+            Self::RedeliveryFailed => "RedeliveryFailed",
         }
     }
 }
@@ -253,12 +256,15 @@ pub struct Delivery {
     /// Who had the event's payload and the answers erased, and when.
     #[serde(rename = "g", default, skip_serializing_if = "Option::is_none")]
     pub expunged: Option<Asked>,
+    /// The `CloudEvents` source; none when it was erased, or when a program wrote it that did not keep this.
+    #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
+    pub event_source: Option<Arc<str>>,
 }
 
 impl Delivery {
-    /// Attempts after the first.
+    /// Attempts after the first, without those that somebody asked for.
     pub fn retry_count(&self) -> usize {
-        self.attempts.len().saturating_sub(1)
+        self.attempts.iter().filter(|attempt| attempt.asked_by.is_none()).count().saturating_sub(1)
     }
 
     /// Whether it has arrived, as far as the attempts that are kept tell.
@@ -481,6 +487,12 @@ pub struct Summary {
     /// Whether and since when it is disabled.
     #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
     pub disabled: Option<Disabled>,
+    /// Which namespace it is in; none: not known.
+    #[serde(rename = "nu", default, skip_serializing_if = "Option::is_none")]
+    pub namespace_uid: Option<NamespaceUid>,
+    /// Erasing it has begun: nobody takes over what is left.
+    #[serde(rename = "er", default, skip_serializing_if = "std::ops::Not::not")]
+    pub erasing: bool,
 }
 
 impl Summary {
@@ -499,6 +511,8 @@ impl Summary {
             last_success: None,
             test_sent: false,
             disabled: None,
+            namespace_uid: None,
+            erasing: false,
         }
     }
 
@@ -553,6 +567,23 @@ impl Summary {
     pub fn recalls(&mut self, bytes: u64) {
         self.pending = self.pending.saturating_sub(1);
         self.pending_bytes = self.pending_bytes.saturating_sub(bytes);
+    }
+
+    /// Takes into account that it is enabled again: its failures in a row are forgotten.
+    pub fn enable(&mut self) {
+        self.disabled = None;
+        self.failed_since_success |= self.consecutive_failures > 0;
+        self.consecutive_failures = 0;
+        self.failing_since = None;
+    }
+
+    /// Takes into account that a Webhook of the same namespace and name, made anew, goes on with what this one left,
+    /// as if the spec had changed.
+    pub fn succeed_to(&mut self, webhook: WebhookRef) {
+        self.webhook = webhook;
+        if self.disabled.is_some() {
+            self.enable();
+        }
     }
 
     /// Takes into account that nothing waits any more.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::records::{Delivery, State};
 use super::{Result, SLACK};
 use crate::model::filter::Filter;
-use crate::model::ids::{DeliveryName, Namespace, ReplayId, WebhookUid};
+use crate::model::ids::{DeliveryName, Namespace, NamespaceUid, ReplayId, WebhookUid};
 use crate::model::time::UnixMillis;
 
 /// Which deliveries a replay takes. Tests never.
@@ -174,6 +174,9 @@ pub struct Replay {
     /// What it takes.
     #[serde(rename = "s")]
     pub selection: Selection,
+    /// In which namespace of that name, if the store has to tell them apart.
+    #[serde(rename = "nu", default, skip_serializing_if = "Option::is_none")]
+    pub namespace_uid: Option<NamespaceUid>,
     /// Nothing more is put.
     #[serde(rename = "x", default)]
     pub cancelled: bool,
@@ -197,6 +200,7 @@ impl Replay {
             name,
             digest,
             selection,
+            namespace_uid: None,
             cancelled: false,
             finished_at: None,
             rest: Counts::default(),
@@ -261,7 +265,8 @@ pub trait Replays {
     /// One that runs, is being cancelled, or was finished. From memory.
     fn replay(&self, id: ReplayId) -> Option<Arc<Replay>>;
 
-    /// All of them. From memory.
+    /// All of them, but for finished ones of a namespace that none of the Webhooks is in that are known and not gone:
+    /// what another namespace of the same name has sent says nothing about this one. From memory.
     fn replays(&self) -> Vec<Arc<Replay>>;
 }
 

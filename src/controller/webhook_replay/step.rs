@@ -9,6 +9,7 @@ use kube::Resource as _;
 use crate::api::webhook_replay::ReplayState;
 use crate::api::{WebhookReplay, WebhookReplaySpec, WebhookReplayStatus};
 use crate::controller::once::{self, Afterwards, LOOK, PATIENCE, Reason, afterwards, age, time};
+use crate::model::filter::is_pattern;
 use crate::model::ids::WebhookUid;
 use crate::model::time::UnixMillis;
 use crate::routes::compile::rate_limit;
@@ -117,7 +118,10 @@ fn not_begun(view: &View<'_>, status: &WebhookReplayStatus) -> Step {
     let namespace = view.replay.meta().namespace.as_deref().unwrap_or_default();
     let rate_is_read = spec.rate_limit.as_ref().is_none_or(|limit| rate_limit(limit).is_some());
     let Some(selection) = selection(spec, namespace, view.now).filter(|_| rate_is_read) else {
-        return fail("SpecInvalid", "the spec has a time or a duration that cannot be read".to_owned());
+        return fail(
+            "SpecInvalid",
+            "the spec has a time, a duration or an event type that cannot be read".to_owned(),
+        );
     };
     match &view.target {
         Target::Missing => missing(view, namespace),
@@ -141,9 +145,12 @@ fn fail(word: &'static str, message: String) -> Step {
     Step::Fail(Reason { word, message, again: LOOK })
 }
 
-/// What a spec selects at this moment; none: a time cannot be read.
+/// What a spec selects at this moment; none: a time or an event type cannot be read.
 fn selection(spec: &WebhookReplaySpec, namespace: &str, now: UnixMillis) -> Option<Selection> {
     let select = &spec.select;
+    if !select.event_types.iter().flatten().all(|pattern| is_pattern(pattern)) {
+        return None;
+    }
     let state = |state: &ReplayState| match state {
         ReplayState::Failed => State::Failed,
         ReplayState::Success => State::Success,

@@ -4,9 +4,10 @@ use kube::Resource as _;
 
 use super::step::status_of;
 use crate::api::{WebhookTest, WebhookTestStatus};
-use crate::controller::conditions::{Maker, cut_chars};
+use crate::controller::conditions::Maker;
 use crate::controller::once::{self, Reason, closed, open};
 use crate::model::ids::DeliveryName;
+use crate::model::legible::legible;
 use crate::model::time::UnixMillis;
 use crate::store::{Attempt, Delivery, EndReason, State};
 
@@ -29,7 +30,7 @@ pub(super) fn begun(test: &WebhookTest, delivery: DeliveryName, now: UnixMillis)
 /// It failed without an attempt.
 pub(super) fn failed(test: &WebhookTest, reason: &str, message: &str, now: UnixMillis) -> WebhookTestStatus {
     with(test, now, |status, maker| {
-        status.error_message = Some(cut_chars(message, 512));
+        status.error_message = Some(legible(message, 512));
         status.completed_at = Some(now.to_string());
         status.conditions = closed(maker, false, reason, message);
     })
@@ -46,10 +47,10 @@ pub(super) fn ended(test: &WebhookTest, delivery: &Delivery, now: UnixMillis) ->
             status.started_at = Some(at.to_string());
             status.duration_ms = i64::try_from(duration.as_millis()).ok();
             status.response_status = code.map(i32::from);
-            status.response_content_type = content_type.as_deref().map(|text| cut_chars(text, 128));
+            status.response_content_type = content_type.as_deref().map(|text| legible(text, 128));
             status.response_length = code.and_then(|_| i64::try_from(*body_length).ok());
         }
-        status.error_message = (!succeeded).then(|| cut_chars(&message, 512));
+        status.error_message = (!succeeded).then(|| legible(&message, 512));
         let ended = attempt.map_or(now, |attempt| attempt.at + attempt.duration);
         status.completed_at = Some(ended.to_string());
         status.conditions = closed(maker, succeeded, reason, &message);

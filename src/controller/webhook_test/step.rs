@@ -7,6 +7,7 @@ use kube::Resource as _;
 
 use crate::api::{WebhookTest, WebhookTestStatus};
 use crate::controller::once::{self, Afterwards, LOOK, PATIENCE, Reason, afterwards, age, is_ahead, time};
+use crate::model::cloudevents;
 use crate::model::ids::DeliveryName;
 use crate::model::time::UnixMillis;
 use crate::routes::compile::READING;
@@ -39,6 +40,8 @@ pub(super) struct View<'a> {
     pub(super) target: Target,
     /// Whether the store knows the delivery that the status names.
     pub(super) is_stored: bool,
+    /// Largest data of an event, in bytes.
+    pub(super) largest: usize,
     pub(super) now: UnixMillis,
 }
 
@@ -106,7 +109,28 @@ fn begun(view: &View<'_>, status: &WebhookTestStatus, delivery: &str) -> Step {
     }
 }
 
+/// Why nobody could publish such an event, and so no test sends it.
+fn unpublishable(view: &View<'_>) -> Option<(&'static str, String)> {
+    let (spec, largest) = (&view.test.spec, view.largest);
+    if let Some(violation) = cloudevents::type_violation(&spec.event_type) {
+        return Some(("InvalidEventType", format!("spec.eventType {violation}")));
+    }
+    let length = spec.payload.as_ref().map_or(0, |payload| payload.to_string().len());
+    (length > largest).then(|| {
+        let message =
+            format!("spec.payload must be at most {largest} bytes of JSON (--max-body-bytes), is {length}");
+        ("PayloadTooLarge", message)
+    })
+}
+
 fn not_begun(view: &View<'_>) -> Step {
+    if let Some((word, message)) = unpublishable(view) {
+        return Step::Fail(Reason {
+            word,
+            message: format!("{message}; create another WebhookTest"),
+            again: LOOK,
+        });
+    }
     let name = &view.test.spec.webhook_ref.name;
     let wait = |reason, message: String| {
         let given_up = age(view.test, view.known_for, view.now) >= PATIENCE;
@@ -122,15 +146,15 @@ fn not_begun(view: &View<'_>) -> Step {
             wait("WebhookNotFound", format!("Webhook {name:?} does not exist in namespace {namespace}"))
         }
         Target::Coming => Step::Later(LOOK),
-        Target::Route(route) => match &route.endpoint {
-            Ok(_) => Step::Ready(Arc::clone(route)),
-            Err(Unready { reason: READING, .. }) => Step::Later(LOOK),
-            Err(Unready { reason, message, stalled: true }) => Step::Fail(Reason {
+        Target::Route(route) => match route.unready() {
+            None => Step::Ready(Arc::clone(route)),
+            Some(Unready { reason: READING, .. }) => Step::Later(LOOK),
+            Some(Unready { reason, message, stalled: true }) => Step::Fail(Reason {
                 word: reason,
                 message: format!("Webhook {name:?} is not ready: {message}"),
                 again: LOOK,
             }),
-            Err(Unready { reason, message, stalled: false }) => {
+            Some(Unready { reason, message, stalled: false }) => {
                 wait(reason, format!("Webhook {name:?} is not ready: {message}"))
             }
         },
@@ -162,8 +186,15 @@ mod tests {
     fn next(status: &Value, target: Target, now: i64, change: impl FnOnce(&mut View<'_>)) -> String {
         let test = webhook_test("orders-1", 0, status);
         let known_for = Duration::ZERO;
-        let mut view =
-            View { test: &test, known_for, is_running: false, target, is_stored: false, now: at(now) };
+        let mut view = View {
+            test: &test,
+            known_for,
+            is_running: false,
+            target,
+            is_stored: false,
+            largest: 100,
+            now: at(now),
+        };
         change(&mut view);
         match step(&view) {
             Step::Wait(reason) => format!("Wait({})", reason.word),
@@ -205,6 +236,42 @@ mod tests {
     }
 
     #[test]
+    fn a_test_sends_nothing_that_nobody_could_publish() {
+        let of = |event_type: &str, payload: Value| {
+            let mut test = (*webhook_test("orders-1", 0, &json!({ "observedGeneration": -1 }))).clone();
+            test.spec.event_type = event_type.to_owned();
+            test.spec.payload = Some(payload);
+            let target = is(&json!({}));
+            let (known_for, now) = (Duration::ZERO, at(0));
+            let view = View {
+                test: &test,
+                known_for,
+                is_running: false,
+                target,
+                is_stored: false,
+                largest: 100,
+                now,
+            };
+            match step(&view) {
+                Step::Ready(_) => "Ready".to_owned(),
+                Step::Fail(reason) => format!("{}: {}", reason.word, reason.message),
+                other => format!("{other:?}"),
+            }
+        };
+        let text = |length: usize| json!("x".repeat(length - 2));
+        assert_eq!(of("order.created", text(100)), "Ready");
+        assert_eq!(
+            of("order.created", text(101)),
+            "PayloadTooLarge: spec.payload must be at most 100 bytes of JSON (--max-body-bytes), is 101; create \
+             another WebhookTest"
+        );
+        for event_type in ["a\u{85}", "a\u{1}", "a\u{7f}b", "\u{FFFE}", "", &"x".repeat(2049)] {
+            let said = of(event_type, json!(1));
+            assert!(said.starts_with("InvalidEventType: spec.eventType must "), "{event_type:?}: {said}");
+        }
+    }
+
+    #[test]
     fn a_test_that_was_begun_is_never_begun_again() {
         let delivery = "0190163d-8694-739b-aea5-966c26f8ad91";
         let begun = json!({ "deliveryId": delivery, "startedAt": "2026-11-24T10:00:00.000Z",
@@ -240,6 +307,7 @@ mod tests {
             is_running: false,
             target: Target::Missing,
             is_stored: false,
+            largest: 100,
             now: at(9999),
         };
         assert!(matches!(step(&view), Step::Rest));

@@ -104,6 +104,7 @@ impl Rows {
                 ended_at: None,
                 redelivery: None,
                 expunged: None,
+                event_source: None,
             };
             let row = Row { delivery: line, event: Arc::clone(&event), claimed_until: None };
             self.by_name.insert(delivery.name, row);
@@ -173,7 +174,7 @@ impl Store for FakeStore {
         Ok(())
     }
 
-    fn duplicate_of(&self, _: DedupKey, _: UnixMillis) -> Result<Option<EventUid>> {
+    fn duplicate_of(&self, _: &str, _: DedupKey, _: UnixMillis) -> Result<Option<EventUid>> {
         Ok(None)
     }
 
@@ -285,10 +286,12 @@ impl Store for FakeStore {
         self.rows().summaries.values().map(|summary| summary.webhook.clone()).collect()
     }
 
-    fn purge(&self, webhook: WebhookUid) -> BoxFuture<'_, Result<()>> {
+    fn purge(&self, webhook: WebhookUid) -> BoxFuture<'_, Result<u64>> {
         self.rows().by_name.retain(|_, row| row.delivery.webhook.uid != webhook);
-        async { Ok(()) }.boxed()
+        async { Ok(0) }.boxed()
     }
+
+    fn set_gone(&self, _: WebhookUid, _: bool) {}
 
     fn query(&self, _: Query) -> BoxFuture<'_, Result<Page>> {
         async { Ok(Page { deliveries: self.all(), next: None }) }.boxed()
@@ -296,6 +299,10 @@ impl Store for FakeStore {
 
     fn delivery(&self, name: DeliveryName) -> BoxFuture<'_, Result<Option<Delivery>>> {
         async move { Ok(Some(self.get(name))) }.boxed()
+    }
+
+    fn is_under_way(&self, _: WebhookUid, name: DeliveryName) -> bool {
+        self.rows().by_name.get(&name).is_some_and(|row| row.claimed_until.is_some())
     }
 
     fn event(&self, _: EventUid) -> BoxFuture<'_, Result<Option<Arc<Event>>>> {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::Response;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -23,7 +23,7 @@ struct Echo {
 }
 
 impl Handler for Echo {
-    async fn handle(&self, peer: Peer, request: Request<Incoming>) -> Answer {
+    async fn handle<'a>(&'a self, peer: Peer, request: Request<&'a mut RequestBody>) -> Answer {
         assert!(peer.address.ip().is_loopback());
         if request.uri().path() == "/wait" {
             self.entered.notify_one();
@@ -31,7 +31,7 @@ impl Handler for Echo {
         }
         let length = request.into_body().collect().await.map_or(0, |body| body.to_bytes().len());
         self.answered.fetch_add(1, Ordering::SeqCst);
-        Response::new(Full::new(Bytes::from(length.to_string())))
+        Response::new(Bytes::from(length.to_string()).into())
     }
 }
 
@@ -159,7 +159,7 @@ async fn a_request_may_take_longer_than_all_waiting() {
 
 #[tokio::test]
 async fn a_head_that_is_too_large_is_refused() {
-    let running = start(Limits { head_bytes: 8 << 10, ..Limits::default() }).await;
+    let running = start(Limits { heads: Heads { bytes: 8 << 10, headers: 100 }, ..Limits::default() }).await;
     for head in [format!("x: {}\r\n", "y".repeat(9 << 10)), "x: y\r\n".repeat(200)] {
         let mut client = running.connect().await;
         client.send(&format!("GET / HTTP/1.1\r\nhost: x\r\n{head}\r\n")).await;

@@ -11,6 +11,7 @@ pub(super) mod redating;
 pub(super) mod redelivering;
 pub(super) mod replaying;
 pub(super) mod retaining;
+pub(super) mod succeeding;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -212,6 +213,7 @@ macro_rules! suite {
             queueing: what_is_appended_is_claimed_oldest_first,
             queueing: an_event_goes_to_each_of_its_webhooks_and_to_no_other,
             queueing: a_delivery_is_claimed_by_one_only,
+            queueing: what_is_claimed_or_tested_is_under_way,
             queueing: concurrent_claimants_never_share_a_delivery,
             queueing: a_claim_that_expires_is_free_again,
             queueing: a_claim_that_is_released_is_free_again_and_wakes,
@@ -230,7 +232,7 @@ macro_rules! suite {
             duplicates: of_many_at_once_one_is_new,
             duplicates: a_duplicate_is_known_after_reopening,
             duplicates: the_same_key_after_the_window_is_new,
-            duplicates: an_event_that_nobody_wants_leaves_its_key_only,
+            duplicates: an_event_that_nobody_wants_leaves_nothing,
             counting: numbers_follow_outcomes_and_survive_reopening,
             counting: an_outcome_recorded_twice_counts_once,
             counting: the_same_outcome_twice_in_one_call_counts_once,
@@ -290,6 +292,13 @@ macro_rules! suite {
             purging: a_claimed_delivery_that_is_purged_is_not_recorded,
             purging: a_purge_of_many_lets_others_go_between,
             purging: a_purged_webhook_can_come_back_and_starts_from_nothing,
+            succeeding: what_is_gone_is_shown_sent_and_counted_for_nobody,
+            succeeding: what_waits_for_the_gone_takes_nobodys_quota,
+            succeeding: a_namespace_made_anew_knows_nothing_of_the_former,
+            succeeding: a_webhook_made_anew_goes_on_with_what_the_former_left,
+            succeeding: nobody_else_takes_over_what_is_gone,
+            succeeding: a_replay_goes_on_at_the_webhook_that_was_made_anew,
+            succeeding: what_a_purge_has_begun_to_erase_is_nobodys,
         }
     };
     ($engine:expr; $($room:ident: $sentence:ident,)*) => {

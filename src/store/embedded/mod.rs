@@ -239,11 +239,14 @@ impl Embedded {
     async fn claims(&self, request: ClaimRequest) -> Result<Claims> {
         self.shared.disk()?;
         self.shared.hooks.newest().saw(request.now);
-        let Some(hook) = self.shared.hooks.get(request.webhook) else { return Ok(Claims::default()) };
-        match request.only {
-            Some(name) => self.claim_one(hook, name, request).await,
-            None => self.claim_due(hook, request).await,
-        }
+        let Some(hook) = self.shared.hooks.seen(request.webhook) else { return Ok(Claims::default()) };
+        let request = ClaimRequest { webhook: hook.key(), ..request };
+        let mut claims = match request.only {
+            Some(name) => self.claim_one(Arc::clone(&hook), name, request).await?,
+            None => self.claim_due(Arc::clone(&hook), request).await?,
+        };
+        claims.deliveries.iter_mut().for_each(|claimed| hook.as_known(&mut claimed.delivery));
+        Ok(claims)
     }
 
     async fn claim_due(&self, hook: Arc<Hook>, request: ClaimRequest) -> Result<Claims> {

@@ -74,7 +74,7 @@ pub(super) fn open(options: Options) -> Result<Opened> {
     let mut generations = Generations::load(&disk)?;
     interrupt_tests(&disk, &hooks, dedup_window, &mut generations)?;
 
-    let pending: u64 = hooks.pick(|summary| Some(summary.pending)).into_iter().sum();
+    let pending = hooks.waiting();
     let work = Wakes::default();
     work.add(hooks.pick(|summary| (summary.pending > 0).then_some(summary.webhook.uid)));
     let shared = Shared {
@@ -194,11 +194,14 @@ fn bind(disk: &Disk, cluster: Option<&str>) -> Result<()> {
     }
 }
 
-fn summaries(disk: &Disk) -> Result<Vec<Summary>> {
+/// What is known of each Webhook, and under what it is kept.
+fn summaries(disk: &Disk) -> Result<Vec<(WebhookUid, Summary)>> {
     let entries = disk.meta.prefix(meta::SUMMARIES);
     let summaries = entries.map(|entry| {
-        let (_, value) = entry.into_inner().map_err(engine(READ))?;
-        format::decode("a Webhook's numbers", &value)
+        let (key, value) = entry.into_inner().map_err(engine(READ))?;
+        let summary: Summary = format::decode("a Webhook's numbers", &value)?;
+        let uid = key.get(meta::SUMMARIES.len()..).and_then(|uid| uid.try_into().ok());
+        Ok((uid.map_or(summary.webhook.uid, WebhookUid::from_bytes), summary))
     });
     summaries.collect()
 }

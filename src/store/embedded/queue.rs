@@ -270,6 +270,11 @@ impl Queue {
             .or_else(|| self.tests.get(&name).cloned())
     }
 
+    /// Whether a delivery is claimed, or a test under way.
+    pub(super) fn is_under_way(&self, name: DeliveryName) -> bool {
+        self.claims.contains_key(&name) || self.tests.contains_key(&name)
+    }
+
     /// Every delivery that waits for its first attempt, claimed ones and tests too, and perhaps some that were
     /// attempted; none if not all of them are in memory.
     pub(super) fn pending(&self) -> Option<Vec<DeliveryName>> {

@@ -186,7 +186,8 @@ impl Group<'_> {
     }
 
     fn redate_line(&mut self, name: DeliveryName, now: UnixMillis) -> Result<()> {
-        let Some(before) = self.line(name)? else { return Ok(()) };
+        // Also of a Webhook that is gone: another may take it over.
+        let Some(before) = self.any_line(name)? else { return Ok(()) };
         let Some(after) = before.redated(now) else { return Ok(()) };
         let uid = after.webhook.uid;
         if self.summary(uid).is_none() {
@@ -221,7 +222,7 @@ impl Group<'_> {
 
     fn redate_rest(&mut self, now: UnixMillis) {
         for hook in self.hooks.all() {
-            let uid = hook.summary().webhook.uid;
+            let uid = hook.key();
             if let Some(after) = hook.summary().redated(now)
                 && let Some(summary) = self.summary(uid)
             {

@@ -147,7 +147,9 @@ impl Group<'_> {
             ReplayStep::Begin(replay) => {
                 self.saw(replay.selection.as_of);
                 if self.replays.get(self.hooks.replays(), replay.id).is_none() {
-                    self.replays.begin(*replay);
+                    let owners = self.hooks.owners(&replay.selection.namespace);
+                    let namespace_uid = owners.first().and_then(|owner| owner.uid);
+                    self.replays.begin(Replay { namespace_uid, ..*replay });
                 }
                 Ok(0)
             }
