@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::ca::{Authorities, Authority, Leaf, Validity};
+use super::ca::{Authorities, Authority, Invalid, Leaf, Validity};
 use super::mutual::{FRONT, Mutual};
 use super::quiet::Quiet;
 use super::tls::{Error, Served, server_config};
@@ -61,6 +61,8 @@ struct State {
     authorities: Option<Arc<Authorities>>,
     leaf: Option<Issued>,
     client: Option<Issued>,
+    /// Why the CA in the Secret is no good, until another one is there.
+    invalid: Option<Invalid>,
 }
 
 #[derive(Clone)]
@@ -143,7 +145,8 @@ impl Certificates {
     /// # Errors
     /// Why not.
     pub fn check(&self) -> Result<(), String> {
-        self.check_one("serving", self.lock().leaf.as_ref())
+        let state = self.lock();
+        self.check_one("serving", state.leaf.as_ref(), state.invalid)
     }
 
     /// Readiness of a front: whether it has a valid client certificate.
@@ -151,19 +154,28 @@ impl Certificates {
     /// # Errors
     /// Why not.
     pub fn check_client(&self) -> Result<(), String> {
-        self.check_one("client", self.lock().client.as_ref())
+        let state = self.lock();
+        self.check_one("client", state.client.as_ref(), state.invalid)
     }
 
-    fn check_one(&self, which: &str, issued: Option<&Issued>) -> Result<(), String> {
-        let Some(leaf) = issued else { return Err(format!("the {which} certificate is not made yet")) };
+    fn check_one(
+        &self,
+        which: &str,
+        issued: Option<&Issued>,
+        invalid: Option<Invalid>,
+    ) -> Result<(), String> {
+        let Some(leaf) = issued else {
+            let why = invalid.map(|invalid| format!(": {}", self.told(invalid)));
+            return Err(format!("the {which} certificate is not made yet{}", why.unwrap_or_default()));
+        };
         let now = self.clock.now();
         leaf.validity.check(now).map_err(|invalid| format!("the {which} certificate {invalid}"))?;
-        leaf.ca.check(now).map_err(|invalid| {
-            let secret = self.path();
-            format!(
-                "the CA in Secret {secret} {invalid}; a new one is made as soon as the Secret can be written"
-            )
-        })
+        leaf.ca.check(now).map_err(|invalid| self.told(invalid))
+    }
+
+    fn told(&self, invalid: Invalid) -> String {
+        let secret = self.path();
+        format!("the CA in Secret {secret} {invalid}; a new one is made as soon as the Secret can be written")
     }
 
     /// Keeps everything fresh until told to stop. Failures are tried again soon; meanwhile the CA that was read
@@ -205,7 +217,9 @@ impl Certificates {
     /// Makes the CA known to whoever trusts it, before a certificate that it signs is shown.
     fn adopt(&self, authorities: &Arc<Authorities>) -> Result<(), Error> {
         let bundle = authorities.bundle();
-        self.lock().authorities = Some(Arc::clone(authorities));
+        let mut state = self.lock();
+        (state.authorities, state.invalid) = (Some(Arc::clone(authorities)), None);
+        drop(state);
         if let Some(mutual) = &self.mutual {
             mutual.trust(&bundle)?;
         }
@@ -272,7 +286,9 @@ impl Certificates {
                     if !authorities.advance(now)? {
                         return Ok(Arc::new(authorities));
                     }
-                    if let Some(invalid) = invalid {
+                    if let Some(invalid) = invalid
+                        && self.lock().invalid.replace(invalid).is_none()
+                    {
                         warn!(secret = CA_NAME, "the CA {invalid}; another one takes its place");
                     }
                     let secret = to_secret(&authorities, secret);
