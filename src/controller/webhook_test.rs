@@ -129,7 +129,14 @@ impl Context {
             None => false,
         };
         let largest = self.deps.max_body_bytes;
-        Ok(View { test, is_running, target: self.target(test), is_stored, largest, now: self.deps.clock.now() })
+        Ok(View {
+            test,
+            is_running,
+            target: self.target(test),
+            is_stored,
+            largest,
+            now: self.deps.clock.now(),
+        })
     }
 
     fn target(&self, test: &WebhookTest) -> Target {

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 
 use super::Job;
-use crate::model::{ce_header, cloudevents};
 use crate::model::event::Attributes;
+use crate::model::{ce_header, cloudevents};
 
 /// What is sent: always a `POST`.
 #[derive(Clone, Debug)]

@@ -40,7 +40,9 @@ impl Denied {
     pub fn remedy(&self) -> String {
         let exactly = IpNet::from(canonical(self.address));
         match self.why {
-            Why::Metadata => format!("allow exactly this address (--allow-cidr {exactly}): no wider range opens it"),
+            Why::Metadata => {
+                format!("allow exactly this address (--allow-cidr {exactly}): no wider range opens it")
+            }
             Why::DeniedRange(net) => format!("take {net} out of --deny-cidr, which wins over --allow-cidr"),
             Why::Cluster(_) | Why::Special(..) | Why::Unassigned | Why::Isatap => {
                 format!("allow it (--allow-cidr {exactly}) or its range")
@@ -434,7 +436,10 @@ mod tests {
                 "64:ff9b::169.254.169.254",
                 "allow exactly this address (--allow-cidr 169.254.169.254/32): no wider range opens it",
             ),
-            ("fd00:ec2::254", "allow exactly this address (--allow-cidr fd00:ec2::254/128): no wider range opens it"),
+            (
+                "fd00:ec2::254",
+                "allow exactly this address (--allow-cidr fd00:ec2::254/128): no wider range opens it",
+            ),
             ("1.1.1.1", "take 1.1.1.0/24 out of --deny-cidr, which wins over --allow-cidr"),
         ] {
             let denied = base().with_cluster([ip("8.8.8.8")]).judge(ip(address)).unwrap_err();
@@ -442,7 +447,8 @@ mod tests {
             let opened = match remedy.split_once("--allow-cidr ") {
                 Some((_, rest)) if rest.contains('/') => {
                     let net = rest.split([')', ' ']).next().unwrap();
-                    Policy::new(nets(&[net, "169.254.0.0/16"]), nets(&["1.1.1.0/24"])).with_cluster([ip("8.8.8.8")])
+                    Policy::new(nets(&[net, "169.254.0.0/16"]), nets(&["1.1.1.0/24"]))
+                        .with_cluster([ip("8.8.8.8")])
                 }
                 _ => Policy::new(nets(&["1.1.1.1/32"]), []),
             };

@@ -299,7 +299,11 @@ mod tests {
             assert!(slow.iter_mut().all(|slow| slow.now_or_never().is_none()));
             let read = || bodies.read("team-a", &whole, full()).now_or_never().unwrap().unwrap();
             let held: Vec<_> = (0..OF_ONE - 3).map(|_| read()).collect();
-            assert_eq!(held.len(), 13, "2,000 KiB are taken of 15 MiB, beside the one that has room to its end");
+            assert_eq!(
+                held.len(),
+                13,
+                "2,000 KiB are taken of 15 MiB, beside the one that has room to its end"
+            );
         });
         unconstrained.await;
     }

@@ -117,7 +117,11 @@ fn unpublishable(view: &View<'_>) -> Option<(&'static str, String)> {
 
 fn not_begun(view: &View<'_>) -> Step {
     if let Some((word, message)) = unpublishable(view) {
-        return Step::Fail(Reason { word, message: format!("{message}; create another WebhookTest"), again: LOOK });
+        return Step::Fail(Reason {
+            word,
+            message: format!("{message}; create another WebhookTest"),
+            again: LOOK,
+        });
     }
     let name = &view.test.spec.webhook_ref.name;
     let wait = |reason, message: String| {
@@ -264,8 +268,14 @@ mod tests {
         let test = webhook_test("orders-1", 0, &json!({ "conditions": condition("True") }));
         let mut test = (*test).clone();
         test.spec.ttl_seconds_after_finished = None;
-        let view =
-            View { test: &test, is_running: false, target: Target::Missing, is_stored: false, largest: 100, now: at(9999) };
+        let view = View {
+            test: &test,
+            is_running: false,
+            target: Target::Missing,
+            is_stored: false,
+            largest: 100,
+            now: at(9999),
+        };
         assert!(matches!(step(&view), Step::Rest));
     }
 }

@@ -316,8 +316,16 @@ fn a_bad_json_event_is_refused_by_the_name_of_its_member() {
         (r#","datacontenttype":"plain""#, "datacontenttype", "media type"),
         (r#","datacontenttype":5"#, "datacontenttype", "must be a JSON string"),
         (r#","datacontenttype":"application/cloudevents+json","data":{}"#, "datacontenttype", "whole events"),
-        (r#","datacontenttype":"Application/CloudEvents-BATCH+json; a=b","data":[]"#, "datacontenttype", "whole events"),
-        (r#","datacontenttype":"application/cloudevents","data_base64":"""#, "datacontenttype", "whole events"),
+        (
+            r#","datacontenttype":"Application/CloudEvents-BATCH+json; a=b","data":[]"#,
+            "datacontenttype",
+            "whole events",
+        ),
+        (
+            r#","datacontenttype":"application/cloudevents","data_base64":"""#,
+            "datacontenttype",
+            "whole events",
+        ),
         (r#","datacontenttype":"a/b\r\nx-a: b""#, "datacontenttype", "U+000D"),
         (r#","datacontenttype":"a/b, application/cloudevents+json""#, "datacontenttype", "media type"),
         (r#","datacontenttype":" application/cloudevents+json""#, "datacontenttype", "media type"),

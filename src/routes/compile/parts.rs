@@ -281,7 +281,8 @@ pub(super) fn client_certificate(input: &Input<'_>) -> Result<Option<ClientCerti
 /// Whether this is a chain and its key; otherwise what is wrong.
 fn pair(chain: &[u8], key: &[u8]) -> Result<(), String> {
     let certificates = pem::certificates(chain).map_err(|why| format!("tls.crt {why}"))?;
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| "tls.key holds no private key in PEM".to_owned())?;
+    let key =
+        PrivateKeyDer::from_pem_slice(key).map_err(|_| "tls.key holds no private key in PEM".to_owned())?;
     let pair = CertifiedKey::from_der(certificates, key, &rustls::crypto::aws_lc_rs::default_provider());
     pair.map(drop).map_err(|error| {
         let why = match error {

@@ -42,9 +42,9 @@ fn other_encoding(text: &[u8]) -> Option<&'static str> {
         [] => Some("is empty"),
         [0xef, 0xbb, 0xbf, ..] => Some("begins with a byte order mark: save it as UTF-8 without one"),
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some("is UTF-16: save it as UTF-8 without a byte order mark"),
-        [0x30, 0x80..=0x84, ..] => {
-            Some("is DER and not PEM: openssl x509 -inform DER -in FILE -out ca.crt makes PEM of a certificate")
-        }
+        [0x30, 0x80..=0x84, ..] => Some(
+            "is DER and not PEM: openssl x509 -inform DER -in FILE -out ca.crt makes PEM of a certificate",
+        ),
         text if text.contains(&0) => Some("is binary and not PEM"),
         _ => None,
     }
@@ -53,7 +53,8 @@ fn other_encoding(text: &[u8]) -> Option<&'static str> {
 /// The certificate with this number from 0, and where it begins.
 fn which(text: &[u8], at: usize) -> String {
     let lines = text.split(|byte| *byte == b'\n').enumerate();
-    let begins: Vec<_> = lines.filter(|(_, line)| line.starts_with(BEGIN)).map(|(line, _)| line + 1).collect();
+    let begins: Vec<_> =
+        lines.filter(|(_, line)| line.starts_with(BEGIN)).map(|(line, _)| line + 1).collect();
     let line = begins.get(at).map_or_else(String::new, |line| format!(", which begins at line {line}"));
     format!("certificate {} of {}{line}", at + 1, begins.len().max(at + 1))
 }

@@ -169,7 +169,9 @@ impl Trust {
             self.verifier.verify_client_cert(leaf, intermediates, now).is_ok()
         };
         if !signed {
-            return Err("the client certificate is not signed, or no longer, by the CA that kube-apiserver's is");
+            return Err(
+                "the client certificate is not signed, or no longer, by the CA that kube-apiserver's is",
+            );
         }
         if self.allowed.is_empty() || common_name(leaf).is_some_and(|name| self.allowed.contains(&name)) {
             return Ok(());
@@ -284,7 +286,8 @@ impl FrontProxy {
             return false;
         }
         let now = self.clock.now();
-        let judged = |trust: Option<Arc<Trust>>| trust.map(|trust| trust.judge(&peer.certificates, now).is_ok());
+        let judged =
+            |trust: Option<Arc<Trust>>| trust.map(|trust| trust.judge(&peer.certificates, now).is_ok());
         let kube_apiserver = judged(self.kube_apiserver.load_full());
         judged(self.fronts.load_full()) == Some(true) || kube_apiserver.unwrap_or_else(|| !self.is_unknown())
     }

@@ -154,7 +154,10 @@ mod tests {
             assert!(judged(&leaf, read(CA), NOW));
             assert!(!judged(&leaf, namesake.clone(), NOW), "another key");
             assert!(!judged(&leaf, leaf.clone(), NOW), "its own");
-            assert!(!judged(&leaf, read(CA), UnixTime::since_unix_epoch(std::time::Duration::ZERO)), "not yet");
+            assert!(
+                !judged(&leaf, read(CA), UnixTime::since_unix_epoch(std::time::Duration::ZERO)),
+                "not yet"
+            );
             assert!(!judged(&leaf, read(CA), UnixTime::since_unix_epoch(NOW_PLUS_A_CENTURY)), "not any more");
             // Whatever byte of it is another one, it is refused.
             for at in 0..leaf.len() {

@@ -229,8 +229,19 @@ mod tests {
     #[test]
     fn what_is_no_chunk_does_not_pass() {
         for body in [
-            "x", "\r\n", "5\n", "5\r5", "5 5\r\n", "1\r\nab", "1\r\na\n", "0\r\n\n", "0\r\na\n", "-1\r\n",
-            "5;\n", "ffffffffffffffffff\r\n", "0\r\nx: y\rz",
+            "x",
+            "\r\n",
+            "5\n",
+            "5\r5",
+            "5 5\r\n",
+            "1\r\nab",
+            "1\r\na\n",
+            "0\r\n\n",
+            "0\r\na\n",
+            "-1\r\n",
+            "5;\n",
+            "ffffffffffffffffff\r\n",
+            "0\r\nx: y\rz",
         ] {
             let (passes, then) = look(&format!("{CHUNKED}{body}"));
             assert_eq!(then, "broken", "{body:?}");

@@ -89,9 +89,9 @@ impl<'h> Lines<'h> {
         let end = self.0.iter().position(|byte| *byte == b'\n');
         let (line, rest) = end.and_then(|end| self.0.split_at_checked(end + 1)).unwrap_or((self.0, &[]));
         self.0 = rest;
-        let line = line
-            .strip_suffix(b"\r\n")
-            .ok_or_else(|| bad("each line of the head must end with CR LF, and the head with an empty line"))?;
+        let line = line.strip_suffix(b"\r\n").ok_or_else(|| {
+            bad("each line of the head must end with CR LF, and the head with an empty line")
+        })?;
         if line.contains(&b'\r') {
             return Err(bad("a CR must be at the end of a line, before its LF"));
         }
@@ -132,6 +132,10 @@ fn request_line(line: &[u8]) -> Result<Version, Failure> {
 
 /// RFC 9112, section 3.2: a path, a whole URL, for OPTIONS a star, for CONNECT an authority.
 fn is_target(method: &[u8], target: &[u8]) -> bool {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/-._~?=&%+:,".contains(byte);
+    if target.starts_with(b"/") && target.iter().all(plain) {
+        return true;
+    }
     let form = match target {
         [b'/', ..] => true,
         b"*" => method == b"OPTIONS",
@@ -141,7 +145,8 @@ fn is_target(method: &[u8], target: &[u8]) -> bool {
             scheme.starts_with(b"http://") || scheme == b"https://"
         }
     };
-    form && target.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'#') && Uri::try_from(target).is_ok()
+    form && target.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'#')
+        && Uri::try_from(target).is_ok()
 }
 
 /// The headers that say where the request ends and whom it is for.
@@ -188,7 +193,9 @@ impl<'h> Fields<'h> {
     fn framing(&self, version: Version) -> Result<Framing, Failure> {
         match self.host {
             None if version == Version::Http11 => return Err(bad("Host must be given")),
-            Some(host) if !is_host(host) => return Err(bad("Host must be a name or an address, with a port or without")),
+            Some(host) if !is_host(host) => {
+                return Err(bad("Host must be a name or an address, with a port or without"));
+            }
             _ => {}
         }
         match (self.encoding, self.length) {

@@ -264,11 +264,12 @@ async fn a_client_certificate_of_version_1_is_taken_as_kubernetes_libraries_take
             let key = provider.key_provider.load_private_key(key).unwrap();
             let shown = Served::default();
             shown.set(CertifiedKey::new(vec![CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()], key));
-            let config = ClientConfig::builder_with_details(provider, Arc::new(ByClock(running.clock.clone())))
-                .with_protocol_versions(&[version])
-                .unwrap()
-                .with_root_certificates(crate::server::mutual::roots(&bundle))
-                .with_client_cert_resolver(Arc::new(shown));
+            let config =
+                ClientConfig::builder_with_details(provider, Arc::new(ByClock(running.clock.clone())))
+                    .with_protocol_versions(&[version])
+                    .unwrap()
+                    .with_root_certificates(crate::server::mutual::roots(&bundle))
+                    .with_client_cert_resolver(Arc::new(shown));
             let client = reqwest::Client::builder()
                 .tls_backend_preconfigured(config)
                 .no_proxy()

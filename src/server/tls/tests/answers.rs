@@ -103,10 +103,8 @@ async fn curl_reads_every_early_answer_by_both_versions_in_both_roles() {
         (format!("{BASE}/cloudevents"), vec!["-X", "OPTIONS"], "200"),
     ]);
     let away = refusals().into_iter().chain([(format!("{BASE}/cloudevents"), vec!["-H", GOOD], "503")]);
-    let cases: Vec<_> = store
-        .map(|case| (running.address, case))
-        .chain(away.map(|case| (front, case)))
-        .collect();
+    let cases: Vec<_> =
+        store.map(|case| (running.address, case)).chain(away.map(|case| (front, case))).collect();
     for (address, (path, options, code)) in cases {
         for version in ["--http1.1", "--http2"] {
             for (size, times) in [(12, 4), (100_000, 1), (3_000_000, 1)] {
@@ -134,7 +132,12 @@ async fn curl_reads_an_early_answer_to_much_to_slow_and_to_endless_bodies() {
     for version in ["--http1.1", "--http2"] {
         for (what, size, options, code) in [
             ("too large, announced", 20_000_000, vec!["-H", GOOD], "413"),
-            ("too large, not announced", 20_000_000, vec!["-H", GOOD, "-H", "transfer-encoding: chunked"], "413"),
+            (
+                "too large, not announced",
+                20_000_000,
+                vec!["-H", GOOD, "-H", "transfer-encoding: chunked"],
+                "413",
+            ),
             ("slow", 300_000, vec!["--limit-rate", "100K"], "401"),
             ("who waits to be told", 3_000_000, vec!["-H", GOOD, "-H", "Expect: 100-continue"], "413"),
         ] {
@@ -203,14 +206,37 @@ async fn a_head_that_is_refused_is_answered_with_a_status_and_the_connection_end
 }
 
 #[tokio::test]
+async fn a_body_whose_chunks_are_none_is_answered_with_a_status_and_the_connection_ends() {
+    let running = start(Limits::default()).await;
+    let (address, _stop) = plain(&running, Limits::default()).await;
+    let head = format!(
+        "POST {BASE}/cloudevents HTTP/1.1\r\nhost: x\r\nauthorization: Bearer good\r\ntransfer-encoding: chunked\r\n\r\n"
+    );
+    for body in ["x\r\n", "5\nabcde\r\n0\r\n\r\n", "3\r\nabcd\r\n", "1\r\na\r\n0\r\nx: y\n\r\n"] {
+        let hidden = "GET /hidden HTTP/1.1\r\nhost: x\r\n\r\n";
+        let answer = exchange(address, format!("{head}{body}{hidden}").as_bytes()).await;
+        let (line, status) = parts(&answer);
+        assert_eq!(line, "HTTP/1.1 400 Bad Request", "{body:?}: {answer}");
+        assert_eq!((&status["kind"], &status["message"]), (&json!("Status"), &json!("the body broke off")));
+        assert!(!answer.contains("/hidden"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn requests_before_a_refused_one_are_answered_first() {
     let running = start(Limits::default()).await;
     let (address, _stop) = plain(&running, Limits::default()).await;
-    let good = "GET /a HTTP/1.1\r\nhost: x\r\n\r\nPOST /b HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc";
+    let good =
+        "GET /a HTTP/1.1\r\nhost: x\r\n\r\nPOST /b HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc";
     let answer = exchange(address, format!("{good}GET /c HTTP/1.1\r\n\r\n").as_bytes()).await;
-    let messages = answer.split("\"message\":").skip(1).map(|rest| rest.split('"').nth(1).unwrap_or_default());
+    let messages =
+        answer.split("\"message\":").skip(1).map(|rest| rest.split('"').nth(1).unwrap_or_default());
     let messages: Vec<_> = messages.collect();
-    assert_eq!(messages, ["there is nothing at /a", "there is nothing at /b", "Host must be given"], "{answer}");
+    assert_eq!(
+        messages,
+        ["there is nothing at /a", "there is nothing at /b", "Host must be given"],
+        "{answer}"
+    );
     let answer = exchange_half(address, "GET / HTTP/1.1\r\nhost: x").await;
     assert_eq!(parts(&answer).1["message"], "the head of the request broke off");
 }
