@@ -126,7 +126,7 @@ pub struct DeliveryAttempt {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub response_status: Option<i32>,
-    /// Why it failed.
+    /// Why it failed, or what became of an answer whose status had arrived (cut, late, reset).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub error_message: Option<String>,

@@ -44,7 +44,7 @@ pub(super) fn status(known: &Known<'_>) -> WebhookStatus {
     let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     fit(WebhookStatus {
         observed_generation: route.generation,
-        state: Some(state(hold)),
+        state: Some(state(route, hold)),
         conditions: conditions(known),
         failure_count: number(summary.failure_count),
         consecutive_failures: number(summary.consecutive_failures),
@@ -61,8 +61,9 @@ pub(super) fn status(known: &Known<'_>) -> WebhookStatus {
 }
 
 /// Whether deliveries are sent, or why not.
-fn state(hold: Option<Hold>) -> WebhookState {
+fn state(route: &Route, hold: Option<Hold>) -> WebhookState {
     match hold {
+        None | Some(Hold::EndpointUnhealthy) if route.unready().is_some() => WebhookState::NotReady,
         None => WebhookState::Active,
         Some(Hold::Paused) => WebhookState::Paused,
         Some(Hold::Disabled(_)) => WebhookState::Disabled,

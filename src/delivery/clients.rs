@@ -6,22 +6,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::FutureExt as _;
-use http::header::{ACCEPT, CONTENT_LENGTH, HOST, HeaderValue};
-use http::{Method, Request, Response, Uri};
+use http::Response;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
-use url::Position;
 
 use super::connection::{self, Body, Error, Line, Opened, Unanswered};
 use super::dial::Failures;
 use super::egress::Guard;
+use super::lease::{Address, Lease, Peer, outgoing};
 use super::request::Request as Posted;
 use super::{http1, http2, tls};
 use crate::model::address::Policy;
 use crate::model::ids::WebhookUid;
-use crate::model::target::Target;
 use crate::routes::{Endpoint, TlsMaterial};
 
 /// A connection is used for so long; then it ends with its last request.
@@ -72,32 +69,6 @@ struct Entry {
     opening: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// The address that a connection goes to, if there are others to choose from.
-type Peer = Option<IpAddr>;
-
-/// Where requests go, in the forms that HTTP wants.
-#[derive(Debug)]
-struct Address {
-    target: Target,
-    absolute: Uri,
-    path: Uri,
-    host: HeaderValue,
-}
-
-/// A connection for one attempt.
-#[derive(Debug)]
-pub(super) struct Lease {
-    line: Line,
-    at: Arc<Address>,
-    webhook: WebhookUid,
-    made: Instant,
-    peer: Peer,
-    /// It was there before: its peer may have closed it meanwhile.
-    is_reused: bool,
-    /// It has brought an answer before, so its peer may have closed it just now because it was idle.
-    has_answered: bool,
-}
-
 /// An address that has to give an answer. Dropped before it did, it counts as failed: the Webhook's next connection goes
 /// to another first, and those to this one take no more requests.
 #[derive(Debug)]
@@ -122,34 +93,8 @@ impl Drop for Trial<'_> {
     }
 }
 
-/// A request as HTTP has it, but for where it goes.
-fn outgoing(Posted { headers, body, signatures: _ }: Posted) -> Request<Bytes> {
-    // Of an empty body, too: HTTP/1.1 would go without, and some servers want it (RFC 9110, section 8.6).
-    let length = HeaderValue::from(body.len());
-    let mut request = Request::new(body);
-    *request.method_mut() = Method::POST;
-    *request.headers_mut() = headers;
-    request.headers_mut().insert(CONTENT_LENGTH, length);
-    request.headers_mut().entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
-    request
-}
-
 pub(super) fn connect_timeout(endpoint: &Endpoint) -> Duration {
     endpoint.timeout.min(CONNECT_TIMEOUT)
-}
-
-impl Address {
-    fn of(target: &Target) -> Result<Self, Error> {
-        let url = target.url();
-        let uri = |text: &str| Uri::try_from(text).map_err(|error| Error::Url(error.into()));
-        let host = HeaderValue::from_str(&url[Position::BeforeHost..Position::AfterPort]);
-        Ok(Self {
-            target: target.clone(),
-            absolute: uri(url.as_str())?,
-            path: uri(&url[Position::BeforePath..Position::AfterQuery])?,
-            host: host.map_err(|error| Error::Url(error.into()))?,
-        })
-    }
 }
 
 impl Clients {
@@ -456,29 +401,5 @@ impl Entry {
             self.shared.extract_if(.., |(connection, _)| is_idle(connection) || connection.is_over()),
         );
         !self.idle.is_empty() || !self.shared.is_empty() || self.used.elapsed() < IDLE
-    }
-}
-
-impl Lease {
-    /// What is heard of an answer below what speaks HTTP.
-    fn heard(&self) -> Option<Arc<http1::Heard>> {
-        match &self.line {
-            Line::Http1(connection) => Some(Arc::clone(connection.heard())),
-            Line::Http2(_) => None,
-        }
-    }
-
-    /// HTTP/2 wants the whole URL; HTTP/1.1 a path and the host as a header (RFC 9112, section 3.2.1).
-    fn address(&self, request: &mut Request<Bytes>) {
-        match &self.line {
-            Line::Http1(_) => {
-                *request.uri_mut() = self.at.path.clone();
-                request.headers_mut().insert(HOST, self.at.host.clone());
-            }
-            Line::Http2(_) => {
-                *request.uri_mut() = self.at.absolute.clone();
-                request.headers_mut().remove(HOST);
-            }
-        }
     }
 }

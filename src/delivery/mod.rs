@@ -26,6 +26,7 @@ mod http2;
 #[cfg(test)]
 mod http2_tests;
 mod inbox;
+mod lease;
 mod limits;
 #[cfg(test)]
 mod lines_tests;

@@ -262,7 +262,7 @@ impl<H: Handler> Server<H> {
             // The patience of `drive` is finer: it tells an idle connection from a slow head.
             .header_read_timeout(None)
             .timer(TokioTimer::new())
-            .serve_connection(io, self.service(peer, activity, Protocol::Http1(shared)));
+            .serve_connection(io, self.service(peer, heads, activity, Protocol::Http1(shared)));
         self.drive(connection, http1::Connection::graceful_shutdown, activity).await;
     }
 
@@ -271,7 +271,8 @@ impl<H: Handler> Server<H> {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let io = TokioIo::new(Watched { socket, activity: None });
-        let most = u32::try_from(self.heads(&peer).bytes + ABOVE).unwrap_or(u32::MAX);
+        let heads = self.heads(&peer);
+        let most = u32::try_from(heads.bytes + ABOVE).unwrap_or(u32::MAX);
         let connection = http2::Builder::new(Tracked(self.tasks.clone()))
             .max_header_list_size(most)
             .max_concurrent_streams(self.limits.streams)
@@ -280,7 +281,7 @@ impl<H: Handler> Server<H> {
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(10))
             .timer(TokioTimer::new())
-            .serve_connection(io, self.service(peer, activity, Protocol::Http2));
+            .serve_connection(io, self.service(peer, heads, activity, Protocol::Http2));
         self.drive(connection, http2::Connection::graceful_shutdown, activity).await;
     }
 
@@ -291,6 +292,7 @@ impl<H: Handler> Server<H> {
     fn service(
         &self,
         peer: Peer,
+        heads: Heads,
         activity: &Arc<Activity>,
         protocol: Protocol,
     ) -> impl hyper::service::Service<
@@ -302,8 +304,8 @@ impl<H: Handler> Server<H> {
     + use<H> {
         let requests = Arc::new(Requests {
             handler: Arc::clone(&self.handler),
-            heads: self.heads(&peer),
             peer,
+            heads,
             activity: Arc::clone(activity),
             protocol,
             tasks: self.tasks.clone(),

@@ -43,6 +43,7 @@ fn a_new_webhook_is_ready_and_its_health_unknown() {
 #[test]
 fn the_state_says_whether_deliveries_are_sent() {
     let (live, paused, waiting) = (route(&json!({})), route(&json!({ "active": false })), route(&unready()));
+    let denied = route(&json!({ "url": "https://10.0.0.1/" }));
     let unhealthy = |summary: &mut Summary| summary.consecutive_failures = 5;
     for (route, summary, state) in [
         (&live, summary(|_| ()), WebhookState::Active),
@@ -51,6 +52,8 @@ fn the_state_says_whether_deliveries_are_sent() {
         (&paused, summary(disable(3, DisableReason::Failing)), WebhookState::Disabled),
         (&live, summary(disable(2, DisableReason::Gone)), WebhookState::Active),
         (&waiting, summary(|_| ()), WebhookState::NotReady),
+        (&denied, summary(|_| ()), WebhookState::NotReady),
+        (&denied, summary(unhealthy), WebhookState::NotReady),
         (&live, summary(unhealthy), WebhookState::Probing),
     ] {
         assert_eq!(judged(route, &summary, &[]).state, Some(state));

@@ -132,6 +132,10 @@ fn request_line(line: &[u8]) -> Result<Version, Failure> {
 
 /// RFC 9112, section 3.2: a path, a whole URL, for OPTIONS a star, for CONNECT an authority.
 fn is_target(method: &[u8], target: &[u8]) -> bool {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/-._~?=&%+:,".contains(byte);
+    if target.starts_with(b"/") && target.iter().all(plain) {
+        return true;
+    }
     let form = match target {
         [b'/', ..] => true,
         b"*" => method == b"OPTIONS",

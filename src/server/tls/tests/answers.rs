@@ -206,6 +206,23 @@ async fn a_head_that_is_refused_is_answered_with_a_status_and_the_connection_end
 }
 
 #[tokio::test]
+async fn a_body_whose_chunks_are_none_is_answered_with_a_status_and_the_connection_ends() {
+    let running = start(Limits::default()).await;
+    let (address, _stop) = plain(&running, Limits::default()).await;
+    let head = format!(
+        "POST {BASE}/cloudevents HTTP/1.1\r\nhost: x\r\nauthorization: Bearer good\r\ntransfer-encoding: chunked\r\n\r\n"
+    );
+    for body in ["x\r\n", "5\nabcde\r\n0\r\n\r\n", "3\r\nabcd\r\n", "1\r\na\r\n0\r\nx: y\n\r\n"] {
+        let hidden = "GET /hidden HTTP/1.1\r\nhost: x\r\n\r\n";
+        let answer = exchange(address, format!("{head}{body}{hidden}").as_bytes()).await;
+        let (line, status) = parts(&answer);
+        assert_eq!(line, "HTTP/1.1 400 Bad Request", "{body:?}: {answer}");
+        assert_eq!((&status["kind"], &status["message"]), (&json!("Status"), &json!("the body broke off")));
+        assert!(!answer.contains("/hidden"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn requests_before_a_refused_one_are_answered_first() {
     let running = start(Limits::default()).await;
     let (address, _stop) = plain(&running, Limits::default()).await;
