@@ -19,7 +19,7 @@ use crate::store::Damage;
 /// Keyspaces that every store has, with the engine's own one.
 const LEAST: u64 = 8;
 /// What the engine writes to the file `version`.
-const VERSION: &[u8] = b"FJL\x03";
+pub(super) const VERSION: &[u8] = b"FJL\x03";
 
 /// A file whose checksum is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -220,7 +220,7 @@ fn tree(path: &Path, found: &mut Found, vouched: &mut Vec<Vouched>) -> io::Resul
     Ok(())
 }
 
-fn sum_of(bytes: &[u8]) -> u128 {
+pub(super) fn sum_of(bytes: &[u8]) -> u128 {
     xxhash_rust::xxh3::xxh3_128(bytes)
 }
 

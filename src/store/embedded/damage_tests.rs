@@ -19,19 +19,19 @@ use crate::store::{Error, NewEvent, Next, Query, Store as _};
 
 /// A directory as a killed process leaves it, with files of every kind: journals, of which one is not the newest, tables
 /// and files of bodies.
-struct Killed {
-    dir: TempDir,
-    content: Content,
+pub(super) struct Killed {
+    pub(super) dir: TempDir,
+    pub(super) content: Content,
 }
 
 #[derive(Debug, PartialEq)]
-struct Content {
-    lines: Vec<(Delivery, Option<Arc<Event>>)>,
-    summaries: Vec<Arc<crate::store::Summary>>,
-    usage: crate::store::Usage,
+pub(super) struct Content {
+    pub(super) lines: Vec<(Delivery, Option<Arc<Event>>)>,
+    pub(super) summaries: Vec<Arc<crate::store::Summary>>,
+    pub(super) usage: crate::store::Usage,
 }
 
-async fn content(store: &Embedded) -> Content {
+pub(super) async fn content(store: &Embedded) -> Content {
     let mut lines = Vec::new();
     for line in store.query(Query { limit: 1000, ..Query::default() }).await.unwrap().deliveries {
         let event = store.event(line.event).await.unwrap();
@@ -63,7 +63,7 @@ async fn publish(store: &Embedded, minter: &Minter, number: u8) {
 }
 
 impl Killed {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let (first, dir) = (scratch(), scratch());
         let minter = Minter::default();
         let store = Embedded::open(Options { memtable_bytes: 1 << 20, ..options(&first) }).unwrap();
@@ -83,7 +83,7 @@ impl Killed {
         killed
     }
 
-    fn store(&self) -> PathBuf {
+    pub(super) fn store(&self) -> PathBuf {
         self.dir.path().join("store")
     }
 
@@ -102,7 +102,7 @@ impl Killed {
         fs::write(self.store().join("1.jnl"), [second, &[0; 5000]].concat()).unwrap();
     }
 
-    fn is_current(&self, manifest: &Path) -> bool {
+    fn is_current(manifest: &Path) -> bool {
         let current = fs::read(manifest.with_file_name("current")).unwrap();
         let (number, _) = super::manifest::current(&current).unwrap();
         manifest.ends_with(format!("v{number}"))
@@ -146,7 +146,7 @@ enum Verdict {
     Refused(Vec<crate::store::Damage>),
 }
 
-fn files_of(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn files_of(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -156,20 +156,20 @@ fn files_of(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn bytes_of(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(super) fn bytes_of(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let files = files_of(folder).into_iter().filter(|path| !path.ends_with("lock"));
     files.map(|path| (path.clone(), fs::read(path).unwrap())).collect()
 }
 
 /// All bytes of a few commits, of manifests and their like; of others the beginning, the end, and some between.
-fn positions(killed: &Killed, path: &Path, bytes: &[u8]) -> Vec<usize> {
+fn positions(path: &Path, bytes: &[u8]) -> Vec<usize> {
     let (length, name) = (bytes.len(), path.file_name().unwrap().to_string_lossy());
     if name.ends_with("jnl") {
         let written = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
         let all = (0..length).filter(|at| *at < 330 || *at + 120 > written && *at < written || at % 211 == 0);
         return all.collect();
     }
-    let is_old = name.starts_with('v') && name != "version" && !killed.is_current(path);
+    let is_old = name.starts_with('v') && name != "version" && !Killed::is_current(path);
     let (step, ends) =
         if is_old { (length, 1) } else { (1 + length / 24, if length < 400 { 20 } else { 70 }) };
     (0..length).filter(|at| *at < ends || at + ends > length || at % step == 0).collect()
@@ -185,8 +185,8 @@ async fn a_changed_byte_in_any_file_loses_nothing_or_is_refused() {
         let name = path.strip_prefix(killed.store()).unwrap().to_string_lossy().into_owned();
         let kind: String = name.chars().filter(|char| !char.is_ascii_digit()).collect();
         let written = whole.iter().rposition(|byte| *byte != 0).unwrap() + 1;
-        let is_needed = kind != "keyspaces//v" || killed.is_current(&path);
-        for at in positions(&killed, &path, &whole) {
+        let is_needed = kind != "keyspaces//v" || Killed::is_current(&path);
+        for at in positions(&path, &whole) {
             let mut changed = whole.clone();
             changed[at] ^= 1 << (at % 8);
             fs::write(&path, &changed).unwrap();
@@ -225,7 +225,7 @@ async fn a_file_that_is_missing_or_cut_is_refused() {
         let name = path.strip_prefix(killed.store()).unwrap().to_string_lossy().into_owned();
         let whole = fs::read(&path).unwrap();
         let is_old = path.file_name().unwrap().to_string_lossy().starts_with('v') && name != "version";
-        if name == "lock" || name == "1.jnl" || is_old && !killed.is_current(&path) {
+        if name == "lock" || name == "1.jnl" || is_old && !Killed::is_current(&path) {
             continue;
         }
         fs::remove_file(&path).unwrap();

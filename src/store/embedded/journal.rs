@@ -289,6 +289,47 @@ impl Order {
     }
 }
 
+/// What of a journal is no whole commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Gap {
+    pub from: usize,
+    pub to: usize,
+    /// The numbers of the commits before and behind it.
+    pub between: (u64, Option<u64>),
+}
+
+impl std::fmt::Display for Gap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.between {
+            (before, Some(behind)) => write!(f, "what was committed between number {before} and {behind}"),
+            (before, None) => write!(f, "what was committed after number {before}"),
+        }
+    }
+}
+
+/// The whole commits of a journal, with numbers that rise above `last`, and what is between them.
+pub(super) fn salvage(written: &[u8], last: &mut u64) -> (Vec<u8>, Vec<Gap>) {
+    let (mut whole, mut gaps, mut at) = (Vec::with_capacity(written.len()), Vec::new(), 0);
+    while at < written.len() {
+        let found = commit(written, at).ok();
+        let is_gap = found.is_none();
+        let found = found.or_else(|| next(written, at + 1, *last));
+        if is_gap {
+            let to = found.as_ref().map_or(written.len(), |next| next.start);
+            gaps.push(Gap { from: at, to, between: (*last, found.as_ref().map(|next| next.seqno)) });
+        }
+        let Some(commit) = found else { break };
+        let follows = commit.seqno > *last && (*last == 0 || commit.seqno - *last < FAR);
+        let lowest = commit.before.unwrap_or(0).max(*last) + 1;
+        *last = if follows && commit.seqno >= lowest { commit.seqno } else { lowest };
+        whole.extend_from_slice(written.get(commit.start..commit.start + 5).unwrap_or_default());
+        whole.extend_from_slice(&last.to_le_bytes());
+        whole.extend_from_slice(written.get(commit.start + HEAD..commit.end).unwrap_or_default());
+        at = commit.end;
+    }
+    (whole, gaps)
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;

@@ -36,8 +36,12 @@ mod query;
 mod queue;
 #[cfg(test)]
 mod queue_tests;
+mod rebuild;
 mod redate;
 mod redeliver;
+pub mod repair;
+#[cfg(test)]
+mod repair_tests;
 mod replaying;
 #[cfg(test)]
 mod replaying_tests;

@@ -120,7 +120,7 @@ pub(super) fn open(options: Options) -> Result<Opened> {
 }
 
 /// Keeps other processes out for as long as the file is open.
-fn lock(dir: &Path) -> Result<File> {
+pub(super) fn lock(dir: &Path) -> Result<File> {
     let path = dir.join("lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(io("open the lock of the data directory"))?;
@@ -155,7 +155,7 @@ fn make(dir: &Path, path: &Path, memtable: u64) -> Result<()> {
 }
 
 /// Syncs all files and directories below a directory, and itself.
-fn sync_tree(path: &Path) -> std::io::Result<()> {
+pub(super) fn sync_tree(path: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
