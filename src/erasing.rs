@@ -65,3 +65,27 @@ pub(crate) async fn erase(store: Arc<dyn Store>, within: Duration, stop: Cancell
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_owed_is_paid_in_half_of_the_time() {
+        let begin = Instant::now();
+        for within in [Duration::from_secs(2), Duration::from_hours(1), Duration::from_hours(168)] {
+            let mut schedule = Schedule { within, since: None };
+            let (mut now, look) = (begin, schedule.look());
+            assert!(!schedule.is_due(false, now + within), "nothing is owed");
+            assert!(!schedule.is_due(true, now));
+            while !schedule.is_due(true, now) {
+                now += look;
+            }
+            // A look may come late by one.
+            assert!(now + look - begin <= within / 2 + look, "{within:?}: {:?}", now - begin);
+            assert!(now - begin >= within / 4, "{within:?}: what comes soon after goes with it");
+            assert!(!schedule.is_due(false, now));
+            assert!(!schedule.is_due(true, now), "something else, later");
+        }
+    }
+}

@@ -61,6 +61,11 @@ pub(super) fn rebuild(old: &Disk, new: &Disk, now: UnixMillis) -> Result<Lost> {
     for (from, to) in [(&old.log, &new.log), (&old.meta, &new.meta)] {
         copy(from, to, new, &mut lost)?;
     }
+    if !new.meta.contains_key(meta::FORMAT).map_err(engine("read from the store"))? {
+        let mut batch = Batch::new(new);
+        batch.batch.insert(&new.meta, meta::FORMAT, format::VERSION.to_be_bytes());
+        batch.commit()?;
+    }
     for (from, to) in old.dedup.iter().zip(&new.dedup) {
         copy(from, to, new, &mut lost)?;
     }

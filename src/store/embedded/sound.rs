@@ -53,6 +53,7 @@ pub(super) fn look(dir: &Path, store: &Path) -> Result<Sound> {
     if suspect.is_some() {
         fs::remove_file(dir.join(SUSPECT)).map_err(io)?;
     }
+    mention_copies(dir);
     if let Some(newest) = &found.newest
         && let Some(Mended { path, end, dropped }) =
             torn::mend(&newest.path, newest.tail, newest.written).map_err(io)?
@@ -61,6 +62,16 @@ pub(super) fn look(dir: &Path, store: &Path) -> Result<Sound> {
             "dropped a last commit that was written in parts; nobody was told that it was stored");
     }
     Ok(Sound { last: found.last, suspects: Suspects { dir: dir.to_owned(), files: found.unread } })
+}
+
+/// What repairs keep is out of the reach of erasing.
+fn mention_copies(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("damaged-") {
+            tracing::warn!(path = %entry.path().display(),
+                "a repair kept this copy, and nothing is erased in it: delete it when it is no longer needed");
+        }
+    }
 }
 
 impl Suspects {
