@@ -210,8 +210,7 @@ impl Parts {
         };
         let controllers = Controllers::new(self.controller(config, webhooks));
 
-        let limits =
-            Limits { drain: config.common.shutdown_grace, trusted: TRUSTED, ..Limits::default() };
+        let limits = Limits { drain: config.common.shutdown_grace, trusted: TRUSTED, ..Limits::default() };
         let mut rest = vec![tasks.spawn(feed.run(stop.clone())), tasks.spawn(controllers.run(stop.clone()))];
         if config.publish_ca {
             rest.push(tasks.spawn(trust.run(stop.clone())));
