@@ -40,11 +40,15 @@ struct Clocked {
 
 impl Clocked {
     fn start(ahead: Duration) -> Self {
+        Self::start_with(Settings::default(), ahead)
+    }
+
+    fn start_with(settings: Settings, ahead: Duration) -> Self {
         let (clock, hand) = Clock::following_tokio(START).that_can_be_set();
         hand.advance(ahead);
         let dir = tempfile::tempdir().unwrap();
         let store: Arc<dyn Store> = Embedded::open(Options::new(dir.path())).unwrap();
-        let world = World::start_on(store, Settings::default(), clock.clone());
+        let world = World::start_on(store, settings, clock.clone());
         Self { world, dir, clock, hand }
     }
 
@@ -135,6 +139,25 @@ async fn what_ended_while_the_clock_was_ahead_is_redelivered_at_once() {
         assert_eq!(redelivered, [Redelivered::Queued], "{ahead:?}");
         clocked.world.pass(10 * SECOND).await;
         assert_eq!(clocked.get(name).await.state, State::Success, "{ahead:?}, restarts: {restarts}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_held_since_the_clock_was_ahead_expires_in_its_time() {
+    let settings = Settings { held_limit: HOUR, ..Settings::default() };
+    for ahead in [MINUTE, 2 * DAY] {
+        let clocked = Clocked::start_with(settings.clone(), ahead);
+        let mut route = clocked.world.route_to("a", to_a());
+        route.active = false;
+        clocked.world.table.upsert(route);
+        let [name] = clocked.world.publish("a", 1).await[..] else { panic!() };
+        clocked.world.pass(MINUTE).await;
+        let clocked = clocked.set_back(ahead, false).await;
+        clocked.world.pass(HOUR / 2).await;
+        assert_eq!(clocked.get(name).await.state, State::Pending, "{ahead:?}");
+        // It is looked at every hour.
+        clocked.world.pass(2 * HOUR).await;
+        assert_eq!(clocked.get(name).await.reason, Some(EndReason::Expired), "{ahead:?}");
     }
 }
 

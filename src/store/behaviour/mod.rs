@@ -268,6 +268,7 @@ macro_rules! suite {
             redating: a_retry_of_the_right_clock_stays_where_it_was,
             redating: a_clock_set_back_during_an_attempt_or_ahead_does_not_lengthen_the_wait,
             redating: first_attempts_of_a_clock_that_was_ahead_have_their_turn,
+            redating: what_one_that_is_gone_has_left_is_no_later_for_its_successor,
             redating: a_claim_holds_no_longer_than_its_lease_from_then,
             redating: an_attempt_under_way_is_recorded_and_nothing_waits_twice,
             redating: what_ended_by_a_clock_that_was_ahead_is_redelivered_at_once,

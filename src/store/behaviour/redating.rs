@@ -7,9 +7,9 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::{Engine, LEASE, RETENTION, TICK, WINDOW, World, names, webhook};
-use crate::model::ids::{DeliveryName, ReplayId, WebhookRef};
+use crate::model::ids::{DeliveryName, NamespaceUid, ReplayId, WebhookRef};
 use crate::model::time::UnixMillis;
-use crate::store::records::{DisableReason, Disabled, Redelivered, Redelivery, State};
+use crate::store::records::{DisableReason, Disabled, Redelivered, Redelivery, State, Summary};
 use crate::store::{Appended, Change, NewReplay, Next, Query, SLACK, Selection};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -141,6 +141,28 @@ pub(in crate::store) async fn first_attempts_of_a_clock_that_was_ahead_have_thei
             world.succeed(&hook, name).await;
         }
     }
+}
+
+pub(in crate::store) async fn what_one_that_is_gone_has_left_is_no_later_for_its_successor(
+    mut world: World<'_>,
+) {
+    let [first, second] =
+        [1, 2].map(|number| WebhookRef { name: "orders".into(), ..webhook("team-a", number) });
+    let namespace_uid = Some(NamespaceUid::from_bytes([7; 16]));
+    let adopt = |hook: &WebhookRef| Summary { namespace_uid, ..Summary::new(hook.clone()) };
+    world.store.adopt(adopt(&first)).await.unwrap();
+    world.pass(DAY);
+    let appended = [world.accept(&[&first]).await, world.accept(&[&first]).await].concat();
+    world.retry(&first, appended[1], MINUTE).await;
+    world.store.set_gone(first.uid, true);
+    world.set_right(DAY, false).await;
+    world.store.adopt(adopt(&second)).await.unwrap();
+    assert_eq!(world.claim(&second, 10).await, appended[..1]);
+    world.pass(MINUTE);
+    world.succeed(&second, appended[0]).await;
+    assert_eq!(world.claim(&second, 10).await, appended[1..]);
+    let summary = world.store.summary(second.uid).unwrap();
+    assert!(summary.last_triggered <= Some(world.now), "{summary:?}");
 }
 
 pub(in crate::store) async fn a_claim_holds_no_longer_than_its_lease_from_then(mut world: World<'_>) {
