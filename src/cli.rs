@@ -1,15 +1,17 @@
-//! The command line: `hookwright run`, `hookwright front` and `hookwright crds`.
+//! The command line: `hookwright run`, `hookwright front`, `hookwright repair` and `hookwright crds`.
 
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::error::ContextValue;
 use clap::{Parser, Subcommand};
 
+use crate::clock::Clock;
 use crate::config::{Common, Config, FrontConfig};
 pub use crate::model::causes::chain;
 use crate::model::causes::{clean, clean_value};
-use crate::{api, telemetry};
+use crate::{api, store, telemetry};
 
 /// A complete webhook delivery system for Kubernetes.
 #[derive(Parser, Debug)]
@@ -32,6 +34,14 @@ enum Command {
     /// while the one pod with the store is away.
     #[command(args_override_self = true)]
     Front(Box<FrontConfig>),
+    /// Make a store that opens out of one whose files are damaged.
+    ///
+    /// The damaged store is kept as it is, beside the new one, with a report of what was lost. The operator must not run.
+    Repair {
+        /// Directory of the store.
+        #[arg(long, env = "HOOKWRIGHT_DATA_DIR", value_name = "DIR", default_value = "/var/lib/hookwright")]
+        data_dir: PathBuf,
+    },
     /// Print the custom resource definitions as YAML.
     Crds,
 }
@@ -40,13 +50,8 @@ enum Command {
 /// with 2 before this is called.
 pub fn execute(cli: Cli) -> ExitCode {
     match cli.command {
-        Command::Crds => match std::io::stdout().write_all(api::crds_yaml().as_bytes()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                complain(&error);
-                ExitCode::FAILURE
-            }
-        },
+        Command::Crds => print(&api::crds_yaml()),
+        Command::Repair { data_dir } => repair(&data_dir),
         Command::Run(config) => {
             let common = config.common.clone();
             operate(&common, crate::run(*config))
@@ -54,6 +59,27 @@ pub fn execute(cli: Cli) -> ExitCode {
         Command::Front(config) => {
             let common = config.common.clone();
             operate(&common, crate::front(*config))
+        }
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn repair(dir: &Path) -> ExitCode {
+    match store::embedded::repair::repair(dir, Clock::system().now()) {
+        Ok(Some(repaired)) => print(&repaired.report),
+        Ok(None) => print(&format!("nothing is damaged in {}\n", dir.display())),
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
         }
     }
 }

@@ -54,6 +54,13 @@ fn dedup_window(text: &str) -> Result<Duration, String> {
     if (least..=most).contains(&window) { Ok(window) } else { Err("must be from 1m to 24h".to_owned()) }
 }
 
+/// A time within which erased bytes go from the files.
+fn erase_within(text: &str) -> Result<Duration, String> {
+    let (least, most) = (Duration::from_secs(2), Duration::from_hours(168));
+    let within = duration(text)?;
+    if (least..=most).contains(&within) { Ok(within) } else { Err("must be from 2s to 168h".to_owned()) }
+}
+
 /// A size of what is held in memory.
 fn size_in_memory(text: &str) -> Result<usize, String> {
     let bytes = size::parse(text).map_err(|error| error.to_string())?;
@@ -221,6 +228,25 @@ pub struct Config {
         value_parser = clap::value_parser!(u32).range(1..=100_000_000)
     )]
     pub quota_events_per_second: u32,
+
+    /// What was expunged or purged is gone from the files of the data directory within this time. Rewrites the log at
+    /// most once in half of it, and only after something was expunged or purged.
+    #[arg(long, env = "HOOKWRIGHT_ERASE_WITHIN", value_name = "DURATION", default_value = "1h", value_parser = erase_within)]
+    pub erase_within: Duration,
+
+    /// Start although the Secret hookwright-signing holds another master key than the store remembers, or none: every
+    /// Webhook's public key changes.
+    #[arg(
+        long,
+        env = "HOOKWRIGHT_ACCEPT_NEW_SIGNING_KEY",
+        value_name = "BOOL",
+        default_value_t = false,
+        default_missing_value = "true",
+        num_args = 0..=1,
+        require_equals = true,
+        action = clap::ArgAction::Set
+    )]
+    pub accept_new_signing_key: bool,
 
     /// Free space in the data directory's file system below which publishing is refused (503); beside a
     /// kibibyte for each delivery that waits, so that outcomes have room. With less than twice as much free, the

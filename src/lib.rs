@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod controller;
 pub mod delivery;
+mod erasing;
 mod front;
 pub mod metrics;
 pub mod model;

@@ -19,12 +19,13 @@ use crate::controller::{self, Controllers};
 use crate::delivery::client::HttpSender;
 use crate::delivery::egress::{self, Guard};
 use crate::delivery::engine::{self, Engine};
+use crate::erasing::erase;
 use crate::metrics::{Metrics, Watched};
 use crate::model::address::Policy;
 use crate::model::ids::Minter;
 use crate::model::rate::RateLimit;
 use crate::role::{Probes, front_proxy, identity};
-use crate::routes::compile::Compiler;
+use crate::routes::compile::{Compiler, MasterKey};
 use crate::routes::coverage::Whole;
 use crate::routes::feed::Feed;
 use crate::routes::namespaces::Namespaces;
@@ -74,6 +75,7 @@ const TRUSTED: Heads = Heads { bytes: 2 << 20, headers: 20_000 };
 const RETAIN: Duration = Duration::from_secs(10);
 /// Between two attempts to reach the Kubernetes API at start.
 const RETRY: Duration = Duration::from_secs(1);
+const MASTER_KEY: &str = "with the master key of all signing keys";
 /// For one request to the Kubernetes API at start.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -101,12 +103,10 @@ pub async fn run(config: Config) -> Result<(), Error> {
 
     let client = client::connect(config.common.kubeconfig.as_deref())?;
     let Some(cluster) = until(&stop, || cluster_uid(&client)).await else { return Ok(()) };
-    let namespace = config.common.service.namespace.clone();
-    let Some(master_key) = until(&stop, || master_key::load_or_create(&client, &namespace)).await else {
-        return Ok(());
-    };
+    // Before the master key: the store knows which one it was.
     let store = open_store(&config, cluster, &metrics).await?;
     let minter = store.minter().await.map_err(|error| Error::start("names of deliveries", error))?;
+    let Some(master_key) = signing_key(&config, &client, &store, &stop).await? else { return Ok(()) };
     let policy = policy(&config)?;
     let guard = Guard::from_system(policy.clone())
         .map_err(|error| Error::start("the resolver of host names", error))
@@ -129,10 +129,11 @@ pub async fn run(config: Config) -> Result<(), Error> {
     info!(version = env!("CARGO_PKG_VERSION"), listen = %config.common.listen, "started");
 
     let retaining = tasks.spawn(retain(Arc::clone(&parts.store), parts.clock.clone(), stop.clone()));
+    let erasing = tasks.spawn(erase(Arc::clone(&parts.store), config.erase_within, stop.clone()));
     let poisoned = parts.watch(&stop).await;
     stop.cancel();
     running.end().await;
-    let _ = retaining.await;
+    let _ = tokio::join!(retaining, erasing);
     if let Err(error) = store.close().await
         && !poisoned
     {
@@ -379,6 +380,38 @@ where
             () = tokio::time::sleep(RETRY) => {}
         }
     }
+}
+
+/// The master key, if it is the one that the store knows, or a new one is accepted. None: told to stop.
+async fn signing_key(
+    config: &Config,
+    client: &Client,
+    store: &Embedded,
+    stop: &CancellationToken,
+) -> Result<Option<MasterKey>, Error> {
+    let failed = |error: crate::store::Error| Error::start(MASTER_KEY, error);
+    let fingerprint = store.signing_key().await.map_err(failed)?;
+    let known = master_key::Known {
+        fingerprint,
+        has_webhooks: !store.known().is_empty(),
+        accepts_new: config.accept_new_signing_key,
+    };
+    let namespace = &config.common.service.namespace;
+    let Some(loaded) = until(stop, || master_key::load(client, namespace, &known)).await else {
+        return Ok(None);
+    };
+    let master_key = loaded.map_err(|changed| Error::start(MASTER_KEY, changed))?;
+    let found = master_key.fingerprint();
+    if known.fingerprint.as_ref().is_some_and(|known| *known != found) {
+        warn!(
+            fingerprint = found,
+            "a new master key is accepted: the public key of every Webhook has changed"
+        );
+    }
+    if known.fingerprint.as_ref() != Some(&found) {
+        store.remember_signing_key(found).await.map_err(failed)?;
+    }
+    Ok(Some(master_key))
 }
 
 async fn cluster_uid(client: &Client) -> Result<String, kube::Error> {

@@ -49,6 +49,14 @@ impl MasterKey {
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(Arc::new(bytes))
     }
+
+    /// By which it is known again, and which tells nothing of it.
+    pub fn fingerprint(&self) -> String {
+        let text = [b"hookwright master key\0".as_slice(), self.0.as_slice()].concat();
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &text);
+        let first = digest.as_ref().first_chunk().copied().unwrap_or_default();
+        format!("{:032x}", u128::from_be_bytes(first))
+    }
 }
 
 impl std::fmt::Debug for MasterKey {

@@ -364,6 +364,14 @@ impl Store for Recorder {
         &self.wakes
     }
 
+    fn owes_erasure(&self) -> bool {
+        false
+    }
+
+    fn erase(&self) -> BoxFuture<'_, Result<()>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         async { Ok(()) }.boxed()
     }

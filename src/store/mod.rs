@@ -23,6 +23,7 @@ mod redate;
 pub mod replays;
 pub mod wakes;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,6 +73,9 @@ pub enum Error {
     /// What the directory holds cannot be used by this program.
     #[error("{0}")]
     Unusable(String),
+    /// Files are not what was written. Nothing was changed.
+    #[error("{0}")]
+    Damaged(Damaged),
     /// What was read is not what was written.
     #[error("cannot read {what}")]
     Corrupt {
@@ -101,6 +105,7 @@ impl Error {
             Self::Full | Self::NearlyFull { .. } => "full",
             Self::OverQuota { .. } => "over_quota",
             Self::Unusable(_) => "unusable",
+            Self::Damaged(_) => "damaged",
             Self::Corrupt { .. } => "corrupt",
             Self::Engine { .. } => "engine",
         }
@@ -109,6 +114,54 @@ impl Error {
 
 /// A clock that was set back by less is taken for the same: nothing waits for longer than this because of it.
 pub const SLACK: Duration = Duration::from_secs(2);
+
+/// A file that is not what was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Which.
+    pub path: PathBuf,
+    /// From which byte on; none: not known.
+    pub at: Option<u64>,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        if let Some(at) = self.at {
+            write!(f, ", byte {at}")?;
+        }
+        write!(f, ": {}", self.what)
+    }
+}
+
+/// Damage, and what can be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// The data directory.
+    pub dir: PathBuf,
+    /// What was found.
+    pub files: Vec<Damage>,
+}
+
+impl std::fmt::Display for Damaged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("files are damaged: ")?;
+        for (number, damage) in self.files.iter().take(3).enumerate() {
+            write!(f, "{}{damage}", if number == 0 { "" } else { "; " })?;
+        }
+        if let Some(more @ 1..) = self.files.len().checked_sub(3) {
+            write!(f, "; and {more} more")?;
+        }
+        let dir = self.dir.display();
+        write!(
+            f,
+            ". Nothing was changed. Restore a backup of {dir}, or run `hookwright repair --data-dir {dir}`, which keeps a \
+             copy, saves what can be read and says what is lost"
+        )
+    }
+}
 
 /// A store's result.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -302,6 +355,12 @@ pub trait Store: Replays + Send + Sync + 'static {
 
     /// Webhooks whose summary or log has changed. One consumer: the controller's reporter.
     fn changes(&self) -> &Wakes;
+
+    /// Whether something was expunged or purged that still stands in files. Remembered over restarts.
+    fn owes_erasure(&self) -> bool;
+
+    /// Makes everything that was expunged or purged until now go from the files. Takes a while, and rewrites the log.
+    fn erase(&self) -> BoxFuture<'_, Result<()>>;
 
     /// Syncs and closes; further calls fail with [`Error::Closed`].
     fn close(&self) -> BoxFuture<'_, Result<()>>;

@@ -229,7 +229,8 @@ async fn an_apiserver_that_is_away_stops_no_deliveries() {
 async fn the_master_key_is_made_once_by_whoever_comes_first() {
     let plane = plane().await;
     let (client, namespace) = (client(plane).await, plane.namespace("key").await.unwrap());
-    let load = || master_key::load_or_create(&client, &namespace);
+    let known = master_key::Known::default();
+    let load = || master_key::load(&client, &namespace, &known);
     let (a, b, c) = tokio::join!(load(), load(), load());
     let webhook = serde_json::from_value(json!({
         "apiVersion": "hookwright.dev/v1alpha1", "kind": "Webhook",
@@ -240,10 +241,18 @@ async fn the_master_key_is_made_once_by_whoever_comes_first() {
     let public = |key: MasterKey| {
         Compiler::new(key, Policy::default()).compile(&webhook, &References::default()).unwrap().public_key
     };
-    let first = public(a.unwrap());
-    assert_eq!(first, public(b.unwrap()));
-    assert_eq!(first, public(c.unwrap()));
-    assert_eq!(first, public(load().await.unwrap()), "after a restart");
+    let fingerprint = Some(a.as_ref().unwrap().as_ref().unwrap().fingerprint());
+    let first = public(a.unwrap().unwrap());
+    assert_eq!(first, public(b.unwrap().unwrap()));
+    assert_eq!(first, public(c.unwrap().unwrap()));
+    assert_eq!(first, public(load().await.unwrap().unwrap()), "after a restart");
     let secret = plane.kubectl().get_json("secret", &namespace, "hookwright-signing").await.unwrap();
     assert_eq!(secret["immutable"], true);
+
+    plane.kubectl().delete("secret", &namespace, "hookwright-signing").await.unwrap();
+    let known = master_key::Known { fingerprint, ..known.clone() };
+    let missing = master_key::load(&client, &namespace, &known).await.unwrap().unwrap_err().to_string();
+    assert!(missing.contains("hookwright-signing is missing"), "{missing}");
+    let secret = plane.kubectl().get_json("secret", &namespace, "hookwright-signing").await;
+    assert!(secret.is_err(), "none is made: {secret:?}");
 }

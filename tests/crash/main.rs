@@ -6,6 +6,7 @@ mod full;
 mod kill;
 mod purge;
 mod replay;
+mod signing;
 mod stop;
 #[path = "../e2e/world.rs"]
 #[allow(dead_code, reason = "the same ground as the other tests, of which these use a part")]

@@ -1,6 +1,9 @@
 //! Deleting never waits for the operator, what was deleted meanwhile is purged when it is back, and nothing of it is
 //! anybody's who comes after.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use hookwright::store::Store as _;
 use hookwright::store::embedded::{Embedded, Options};
 use hookwright_harness::publisher::{Event, Publisher, create_account};
@@ -9,12 +12,31 @@ use serde_json::{Value, json};
 
 use crate::world::{SOON, Team, World, newest};
 
+const CANARY: &str = "erase-me-0x7d31f0";
+
+/// The files below a folder that have a text.
+fn files_with(folder: &Path, text: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            files.extend(files_with(&path, text));
+        } else {
+            let bytes = fs::read(&path).unwrap_or_default();
+            let first = |at: &usize| bytes[*at] == text.as_bytes()[0];
+            let is_there = (0..bytes.len()).filter(first).any(|at| bytes[at..].starts_with(text.as_bytes()));
+            files.extend(is_there.then_some(path));
+        }
+    }
+    files
+}
+
 const API_SERVICE: &str = "apiservice/v1alpha1.delivery.hookwright.dev";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_operator_gone_deletion_finishes_and_with_it_back_the_data_is_purged() -> anyhow::Result<()>
 {
-    let world = World::alone(&["--purge-grace=1s"]).await?;
+    let world = World::alone(&["--purge-grace=1s", "--erase-within=4s"]).await?;
     let (team, other) = (Team::of(&world, "purge").await?, Team::of(&world, "whole").await?);
     team.webhook("orders", json!({})).await?;
     team.webhook("kept", json!({})).await?;
@@ -24,10 +46,12 @@ async fn with_the_operator_gone_deletion_finishes_and_with_it_back_the_data_is_p
         team.publish("paused", &json!({ "n": n })).await?;
     }
     for team in [&team, &other] {
-        team.publish("order.created", &json!({})).await?;
+        team.publish("order.created", &json!({ "erased": format!("{CANARY}-{}", team.namespace) })).await?;
         let done = |webhook: &serde_json::Value| newest(webhook)["state"] == "Success";
         team.await_webhook("orders", "Success", done).await?;
     }
+    let data_dir = world.operator.lock().await.data_dir();
+    assert!(!files_with(&data_dir, &format!("{CANARY}-{}", other.namespace)).is_empty());
     world.operator.lock().await.kill9();
     team.kubectl
         .ok(&["delete", "hook/orders", "hook/paused", "-n", &team.namespace, "--timeout=20s"])
@@ -52,6 +76,12 @@ async fn with_the_operator_gone_deletion_finishes_and_with_it_back_the_data_is_p
     assert!(event["note"].as_str().is_some_and(|note| note.contains("3 deliveries")), "{event:#}");
     let counted = world.operator.lock().await.metric("hookwright_discarded_deliveries_total", &[]).await?;
     assert!((counted - 3.0).abs() < f64::EPSILON, "{counted}");
+    let with_canary = || files_with(&data_dir, &format!("{CANARY}-{}", other.namespace));
+    eventually(SOON, "what was purged has gone from the files", async || match with_canary() {
+        files if files.is_empty() => Ok(()),
+        files => Err(format!("{files:?}")),
+    })
+    .await?;
     team.publish("order.created", &json!({})).await?;
     team.await_webhook("kept", "still works", |webhook| newest(webhook)["state"] == "Success").await?;
     assert!(world.operator.lock().await.sigterm().await?.success());

@@ -225,8 +225,7 @@ async fn a_ca_that_is_not_valid_yet_is_made_anew() -> anyhow::Result<()> {
     let team = Team::of(&World::alone(&[]).await?, "ahead").await?;
     team.webhook("orders", json!({})).await?;
     team.through_kube_apiserver().await?;
-    let in_two_days = std::time::SystemTime::now() + std::time::Duration::from_hours(48);
-    let ahead = Authority::made_at("hookwright-ca@ahead", in_two_days)?;
+    let ahead = Authority::made_ahead("hookwright-ca@ahead", std::time::Duration::from_hours(48))?;
 
     // While the Secret cannot be written, it says why it is not ready.
     team.world.operator.lock().await.kill9();

@@ -327,6 +327,14 @@ impl Store for FakeStore {
         &self.changes
     }
 
+    fn owes_erasure(&self) -> bool {
+        false
+    }
+
+    fn erase(&self) -> BoxFuture<'_, Result<()>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         async { Ok(()) }.boxed()
     }

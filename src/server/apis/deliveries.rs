@@ -404,7 +404,7 @@ async fn answered<T>(
         | Error::OverQuota { .. } => {
             Err(Failure::later(Reason::ServiceUnavailable, error.to_string(), RETRY_AFTER))
         }
-        Error::Unusable(_) | Error::Corrupt { .. } | Error::Engine { .. } => {
+        Error::Unusable(_) | Error::Damaged(_) | Error::Corrupt { .. } | Error::Engine { .. } => {
             Err(Failure::new(Reason::InternalError, error.to_string()))
         }
     }

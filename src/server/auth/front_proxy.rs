@@ -45,8 +45,9 @@ const CALL: Duration = Duration::from_secs(5);
 const USUAL: [&str; 4] = ["x-remote-user", "x-remote-uid", "x-remote-group", "x-remote-extra-"];
 
 /// What can be done where kube-apiserver cannot be known.
-const CURE: &str = "kubectl get dlv and publishing through kube-apiserver do not work without it, all else does; give \
-                    kube-apiserver its --requestheader-* flags, or install with apiService.enabled=false";
+const CURE: &str = "producers are served all the same, but kubectl get dlv does not work, and while the APIService is \
+                    there no namespace can be deleted; give kube-apiserver its --requestheader-* flags, or install \
+                    with apiService.enabled=false";
 
 /// Why the ConfigMap cannot be used.
 #[derive(Debug, thiserror::Error)]

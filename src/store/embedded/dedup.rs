@@ -57,7 +57,8 @@ impl Generations {
             Some(since) if now.since(since) < window => {}
             Some(_) => {
                 let emptied = if self.current == 0 { second } else { first };
-                emptied.clear().map_err(engine("forget old dedup keys"))?;
+                let synced = || disk.db.persist(fjall::PersistMode::SyncData);
+                emptied.clear().and_then(|()| synced()).map_err(engine("forget old dedup keys"))?;
                 *self = Self { current: 1 - self.current, since: Some(now), changed: true };
             }
             None => (self.since, self.changed) = (Some(now), true),

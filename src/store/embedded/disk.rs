@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use fjall::compaction::Leveled;
 use fjall::config::{
@@ -10,14 +10,13 @@ use fjall::config::{
     PinningPolicy,
 };
 use fjall::{
-    CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode, Readable,
-    Snapshot,
+    AbstractTree as _, CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions,
+    OwnedWriteBatch, PersistMode, Readable, Snapshot,
 };
 
 use super::format::{self, References};
 use super::keys::{self, Slot};
 use super::lane::{Found, LaneId, Loaded, Refill};
-use super::torn::{self, Mended};
 use crate::model::causes::chain;
 use crate::model::ids::{DeliveryName, EventUid, WebhookUid};
 use crate::model::time::UnixMillis;
@@ -41,6 +40,8 @@ pub(super) struct Disk {
     pub dedup: [Keyspace; 2],
     /// Size of tables; memtables are smaller.
     pub memtable: u64,
+    /// The sequence number of the last commit; 0: not known.
+    last: Mutex<u64>,
 }
 
 impl std::fmt::Debug for Disk {
@@ -62,6 +63,9 @@ pub(super) const JOURNALS: usize = 4;
 
 const READ: &str = "read from the store";
 
+/// What a store has had from the beginning.
+const FORMAT_1: [&str; 7] = ["meta", "events", "log", "index", "retries", "dedup-0", "dedup-1"];
+
 /// For 2 cores and little memory:
 /// - one worker: with more, the first keeps itself free for flushes and spins as long as another compacts, which
 ///   is half of the machine. Compactions are kept short instead (small tables), so that flushes come in time. It steps
@@ -73,18 +77,6 @@ fn database(path: &Path) -> fjall::Result<Database> {
     let builder =
         Database::builder(path).worker_threads(1).cache_size(24 * MIB).max_journaling_size(128 * MIB);
     stepped_back(|| builder.open())?
-}
-
-/// Opens what is there, after the end of its journal was mended. That reads the newest journal once more, a tenth
-/// of a second, and spares us how fjall would take each kind of torn end.
-fn mended(path: &Path) -> Result<Database> {
-    let mend = || {
-        if let Some(Mended { path, end }) = torn::mend(path)? {
-            tracing::warn!(journal = %path.display(), end, "dropped a last commit that was written in parts");
-        }
-        database(path)
-    };
-    mend().map_err(engine("open the store"))
 }
 
 /// How a keyspace is set up when the store is made; later openings find it so.
@@ -133,9 +125,31 @@ impl Layout {
 }
 
 impl Disk {
-    /// Opens or makes the keyspaces. The directory must be this process's alone.
-    pub(super) fn open(path: &Path, memtable: u64) -> Result<Self> {
-        let db = mended(path)?;
+    /// Opens the keyspaces. The directory must be this process's alone, and was looked at: `last` is the number of its
+    /// last commit.
+    pub(super) fn open(path: &Path, memtable: u64, last: u64) -> Result<Self> {
+        let db = database(path).map_err(engine("open the store"))?;
+        let missing: Vec<_> = FORMAT_1.into_iter().filter(|name| !db.keyspace_exists(name)).collect();
+        match missing.len() {
+            0 => Self::open_or_make(db, memtable, last),
+            7 => Err(Error::Unusable(
+                "the data directory has no format version: it is not a store of this program".to_owned(),
+            )),
+            _ => Err(Error::Unusable(format!(
+                "the store in {} lacks {}: restore a backup",
+                path.display(),
+                missing.join(", ")
+            ))),
+        }
+    }
+
+    /// Makes an empty store.
+    pub(super) fn make(path: &Path, memtable: u64) -> Result<Self> {
+        let db = database(path).map_err(engine("make the store"))?;
+        Self::open_or_make(db, memtable, 0)
+    }
+
+    fn open_or_make(db: Database, memtable: u64, last: u64) -> Result<Self> {
         let layout = Layout { memtable };
         let keyspace = |name, options: fn(&Layout) -> KeyspaceCreateOptions| {
             db.keyspace(name, || options(&layout)).map_err(engine("open a keyspace"))
@@ -149,8 +163,19 @@ impl Disk {
             terms: keyspace("terms", Layout::keyspace)?,
             dedup: [keyspace("dedup-0", Layout::keyspace)?, keyspace("dedup-1", Layout::keyspace)?],
             memtable,
+            last: Mutex::new(last),
             db,
         })
+    }
+
+    /// Commits, synced. Each commit names the one before, and is the only one that is not on disk yet: so what cannot be
+    /// read is a torn tail only where nothing follows it, and a number that was changed is noticed.
+    pub(super) fn commit(&self, mut batch: OwnedWriteBatch) -> fjall::Result<()> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        batch.insert(&self.meta, keys::meta::BEFORE, last.to_be_bytes());
+        batch.durability(Some(PersistMode::SyncData)).commit()?;
+        *last = self.meta.tree.active_memtable().get_highest_seqno().unwrap_or(0);
+        Ok(())
     }
 
     /// Whether the engine still takes writes.
@@ -170,7 +195,7 @@ impl Disk {
         for keyspace in self.keyspaces() {
             batch.insert(keyspace, keys::TOUCH, b"");
         }
-        batch.commit().map_err(engine("write"))?;
+        self.commit(batch).map_err(engine("write"))?;
         self.keyspaces()
             .into_iter()
             .try_for_each(|keyspace| keyspace.rotate_memtable().map(drop))

@@ -30,6 +30,7 @@ impl Group<'_> {
             }
         }
         if deliveries > 0 {
+            self.owe_erasure();
             self.erase_event(&one)?;
         }
         Ok(Expunged::Done { deliveries, ended })

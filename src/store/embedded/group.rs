@@ -341,6 +341,11 @@ impl<'a> Group<'a> {
         Ok(self.disk.event(uid)?.map(Arc::new))
     }
 
+    /// Stages that what is erased is yet to go from the files.
+    pub(super) fn owe_erasure(&mut self) {
+        self.batch.insert(&self.disk.meta, keys::meta::DEBT, b"");
+    }
+
     /// Stages that the event of a line goes. Once only: it counts what is committed.
     pub(super) fn erase_event(&mut self, line: &Delivery) -> Result<()> {
         if let Some(bytes) = self.disk.event_size(line.event)? {
@@ -514,7 +519,7 @@ impl<'a> Group<'a> {
             hooks.newest().add(newest, disk, &mut batch);
         }
         if !batch.is_empty() {
-            batch.commit().map_err(super::disk::engine("commit"))?;
+            disk.commit(batch).map_err(super::disk::engine("commit"))?;
         }
         generations.saved();
         Ok(Committed { summaries, effects, deltas, replays, woken })

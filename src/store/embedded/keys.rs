@@ -33,6 +33,12 @@ pub(super) mod meta {
 
     /// Version of the format of all the rest.
     pub(in super::super) const FORMAT: &[u8] = b"format";
+    /// In each commit: the sequence number of the commit before.
+    pub(in super::super) const BEFORE: &[u8] = b"before";
+    /// There when something was erased that may still stand in files.
+    pub(in super::super) const DEBT: &[u8] = b"debt";
+    /// Fingerprint of the key that deliveries are signed with.
+    pub(in super::super) const SIGNING: &[u8] = b"signing";
     /// UID of the cluster that the store belongs to.
     pub(in super::super) const CLUSTER: &[u8] = b"cluster";
     /// Which generation of dedup keys is current, and since when.

@@ -7,9 +7,15 @@
 
 #[cfg(test)]
 mod ahead_tests;
+mod check;
+#[cfg(test)]
+mod damage_tests;
 mod dedup;
 mod disk;
 mod erase;
+mod erasing;
+#[cfg(test)]
+mod erasing_tests;
 mod expunge;
 #[cfg(test)]
 mod fairness_tests;
@@ -18,9 +24,11 @@ mod format;
 mod format_tests;
 mod group;
 mod hooks;
+mod journal;
 mod keys;
 mod lane;
 mod line;
+mod manifest;
 mod newest;
 mod open;
 mod purge;
@@ -28,8 +36,12 @@ mod query;
 mod queue;
 #[cfg(test)]
 mod queue_tests;
+mod rebuild;
 mod redate;
 mod redeliver;
+pub mod repair;
+#[cfg(test)]
+mod repair_tests;
 mod replaying;
 #[cfg(test)]
 mod replaying_tests;
@@ -37,6 +49,7 @@ mod replays;
 mod retain;
 mod room;
 mod seam;
+mod sound;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -60,7 +73,8 @@ use crate::metrics::Metrics;
 use crate::model::ids::{DeliveryName, Minter, WebhookUid};
 use crate::store::records::{Claimed, Retention};
 use crate::store::{ClaimRequest, Claims, Error, Result, Wakes};
-use disk::Disk;
+use disk::{Disk, engine};
+use erasing::Debt;
 use hooks::{Hook, Hooks};
 use lane::Refill;
 use queue::Queue;
@@ -137,6 +151,7 @@ struct Shared {
     ahead: Arc<Semaphore>,
     /// Held while times are set right.
     redating: tokio::sync::Mutex<()>,
+    debt: Debt,
     space: Space,
     lock: Mutex<Option<File>>,
 }
@@ -183,13 +198,15 @@ impl Embedded {
     /// # Errors
     ///
     /// [`Error::Unusable`] when another process has it open, it belongs to another cluster, or a newer program
-    /// wrote it; [`Error::Engine`] or [`Error::Corrupt`] when it cannot be read.
+    /// wrote it; [`Error::Damaged`] when files are not what was written; [`Error::Engine`] or [`Error::Corrupt`] when
+    /// it cannot be read.
     pub fn open(options: Options) -> Result<Arc<Self>> {
-        let open::Opened { shared, writer, commands } = open::open(options)?;
+        let open::Opened { shared, writer, commands, suspects } = open::open(options)?;
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || writer.run())
             .map_err(|error| Error::Engine { what: "start the writer", source: error.into() })?;
+        suspects.look_at_in_the_background(&shared);
         Ok(Arc::new(Self { shared, commands: Some(commands), thread: Mutex::new(Some(thread)) }))
     }
 
@@ -206,6 +223,29 @@ impl Embedded {
     pub async fn minter(&self) -> Result<Minter> {
         let newest = self.read(|_, disk| disk.newest_name()).await?;
         Ok(newest.map_or_else(Minter::default, Minter::after))
+    }
+
+    /// Fingerprint of the key that deliveries are signed with, as it was remembered.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn signing_key(&self) -> Result<Option<String>> {
+        let value =
+            self.read(|_, disk| disk.meta.get(keys::meta::SIGNING).map_err(engine("read from the store")));
+        Ok(value.await?.map(|value| String::from_utf8_lossy(&value).into_owned()))
+    }
+
+    /// Remembers the fingerprint of the key that deliveries are signed with.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub async fn remember_signing_key(&self, fingerprint: String) -> Result<()> {
+        self.read(move |_, disk| {
+            let mut batch = disk.db.batch();
+            batch.insert(&disk.meta, keys::meta::SIGNING, fingerprint.as_bytes());
+            disk.commit(batch).map_err(engine("remember the signing key"))
+        })
+        .await
     }
 
     /// Asks the writer, and waits for the commit.

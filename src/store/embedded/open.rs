@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::dedup::Generations;
 use super::disk::{Disk, engine};
+use super::erasing::Debt;
 use super::format;
 use super::group::Group;
 use super::hooks::Hooks;
@@ -19,6 +20,7 @@ use super::newest::Newest;
 use super::queue::Budgets;
 use super::replays::Replays;
 use super::room::Room;
+use super::sound::{self, Suspects};
 use super::space::Space;
 use super::upgrade;
 use super::usage::Usages;
@@ -44,6 +46,8 @@ pub(super) struct Opened {
     pub shared: Arc<Shared>,
     pub writer: Writer,
     pub commands: tokio::sync::mpsc::Sender<super::writer::Command>,
+    /// Files that are yet to be looked at.
+    pub suspects: Suspects,
 }
 
 /// Opens the store of a directory.
@@ -64,7 +68,8 @@ pub(super) fn open(options: Options) -> Result<Opened> {
     if !path.try_exists().map_err(io("look into the data directory"))? {
         make(&dir, &path, memtable_bytes)?;
     }
-    let disk = Arc::new(Disk::open(&path, memtable_bytes)?);
+    let sound = sound::look(&dir, &path)?;
+    let disk = Arc::new(Disk::open(&path, memtable_bytes, sound.last)?);
     check_format(&disk)?;
     bind(&disk, cluster.as_deref())?;
 
@@ -92,6 +97,7 @@ pub(super) fn open(options: Options) -> Result<Opened> {
         room: Room::new(),
         ahead: Arc::new(Semaphore::new(AHEAD)),
         redating: tokio::sync::Mutex::default(),
+        debt: Debt::load(&disk)?,
         space: Space::new(dir, min_free_bytes),
         lock: std::sync::Mutex::new(Some(lock)),
     };
@@ -110,11 +116,11 @@ pub(super) fn open(options: Options) -> Result<Opened> {
         began: Instant::now(),
         together: 0,
     };
-    Ok(Opened { shared, writer, commands })
+    Ok(Opened { shared, writer, commands, suspects: sound.suspects })
 }
 
 /// Keeps other processes out for as long as the file is open.
-fn lock(dir: &Path) -> Result<File> {
+pub(super) fn lock(dir: &Path) -> Result<File> {
     let path = dir.join("lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(io("open the lock of the data directory"))?;
@@ -137,7 +143,7 @@ fn make(dir: &Path, path: &Path, memtable: u64) -> Result<()> {
         }
         _ => {}
     }
-    let disk = Disk::open(&unfinished, memtable)?;
+    let disk = Disk::make(&unfinished, memtable)?;
     disk.meta
         .insert(meta::FORMAT, format::VERSION.to_be_bytes())
         .map_err(engine("write the format version"))?;
@@ -149,7 +155,7 @@ fn make(dir: &Path, path: &Path, memtable: u64) -> Result<()> {
 }
 
 /// Syncs all files and directories below a directory, and itself.
-fn sync_tree(path: &Path) -> std::io::Result<()> {
+pub(super) fn sync_tree(path: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {

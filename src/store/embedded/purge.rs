@@ -77,7 +77,8 @@ pub(super) fn step(disk: &Disk, hooks: &Hooks, webhook: WebhookUid, cursor: &Cur
     }
     deltas.save(disk, hooks.usages(), &mut batch)?;
     replays.save(disk, &mut batch)?;
-    batch.commit().map_err(engine("commit"))?;
+    batch.insert(&disk.meta, keys::meta::DEBT, b"");
+    disk.commit(batch).map_err(engine("commit"))?;
     deltas.apply(hooks.usages());
     replays.apply(hooks.replays());
     let more = match after {

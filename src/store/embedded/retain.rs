@@ -86,7 +86,7 @@ fn fate(line: &Delivery, used: u64, retention: &Retention, now: UnixMillis) -> F
     }
 }
 
-/// Looks at the next few. Not synced: after a crash, what went goes again.
+/// Looks at the next few.
 pub(super) fn step(
     disk: &Disk,
     hooks: &Hooks,
@@ -135,7 +135,7 @@ pub(super) fn step(
     let (mut batch, mut deltas) = erasure.finish();
     if step.gone > 0 {
         deltas.save(disk, usages, &mut batch)?;
-        batch.commit().map_err(engine("commit"))?;
+        disk.commit(batch).map_err(engine("commit"))?;
         deltas.apply(usages);
     }
     if position.after.is_some() {

@@ -441,6 +441,14 @@ impl Store for Embedded {
         &self.shared.changes
     }
 
+    fn owes_erasure(&self) -> bool {
+        self.shared.debt.count() > 0
+    }
+
+    fn erase(&self) -> BoxFuture<'_, Result<()>> {
+        self.erase_all().boxed()
+    }
+
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         self.shut().boxed()
     }

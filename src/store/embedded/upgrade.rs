@@ -39,7 +39,7 @@ fn count(disk: &Disk) -> Result<()> {
         let owner = Owner { namespace, uid: None };
         batch.insert(&disk.meta, meta::usage(&owner), format::encode(&usage)?);
     }
-    batch.commit().map_err(engine("write what namespaces use"))
+    disk.commit(batch).map_err(engine("write what namespaces use"))
 }
 
 /// By what deliveries are found, which format 2 did not know.
@@ -59,9 +59,9 @@ fn index_terms(disk: &Disk) -> Result<()> {
         }
         if staged >= STEP {
             let full = std::mem::replace(&mut batch, disk.db.batch());
-            full.commit().map_err(engine("write what deliveries are found by"))?;
+            disk.commit(full).map_err(engine("write what deliveries are found by"))?;
             staged = 0;
         }
     }
-    batch.commit().map_err(engine("write what deliveries are found by"))
+    disk.commit(batch).map_err(engine("write what deliveries are found by"))
 }

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Shared;
 use super::dedup::Generations;
 use super::disk::Disk;
+use super::erasing;
 use super::group::{Group, Prepared};
 use super::line::{Kind, Line, Turn};
 use super::purge::{self, Cursor};
@@ -43,6 +44,10 @@ pub(super) enum Command {
     Redate(redate::Step, UnixMillis, Reply<()>),
     /// One step.
     Retain(Owner, UnixMillis, Position, Reply<retain::Step>),
+    /// Events to write once more; how many of the keys are done.
+    Move(Vec<fjall::UserKey>, Reply<usize>),
+    /// What was erased until it was counted so often has gone from the files.
+    Erased(u64, Reply<()>),
     Close(Reply<()>),
 }
 
@@ -60,13 +65,17 @@ impl Command {
             | Self::Purge(..)
             | Self::Redate(..)
             | Self::Retain(..)
+            | Self::Move(..)
+            | Self::Erased(..)
             | Self::Close(_) => 256,
         }
     }
 
     fn kind(&self) -> Kind {
         let small = match self {
-            Self::Purge(..) | Self::Redate(..) | Self::Retain(..) => return Kind::Step,
+            Self::Purge(..) | Self::Redate(..) | Self::Retain(..) | Self::Move(..) | Self::Erased(..) => {
+                return Kind::Step;
+            }
             Self::Close(_) => return Kind::Last,
             Self::Append(events, ..) if events.len() == 1 => SMALL_EVENT,
             _ => SMALL,
@@ -82,12 +91,13 @@ impl Command {
             | Self::Adopt(_, reply)
             | Self::Update(_, _, reply)
             | Self::Redate(_, _, reply)
+            | Self::Erased(_, reply)
             | Self::Close(reply) => {
                 answer(reply, Err(error));
             }
             Self::Redeliver(_, reply) => answer(reply, Err(error)),
             Self::Expunge(_, _, reply) => answer(reply, Err(error)),
-            Self::Replay(_, reply) => answer(reply, Err(error)),
+            Self::Replay(_, reply) | Self::Move(_, reply) => answer(reply, Err(error)),
             Self::Purge(_, _, reply) => answer(reply, Err(error)),
             Self::Retain(_, _, _, reply) => answer(reply, Err(error)),
         }
@@ -109,6 +119,10 @@ enum Waiting {
 }
 
 impl Waiting {
+    fn erased(&self) -> bool {
+        matches!(self, Self::Expunged(_, Expunged::Done { deliveries: 1.., .. }))
+    }
+
     fn answer(self, result: std::result::Result<(), Error>) {
         match self {
             Self::Appended(reply, appended, place) => {
@@ -239,6 +253,12 @@ impl Writer {
                 answer(reply, self.retain(&owner, now, position));
             }
             command @ Command::Redate(..) => self.group(vec![command]),
+            Command::Move(keys, reply) => {
+                answer(reply, self.poisoning(|it| erasing::move_some(&it.disk, &keys)));
+            }
+            Command::Erased(count, reply) => {
+                answer(reply, self.poisoning(|it| erasing::paid(&it.disk, &it.shared, count)));
+            }
             other => other.refuse(Error::Closed),
         }
     }
@@ -268,6 +288,9 @@ impl Writer {
                 shared.usage_changed();
                 shared.work.add(shared.hooks.uids(committed.woken));
                 shared.changes.add(shared.hooks.uids(changed));
+                if waiting.iter().any(Waiting::erased) {
+                    shared.debt.owe();
+                }
                 for waiting in waiting {
                     waiting.answer(Ok(()));
                 }
@@ -290,6 +313,18 @@ impl Writer {
         }
     }
 
+    /// A failed commit poisons the store.
+    fn poisoning<T>(&self, step: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        if self.shared.is_poisoned() {
+            return Err(Error::Poisoned);
+        }
+        step(self).inspect_err(|error| {
+            if matches!(error, Error::Engine { what: "commit", .. } | Error::Poisoned) {
+                self.shared.poison(error);
+            }
+        })
+    }
+
     fn purge(&mut self, webhook: WebhookUid, cursor: &Cursor) -> Result<purge::Step> {
         if self.shared.is_poisoned() {
             return Err(Error::Poisoned);
@@ -300,6 +335,7 @@ impl Writer {
                 self.shared.poison(error);
             }
         })?;
+        self.shared.debt.owe();
         self.shared.metrics.committed(began.elapsed());
         self.shared.pending_changed(step.more);
         self.shared.usage_changed();
@@ -390,7 +426,11 @@ fn stage(group: &mut Group<'_>, command: Command, waiting: &mut Vec<Waiting>) ->
             waiting.push(Waiting::Done(reply));
             group.redate(step, now)?;
         }
-        command @ (Command::Purge(..) | Command::Retain(..) | Command::Close(_)) => {
+        command @ (Command::Purge(..)
+        | Command::Retain(..)
+        | Command::Move(..)
+        | Command::Erased(..)
+        | Command::Close(_)) => {
             command.refuse(Error::Closed);
         }
     }

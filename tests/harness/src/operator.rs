@@ -276,6 +276,12 @@ impl Operator {
         self.await_ready(READY_TIMEOUT).await
     }
 
+    /// Sets a variable of the environment, from the next start on.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.pod.environment.retain(|(other, _)| other != name);
+        self.pod.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts it, and does not wait.
     pub fn spawn(&mut self) -> anyhow::Result<()> {
         std::fs::create_dir_all(self.data_dir())?;

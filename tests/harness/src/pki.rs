@@ -32,11 +32,12 @@ pub struct Authority {
 impl Authority {
     /// A new authority called `name`.
     pub fn new(name: &str) -> anyhow::Result<Self> {
-        Self::made_at(name, SystemTime::now())
+        Self::made_ahead(name, Duration::ZERO)
     }
 
-    /// One that is made now, by a clock that shows this time.
-    pub fn made_at(name: &str, now: SystemTime) -> anyhow::Result<Self> {
+    /// One that is made now, by a clock that is ahead by so much.
+    pub fn made_ahead(name: &str, by: Duration) -> anyhow::Result<Self> {
+        let now = SystemTime::now() + by;
         let mut params = CertificateParams::new(Vec::new())?;
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
