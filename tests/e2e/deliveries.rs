@@ -179,7 +179,7 @@ async fn kubectl_explains_and_announces_it() -> anyhow::Result<()> {
     for part in [
         "KIND:       Delivery",
         "errorMessage",
-        "Why it failed.",
+        "Why it failed, or what became of an answer",
         "durationMs",
         "Every attempt, oldest first",
     ] {
