@@ -21,9 +21,9 @@ export CARGO_ENCODED_RUSTFLAGS="$rust" CFLAGS="${CFLAGS:-}$c" CXXFLAGS="${CXXFLA
 
 program="$target/${triple:+$triple/}release/hookwright"
 for path in "$HOME" "$cargo_home" "$PWD" "$target"; do
-  if found=$(grep --text --only-matching --fixed-strings --max-count=3 "$path/" "$program" | head -n 3) && [[ -n $found ]]; then
+  if grep --quiet --text --fixed-strings "$path/" "$program"; then
     echo "$program has paths below $path, such as:" >&2
-    grep --text --only-matching "${path//./\\.}/[[:graph:]]\{0,120\}" "$program" | head -n 5 >&2
+    grep --text --only-matching "${path//./\\.}/[[:graph:]]\{0,120\}" "$program" 2>/dev/null | head -n 5 >&2 || true
     exit 1
   fi
 done

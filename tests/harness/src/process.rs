@@ -248,10 +248,13 @@ impl Drop for Process {
     }
 }
 
-/// The proxies of the environment are for the way out: everything here is on loopback.
+/// The proxies of the environment are for the way out: everything here is on loopback. One that the command was given
+/// stays.
 pub fn direct(command: &mut Command) -> &mut Command {
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
-        command.env_remove(name);
+        if !command.get_envs().any(|(given, value)| given == name && value.is_some()) {
+            command.env_remove(name);
+        }
     }
     command
 }
