@@ -9,11 +9,11 @@ use super::disk::{Disk, engine, place};
 use super::format::{self, References};
 use super::keys::{self, Tag, meta};
 use super::lane::LaneId;
-use super::usage;
+use super::usage::{Owner, Usages};
 use crate::model::ids::{DeliveryName, EventUid, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::store::Result;
-use crate::store::records::{Asked, Delivery, EndReason, State, Summary};
+use crate::store::records::{Asked, Delivery, EndReason, State, Summary, Usage};
 
 /// Entries of one commit.
 const STEP: usize = 1024;
@@ -75,8 +75,8 @@ pub(super) fn rebuild(old: &Disk, new: &Disk, now: UnixMillis) -> Result<Lost> {
     references(new, &lines.events)?;
     lines.summaries(new)?;
     let mut batch = Batch::new(new);
-    for (namespace, usage) in usage::recount(new)? {
-        batch.batch.insert(&new.meta, meta::usage(&namespace), format::encode(&usage)?);
+    for (owner, usage) in used(new)? {
+        batch.batch.insert(&new.meta, meta::usage(&owner), format::encode(&usage)?);
     }
     batch.batch.insert(&new.meta, meta::DEBT, b"");
     batch.commit()?;
@@ -252,6 +252,31 @@ impl Lines {
         }
         batch.commit()
     }
+}
+
+/// What namespaces use.
+fn used(new: &Disk) -> Result<HashMap<Owner, Usage>> {
+    let usages = Usages::load(new)?;
+    let mut owners = HashMap::new();
+    for entry in new.meta.prefix(meta::SUMMARIES) {
+        let (_, value) = entry.into_inner().map_err(engine("read from the store"))?;
+        let summary = format::decode::<Summary>("a Webhook's numbers", &value)?;
+        let owner = usages.owner(&summary.webhook.namespace, summary.namespace_uid);
+        owners.insert(summary.webhook.uid, owner);
+    }
+    let (mut used, mut counted) = (HashMap::<Owner, Usage>::new(), HashSet::new());
+    each(&new.log, |key| {
+        let Some(line) = line(new, &key) else { return Ok(()) };
+        let Some(owner) = owners.get(&line.webhook.uid) else { return Ok(()) };
+        let usage = used.entry(owner.clone()).or_default();
+        usage.bytes += line.weight();
+        usage.deliveries += 1;
+        if counted.insert(line.event) {
+            usage.bytes += new.event_size(line.event)?.unwrap_or(0);
+        }
+        Ok(())
+    })?;
+    Ok(used)
 }
 
 /// As if somebody had it erased: it is shown, and never sent.

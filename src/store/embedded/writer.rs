@@ -313,7 +313,6 @@ impl Writer {
         }
     }
 
-    fn purge(&mut self, webhook: WebhookUid, cursor: &Cursor) -> Result<purge::Step> {
     /// A failed commit poisons the store.
     fn poisoning<T>(&self, step: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         if self.shared.is_poisoned() {
@@ -326,7 +325,7 @@ impl Writer {
         })
     }
 
-    fn purge(&mut self, webhook: WebhookUid, cursor: &Cursor) -> Result<Option<Cursor>> {
+    fn purge(&mut self, webhook: WebhookUid, cursor: &Cursor) -> Result<purge::Step> {
         if self.shared.is_poisoned() {
             return Err(Error::Poisoned);
         }
@@ -427,7 +426,6 @@ fn stage(group: &mut Group<'_>, command: Command, waiting: &mut Vec<Waiting>) ->
             waiting.push(Waiting::Done(reply));
             group.redate(step, now)?;
         }
-        command @ (Command::Purge(..) | Command::Retain(..) | Command::Close(_)) => {
         command @ (Command::Purge(..)
         | Command::Retain(..)
         | Command::Move(..)
