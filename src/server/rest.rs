@@ -19,8 +19,9 @@ use tokio::time::{Instant, timeout_at};
 
 /// What remains is taken in until this long after the request began: as long as a body that is wanted may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
-/// A client that sends nothing for so long is not about to: it has its answer then.
-const PAUSE: Duration = Duration::from_secs(1);
+/// A client that has sent nothing for so long is not about to: it has its answer then. One that has begun may pause for
+/// longer, as those do that send slowly on purpose.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// What is still to come once the answer is out is taken in for so long.
 pub(super) const AFTERWARDS: Duration = Duration::from_secs(5);
 /// So much of one body is taken in, in bytes.
@@ -32,6 +33,8 @@ pub struct RequestBody {
     body: Incoming,
     /// It has been read to its end, or cannot be read any more.
     over: bool,
+    /// Something of it has come.
+    began: bool,
     /// The client sends nothing before it is told to go on, and has not been told.
     waits: bool,
     left: usize,
@@ -40,7 +43,7 @@ pub struct RequestBody {
 impl RequestBody {
     pub(super) fn new(body: Incoming, parts: &Parts) -> Self {
         let waits = parts.version == Version::HTTP_11 && expects(&parts.headers);
-        Self { body, over: false, waits, left: MOST }
+        Self { body, over: false, began: false, waits, left: MOST }
     }
 
     /// Whether nothing of it is to come.
@@ -51,8 +54,8 @@ impl RequestBody {
     /// Takes in what remains, as long as it keeps coming, at most until then.
     pub(super) async fn take_in(&mut self, until: Instant) {
         while !self.is_over() && !self.waits && self.left > 0 {
-            let pause = until.min(Instant::now() + PAUSE);
-            match timeout_at(pause, self.frame()).await {
+            let pause = if self.began { PAUSES.1 } else { PAUSES.0 };
+            match timeout_at(until.min(Instant::now() + pause), self.frame()).await {
                 Ok(Some(Ok(frame))) => {
                     let length = frame.data_ref().map_or(0, Bytes::len);
                     self.left = self.left.saturating_sub(length);
@@ -86,8 +89,10 @@ impl Body for RequestBody {
         // By reading, the parser says that the client is to go on.
         self.waits = false;
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if let Poll::Ready(None | Some(Err(_))) = &polled {
-            self.over = true;
+        match &polled {
+            Poll::Ready(Some(Ok(_))) => self.began = true,
+            Poll::Ready(None | Some(Err(_))) => self.over = true,
+            Poll::Pending => {}
         }
         polled
     }

@@ -139,6 +139,7 @@ async fn curl_reads_an_early_answer_to_much_to_slow_and_to_endless_bodies() {
                 "413",
             ),
             ("slow", 300_000, vec!["--limit-rate", "100K"], "401"),
+            ("slow and in bursts", 100_000, vec!["--limit-rate", "30K"], "401"),
             ("who waits to be told", 3_000_000, vec!["-H", GOOD, "-H", "Expect: 100-continue"], "413"),
         ] {
             let options: Vec<_> = options.into_iter().chain([version]).collect();
