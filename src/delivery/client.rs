@@ -151,6 +151,7 @@ impl Heard {
             body_length: body.len() as u64,
             error: error.map(|error| keep(error.as_bytes(), false, KEPT_SHORT)),
             asked_by: None,
+            probe: false,
         }
     }
 }

@@ -7,7 +7,6 @@ use tokio::sync::Notify;
 
 use super::limits::Permit;
 use super::schedule::Ended;
-use crate::model::ids::DeliveryName;
 
 /// Something that a worker has to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +17,8 @@ pub(super) enum Happening {
     Arrived {
         /// Size of its event.
         bytes: usize,
+        /// The round that it belongs to.
+        round: u64,
     },
     /// The outcome is in the store, or never will be. Frees the slot of an attempt that did not arrive: its
     /// failure may change what may be sent next.
@@ -27,14 +28,14 @@ pub(super) enum Happening {
 /// The end of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Record {
-    /// Of which delivery.
-    pub(super) name: DeliveryName,
     /// How it ended.
     pub(super) ended: Ended,
     /// Its slot was freed before.
     pub(super) had_arrived: bool,
     /// Size of its event.
     pub(super) bytes: usize,
+    /// The round of attempts that it belongs to.
+    pub(super) round: u64,
     /// The second since the engine started in which its claim ends, and it with it.
     pub(super) ends_by: u64,
 }
@@ -92,14 +93,8 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn new(
-        inbox: Arc<Inbox>,
-        name: DeliveryName,
-        bytes: usize,
-        ends_by: u64,
-        permit: Permit,
-    ) -> Self {
-        let record = Record { name, ended: Ended::Unknown, had_arrived: false, bytes, ends_by };
+    pub(super) fn new(inbox: Arc<Inbox>, round: u64, bytes: usize, ends_by: u64, permit: Permit) -> Self {
+        let record = Record { ended: Ended::Unknown, had_arrived: false, bytes, round, ends_by };
         Self { inbox, record, permit: Some(permit) }
     }
 
@@ -107,7 +102,7 @@ impl Slot {
     pub(super) fn arrived(&mut self) {
         self.permit = None;
         if !std::mem::replace(&mut self.record.had_arrived, true) {
-            self.inbox.push(Happening::Arrived { bytes: self.record.bytes });
+            self.inbox.push(Happening::Arrived { bytes: self.record.bytes, round: self.record.round });
         }
     }
 
@@ -129,22 +124,18 @@ mod tests {
     use super::*;
     use crate::delivery::limits::Ceiling;
 
-    fn name() -> DeliveryName {
-        DeliveryName::from_bytes([7; 16])
-    }
-
     #[test]
     fn a_slot_tells_once_how_it_ended_also_in_a_panic() {
         let recorded = |ended, had_arrived| {
-            Happening::Recorded(Record { name: name(), ended, had_arrived, bytes: 9, ends_by: 3 })
+            Happening::Recorded(Record { ended, had_arrived, bytes: 9, round: 2, ends_by: 3 })
         };
         let inbox = Arc::new(Inbox::default());
         let permit = || Ceiling::new(9, 9).reserve(1, 0).unwrap().start(9);
-        let slot = || Slot::new(Arc::clone(&inbox), name(), 9, 3, permit());
+        let slot = || Slot::new(Arc::clone(&inbox), 2, 9, 3, permit());
         let mut whole = slot();
         whole.arrived();
         whole.recorded(Ended::Success);
-        assert_eq!(inbox.take(), [Happening::Arrived { bytes: 9 }, recorded(Ended::Success, true)]);
+        assert_eq!(inbox.take(), [Happening::Arrived { bytes: 9, round: 2 }, recorded(Ended::Success, true)]);
         drop(slot());
         assert_eq!(inbox.take(), [recorded(Ended::Unknown, false)]);
         let mut half = slot();
@@ -154,7 +145,7 @@ mod tests {
             panic!("in an attempt");
         }));
         assert!(panicked.is_err());
-        assert_eq!(inbox.take(), [Happening::Arrived { bytes: 9 }, recorded(Ended::Unknown, true)]);
+        assert_eq!(inbox.take(), [Happening::Arrived { bytes: 9, round: 2 }, recorded(Ended::Unknown, true)]);
     }
 
     #[tokio::test]

@@ -5,6 +5,9 @@ pub mod client;
 #[cfg(test)]
 mod client_tests;
 mod clients;
+mod congestion;
+#[cfg(test)]
+mod congestion_tests;
 mod connection;
 pub mod egress;
 #[cfg(test)]
@@ -30,6 +33,8 @@ mod patrol;
 #[cfg(test)]
 mod patrol_tests;
 mod quiet;
+#[cfg(test)]
+mod receivers_tests;
 mod request;
 mod retry_after;
 mod schedule;

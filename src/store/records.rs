@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::event::Attributes;
 use crate::model::ids::{DeliveryName, EventUid, Namespace, ReplayId, WebhookRef, WebhookUid};
 use crate::model::time::UnixMillis;
+use crate::model::trouble::{Failing, Failure, LastFailure, Trouble};
 
 /// First 16 bytes of the SHA-256 of namespace, `source` and `id` (each with its length): what makes two
 /// publications the same.
@@ -63,6 +64,12 @@ pub struct Event {
     /// The data, byte for byte.
     pub data: Bytes,
 }
+
+/// Attempts of one delivery that are kept; beyond, the oldest go.
+const ATTEMPTS_KEPT: usize = 50;
+
+/// Probes among them.
+const PROBES_KEPT: usize = 8;
 
 /// The states that are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -149,6 +156,9 @@ pub struct Attempt {
     /// Who asked for it, when it was made outside the retry budget. The store fills it in.
     #[serde(rename = "k", default, skip_serializing_if = "Option::is_none")]
     pub asked_by: Option<Arc<str>>,
+    /// Made before the delivery's own time, to see whether the endpoint is well again: not one of its retries.
+    #[serde(rename = "p", default, skip_serializing_if = "std::ops::Not::not")]
+    pub probe: bool,
 }
 
 /// That somebody asked for something.
@@ -256,9 +266,29 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// Attempts after the first.
+    /// Attempts after the first, without probes.
     pub fn retry_count(&self) -> usize {
-        self.attempts.len().saturating_sub(1)
+        self.attempts_made().saturating_sub(1)
+    }
+
+    /// Attempts without probes.
+    pub fn attempts_made(&self) -> usize {
+        self.attempts.iter().filter(|attempt| !attempt.probe).count()
+    }
+
+    /// Takes up an attempt. Of probes the last few are kept, since an outage may take many; of all, the newest.
+    pub fn attempted(&mut self, attempt: Attempt) {
+        let is_probe = |attempt: &Attempt| attempt.probe;
+        if attempt.probe
+            && self.attempts.iter().filter(|attempt| attempt.probe).count() >= PROBES_KEPT
+            && let Some(oldest) = self.attempts.iter().position(is_probe)
+        {
+            self.attempts.remove(oldest);
+        }
+        if self.attempts.len() >= ATTEMPTS_KEPT {
+            self.attempts.drain(..=self.attempts.len() - ATTEMPTS_KEPT);
+        }
+        self.attempts.push(attempt);
     }
 
     /// Whether it has arrived, as far as the attempts that are kept tell.
@@ -331,6 +361,8 @@ pub struct Outcome {
     pub next: Next,
     /// Set when this attempt disables the Webhook: 410, or it has failed for too long.
     pub disable: Option<Disabled>,
+    /// Of a failed attempt: what it says of the endpoint.
+    pub failing: Option<Failing>,
     /// When this became known.
     pub at: UnixMillis,
 }
@@ -481,6 +513,12 @@ pub struct Summary {
     /// Whether and since when it is disabled.
     #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
     pub disabled: Option<Disabled>,
+    /// Failures of the endpoint since its last success, and whether attempts are spaced.
+    #[serde(rename = "tr", default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<Box<Trouble>>,
+    /// The last failed attempt since the last success.
+    #[serde(rename = "lf", default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<Box<LastFailure>>,
 }
 
 impl Summary {
@@ -499,6 +537,8 @@ impl Summary {
             last_success: None,
             test_sent: false,
             disabled: None,
+            trouble: None,
+            last_failure: None,
         }
     }
 
@@ -521,16 +561,20 @@ impl Summary {
                 self.failed_since_success = false;
                 self.failing_since = None;
                 self.last_success = self.last_success.max(at);
+                self.last_failure = None;
+                if let (Some(trouble), Some(at)) = (self.trouble.take(), at) {
+                    self.trouble = trouble.after_success(at, outcome.at).map(Box::new);
+                }
                 true
             }
             Next::Retry(_) => {
-                self.attempt_failed(at);
+                self.attempt_failed(outcome);
                 false
             }
             Next::Failed(_) => {
                 self.failure_count += fails;
                 self.failed_since_success |= at.is_some();
-                self.attempt_failed(at);
+                self.attempt_failed(outcome);
                 true
             }
         };
@@ -561,10 +605,29 @@ impl Summary {
         Self { pending: 0, pending_bytes: 0, ..self.clone() }
     }
 
-    fn attempt_failed(&mut self, at: Option<UnixMillis>) {
-        if let Some(at) = at {
-            self.consecutive_failures += 1;
-            self.failing_since = self.failing_since.or(Some(at));
-        }
+    /// Takes into account that the Webhook is enabled again: what was wrong with it says nothing any more.
+    pub fn enabled(&mut self) {
+        self.disabled = None;
+        self.failed_since_success |= self.consecutive_failures > 0;
+        self.consecutive_failures = 0;
+        self.failing_since = None;
+        self.trouble = None;
+    }
+
+    fn attempt_failed(&mut self, outcome: &Outcome) {
+        let Some(attempt) = &outcome.attempt else { return };
+        self.consecutive_failures += 1;
+        self.failing_since = self.failing_since.or(Some(attempt.at));
+        let Some(says) = &outcome.failing else { return };
+        self.last_failure = Some(Box::new(LastFailure { kind: says.kind, error: attempt.error.clone() }));
+        let failure = Failure {
+            name: outcome.name,
+            began: attempt.at,
+            ended: outcome.at,
+            last_success: self.last_success,
+            says,
+        };
+        self.trouble =
+            Trouble::after_failure(self.trouble.take().map(|trouble| *trouble), &failure).map(Box::new);
     }
 }

@@ -25,9 +25,6 @@ use crate::store::records::{
 };
 use crate::store::{Appended, Change, Error, Result};
 
-/// Attempts that are kept of one delivery; beyond, the oldest are dropped.
-const ATTEMPTS_KEPT: usize = 50;
-
 /// An event that the caller's thread has encoded.
 #[derive(Debug)]
 pub(super) struct Prepared {
@@ -384,12 +381,7 @@ impl<'a> Group<'a> {
     pub(super) fn update(&mut self, webhook: WebhookUid, change: Change) {
         let Some(summary) = self.summary(webhook) else { return };
         match change {
-            Change::Enable => {
-                summary.disabled = None;
-                summary.failed_since_success |= summary.consecutive_failures > 0;
-                summary.consecutive_failures = 0;
-                summary.failing_since = None;
-            }
+            Change::Enable => summary.enabled(),
             Change::Disable(disabled) => summary.disabled = Some(disabled),
         }
         self.woken.insert(webhook);
@@ -445,10 +437,7 @@ impl Committed {
 pub(super) fn settled(mut delivery: Delivery, outcome: Outcome) -> Delivery {
     let asked_by = delivery.redelivery.take().map(|waiting| waiting.asked.by);
     if let Some(attempt) = outcome.attempt {
-        if delivery.attempts.len() >= ATTEMPTS_KEPT {
-            delivery.attempts.drain(..=delivery.attempts.len() - ATTEMPTS_KEPT);
-        }
-        delivery.attempts.push(Attempt { asked_by, ..attempt });
+        delivery.attempted(Attempt { asked_by, ..attempt });
     }
     (delivery.state, delivery.due, delivery.reason) = match outcome.next {
         Next::Success => (State::Success, None, None),

@@ -218,6 +218,7 @@ fn interrupt_tests(
             attempt: None,
             next: Next::Failed(EndReason::Interrupted),
             disable: None,
+            failing: None,
             at: UnixMillis::default(),
         });
     }
