@@ -78,6 +78,7 @@ fn delivered(webhook: &WebhookRef, name: DeliveryName) -> Outcome {
         error: None,
         asked_by: None,
         probe: false,
+        retry_after: None,
     };
     Outcome {
         name,

@@ -104,6 +104,7 @@ pub(crate) fn attempt(at: UnixMillis) -> Attempt {
         error: None,
         asked_by: None,
         probe: false,
+        retry_after: None,
     }
 }
 

@@ -89,6 +89,7 @@ async fn send(shared: &Shared, task: &Task) -> Sent {
             body_length: 0,
             error: Some("Hookwright failed in this attempt; its log says where".to_owned()),
             asked_by: None, probe: false,
+retry_after: None,
         };
         Sent { attempt, verdict: Verdict::Retry { after: None } }
     })

@@ -152,6 +152,7 @@ impl Heard {
             error: error.map(|error| keep(error.as_bytes(), false, KEPT_SHORT)),
             asked_by: None,
             probe: false,
+            retry_after: None,
         }
     }
 }

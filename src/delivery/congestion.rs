@@ -14,8 +14,11 @@ use std::time::Duration;
 
 use crate::model::time::UnixMillis;
 
-/// Attempts that a judgement needs, at least and at most.
+/// Attempts that a judgement needs: if all of them fail, and otherwise.
 const SAMPLE: (u64, u64) = (8, 16);
+
+/// A cut has not helped if about as many fail after it as before; so many failures are needed to tell.
+const TELLING: u64 = 5;
 
 /// A window that did harm is tried again after so long, longer each time that it does, up to this.
 const HOLD: (Duration, Duration) = (Duration::from_secs(10), Duration::from_mins(2));
@@ -44,16 +47,22 @@ impl Share {
         self.of += 1;
     }
 
-    /// Nearly everything: seven of eight.
-    fn is_nearly_all(self) -> bool {
-        self.of > 0 && 8 * self.failed >= 7 * self.of
+    /// Whether there are enough of them to tell.
+    fn is_enough(self) -> bool {
+        let (all, some) = SAMPLE;
+        self.of >= if self.failed == self.of { all } else { some }
     }
 
-    /// More than chance makes of what is usual: three standard deviations, and one.
+    /// Nearly everything: seven of eight.
+    fn is_nearly_all(self) -> bool {
+        self.is_enough() && 8 * self.failed >= 7 * self.of
+    }
+
+    /// More than chance makes of what is usual: three standard deviations, and two.
     fn exceeds(self, usual: Self) -> bool {
         let [failed, of, usual_failed, usual_of] =
             [self.failed, self.of, usual.failed, usual.of.max(1)].map(u128::from);
-        let expected = of * usual_failed + usual_of;
+        let expected = of * usual_failed + 2 * usual_of;
         let Some(more) = (failed * usual_of).checked_sub(expected) else { return false };
         more > 0 && more * more > 9 * of * usual_failed * usual_of.saturating_sub(usual_failed)
     }
@@ -69,7 +78,7 @@ impl Share {
 
     /// What it counts for when there is something newer.
     fn aged(self) -> Self {
-        Self { failed: self.failed / 2, of: self.of / 2 }
+        Self { failed: self.failed * 7 / 8, of: self.of * 7 / 8 }
     }
 }
 
@@ -96,6 +105,8 @@ pub(super) struct Window {
     /// What fails whatever the load.
     usual: Share,
     trial: Option<Trial>,
+    /// Nearly all of the last round failed.
+    was_down: bool,
     /// Counts rounds. Attempts of rounds before `cut` have been punished.
     round: u64,
     cut: u64,
@@ -153,59 +164,59 @@ impl Window {
     }
 
     fn does_harm(&self, most: usize) -> bool {
-        let (few, many) = SAMPLE;
-        let size = u64::try_from(self.size(most)).unwrap_or(many);
-        let is_down = self.seen.of >= size.clamp(few, many) && self.seen.is_nearly_all();
-        size > 1 && (is_down || self.seen.of >= few && self.seen.exceeds(self.usual))
+        let (few, _) = SAMPLE;
+        let is_unusual = self.trial.is_none() && self.seen.of >= few && self.seen.exceeds(self.usual);
+        self.size(most) > 1 && (is_unusual || self.seen.is_nearly_all())
     }
 
     fn shrink(&mut self, in_flight: usize, most: usize, now: UnixMillis) {
         let size = self.size(most).min(self.peak.max(1));
         let is_down = self.seen.is_nearly_all();
-        let smaller = if is_down {
-            size / 4
-        } else if self.good < size {
-            self.good.max(size / 2)
-        } else {
-            size / 2
-        };
-        self.trial = (!is_down).then_some(Trial { before: self.limit, failed: self.seen });
-        self.limit = Some(smaller.max(1));
-        self.bad = Some((size, now));
         self.again = if size <= self.good + 1 { self.again.saturating_add(1) } else { 0 };
-        if self.good >= size {
-            self.good = 0;
+        self.bad = Some((size, now));
+        self.good = if self.good < size { self.good } else { 0 };
+        self.trial = (!is_down).then(|| Trial { before: self.limit, failed: self.seen.and(self.usual) });
+        self.limit = Some(if is_down { size / 4 } else { self.good.max(size / 2) }.max(1));
+        if is_down {
+            self.is_down();
         }
         self.step = 1;
         self.next_round(in_flight);
         self.cut = self.round;
     }
 
+    /// Nearly all of a round has failed. A second one says that it has nothing to do with the size: the endpoint is
+    /// down, and what it takes is to be found out when it is up.
+    fn is_down(&mut self) {
+        if std::mem::replace(&mut self.was_down, true) {
+            (self.good, self.bad, self.again) = (0, None, 0);
+        }
+    }
+
     /// Whether the round tells something: without any failure its end does.
     fn is_enough(&self, most: usize) -> bool {
-        let (few, many) = SAMPLE;
+        let Some(Trial { failed, .. }) = self.trial else {
+            return self.seen.is_enough() || self.seen.failed == 0 && self.seen.of > 0;
+        };
         let size = u64::try_from(self.size(most)).unwrap_or(u64::MAX);
-        match (&self.trial, self.seen.failed) {
-            (Some(_), _) => self.seen.of >= size.max(many),
-            (None, 0) => self.seen.of > 0,
-            (None, _) => self.seen.of >= few,
-        }
+        self.seen.is_enough() && self.seen.of >= size.max(TELLING * failed.of / failed.failed.max(1))
     }
 
     fn judge(&mut self, most: usize, now: UnixMillis) {
         if let Some(Trial { before, failed }) = self.trial.take() {
+            self.usual = self.seen.and(failed.aged());
+            self.was_down = false;
             if self.seen.is_half_of(failed) {
-                self.usual = self.seen.and(failed);
                 (self.limit, self.bad) = (before, None);
             } else {
-                self.usual = self.seen;
                 self.good = self.size(most);
             }
             return;
         }
         if self.seen.is_nearly_all() {
-            return;
+            return self.is_down();
         }
+        self.was_down = false;
         self.usual = self.seen.and(self.usual.aged());
         let Some(limit) = self.limit.filter(|limit| self.peak >= *limit) else { return };
         self.good = self.good.max(limit);
@@ -215,7 +226,7 @@ impl Window {
     fn grow(&mut self, limit: usize, most: usize, now: UnixMillis) {
         let larger = match self.bad {
             Some((bad, _)) if limit + 1 < bad => limit.saturating_add(self.step).min(limit.midpoint(bad)),
-            Some((_, since)) if since <= now && now.since(since) < self.hold() => limit,
+            Some((_, since)) if since <= now && now.since(since) < self.hold() => return,
             Some(_) => {
                 (self.bad, self.step) = (None, 1);
                 limit + 1

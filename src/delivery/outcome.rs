@@ -60,8 +60,11 @@ pub(super) fn conclude(made: Made<'_>) -> (Outcome, Ended) {
         (Next::Success, _) | (_, None) => Ended::Success,
     };
     let disable = made.disable();
-    let Made { name, webhook, mut attempt, own_time, now, .. } = made;
+    let Made { name, webhook, retry, mut attempt, verdict, own_time, now, .. } = made;
     attempt.probe = own_time.is_some();
+    if let Verdict::Retry { after } = verdict {
+        attempt.retry_after = after.map(|after| after.min(retry.max));
+    }
     (Outcome { name, webhook, attempt: Some(attempt), next, disable, failing, at: now }, ended)
 }
 
@@ -149,6 +152,7 @@ mod tests {
             error: None,
             asked_by: None,
             probe: false,
+            retry_after: None,
         };
         Made {
             name: DeliveryName::from_bytes([(2_u8).wrapping_mul(157); 16]),

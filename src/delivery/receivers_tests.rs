@@ -382,7 +382,8 @@ async fn ten_minutes_of_poison_chance_and_outages_cost_no_good_event() {
     world.pass(3 * MINUTE).await;
     let all = get(&world, &names);
     let good: Vec<_> = all.into_iter().filter(|delivery| !poison(delivery.name)).collect();
-    assert_eq!(arrived(&good), good.len());
+    let left: Vec<_> = good.iter().filter(|delivery| delivery.state != State::Success).collect();
+    assert!(left.is_empty(), "{} of {}, such as {:?}", left.len(), good.len(), left[0]);
     let longest = good.iter().filter_map(waited).max().unwrap();
     assert!(longest <= 2 * MINUTE, "an outage and a minute: {longest:?}");
 }

@@ -131,7 +131,7 @@ impl Worker {
         let summary = self.shared.store.summary(self.webhook);
         let hold = hold(&route, summary.as_deref());
         let trouble = trouble(&route, summary.as_deref()).map(|trouble| Trouble {
-            since: trouble.since,
+            since: trouble.ill_since,
             is_grave: trouble.is_grave(),
             next: trouble.spaced.as_ref().map_or_else(UnixMillis::default, |spaced| self.next_look(spaced)),
         });

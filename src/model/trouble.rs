@@ -152,7 +152,10 @@ pub struct Trouble {
     pub generation: i64,
     /// When the first of them began.
     #[serde(rename = "s")]
-    pub since: UnixMillis,
+    since: UnixMillis,
+    /// Since when the endpoint has not been well, a few successes aside.
+    #[serde(rename = "l")]
+    pub ill_since: UnixMillis,
     /// How many.
     #[serde(rename = "n")]
     pub failures: u32,
@@ -225,6 +228,7 @@ impl Trouble {
         Self {
             generation,
             since,
+            ill_since: since,
             failures: 0,
             window: 1,
             deliveries: Vec::new(),
@@ -244,6 +248,7 @@ impl Trouble {
     fn failed(mut self, failure: &Failure<'_>) -> Self {
         let Failure { name, began, ended, says, .. } = *failure;
         self.since = if self.failures == 0 { began } else { self.since.min(began) };
+        self.ill_since = self.ill_since.min(began);
         self.failures = self.failures.saturating_add(1);
         self.window = says.window;
         if self.deliveries.len() < DELIVERIES && !self.deliveries.contains(&name) {

@@ -158,12 +158,14 @@ pub enum Order {
         first: Tried,
     },
     /// The same, and before its time one that was attempted, when none of these is due: the one whose last attempt
-    /// is longest ago, of those that memory holds. What somebody asked for is never claimed before its time.
+    /// is longest ago, of those that memory holds. Neither what somebody asked for is claimed before its time, nor
+    /// that whose receiver asked for more time.
     Look {
         /// The first of them.
         first: Tried,
     },
-    /// Before their time, those that memory holds whose last attempt was between these times, longest ago first.
+    /// Before their time, those that memory holds whose last attempt was between these times, longest ago first,
+    /// without those that a look leaves out.
     Early {
         /// At or after.
         from: UnixMillis,

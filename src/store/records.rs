@@ -159,6 +159,16 @@ pub struct Attempt {
     /// Made before the delivery's own time, to see whether the endpoint is well again: not one of its retries.
     #[serde(rename = "p", default, skip_serializing_if = "std::ops::Not::not")]
     pub probe: bool,
+    /// For how long the receiver asked to be left alone.
+    #[serde(rename = "f", default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<Duration>,
+}
+
+impl Attempt {
+    /// Whether its delivery may be attempted before its own time, as far as the receiver's wish goes.
+    pub fn allows_another_at(&self, now: UnixMillis) -> bool {
+        self.retry_after.is_none_or(|asked| self.at + self.duration + asked <= now)
+    }
 }
 
 /// That somebody asked for something.

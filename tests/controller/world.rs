@@ -89,6 +89,7 @@ pub(crate) fn attempt(code: u16) -> Attempt {
         error: (!(200..300).contains(&code)).then(|| format!("answered {code}")),
         asked_by: None,
         probe: false,
+        retry_after: None,
     }
 }
 

@@ -68,6 +68,7 @@ async fn night(store: &Embedded, webhook: &WebhookRef) -> anyhow::Result<Vec<Del
             error: None,
             asked_by: None,
             probe: false,
+            retry_after: None,
         };
         let next = if arrives { Next::Success } else { Next::Failed(EndReason::RetriesExhausted) };
         Outcome {

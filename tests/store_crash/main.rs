@@ -158,6 +158,7 @@ fn outcome(now: UnixMillis, webhook: WebhookUid, name: DeliveryName, next: Next)
         error: None,
         asked_by: None,
         probe: false,
+        retry_after: None,
     };
     Outcome { name, webhook, attempt: Some(attempt), next, disable: None, failing: None, at: now }
 }

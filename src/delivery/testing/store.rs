@@ -164,7 +164,8 @@ impl Rows {
         let early = |from, to| {
             let last = |(_, name): &&Place| {
                 let delivery = &self.by_name[name].delivery;
-                delivery.redelivery.is_none().then(|| delivery.attempts.last().unwrap().at)
+                let last = delivery.attempts.last().unwrap();
+                (delivery.redelivery.is_none() && last.allows_another_at(request.now)).then_some(last.at)
             };
             let known = queue.retry.iter().take(128);
             let open = known.filter(|place| last(place).is_some_and(|at| at >= from && at < to));

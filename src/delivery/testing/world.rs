@@ -72,8 +72,6 @@ pub(crate) struct Try {
     pub(crate) again: usize,
     /// Since the start.
     pub(crate) at: Duration,
-    /// How many are under way, this one counted.
-    pub(crate) under_way: usize,
 }
 
 impl Try {
@@ -119,17 +117,17 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    fn enter(&self, webhook: &str) -> (Leave<'_>, usize) {
+    fn enter(&self, webhook: &str) -> Leave<'_> {
         let mut all = self.under_way.lock().unwrap();
         let one = all.entry(webhook.to_owned()).or_default();
         one.now += 1;
         one.peak = one.peak.max(one.now);
-        (Leave(self, webhook.to_owned()), one.now)
+        Leave(self, webhook.to_owned())
     }
 
     async fn attempt(&self, job: Job) -> Sent {
         let webhook = job.webhook.name.to_string();
-        let (_leave, under_way) = self.enter(&webhook);
+        let _leave = self.enter(&webhook);
         let (at, began) = (self.clock.now(), tokio::time::Instant::now());
         let host = job.endpoint.target.url().host_str().unwrap().to_owned();
         let attempt = {
@@ -137,7 +135,7 @@ impl Script {
             log.seen.push(Seen { at, name: job.name, host: host.clone() });
             let (count, again) =
                 (count(&mut log.by_host, host.clone()), count(&mut log.by_delivery, job.name));
-            Try { count, name: job.name, again, at, under_way }
+            Try { count, name: job.name, again, at }
         };
         let behaviour = self.does.lock().unwrap().get(&host).cloned();
         let does = behaviour.map_or(Does::Status(200), |does| does(&attempt));
@@ -172,6 +170,7 @@ impl Script {
             error: None,
             asked_by: None,
             probe: false,
+            retry_after: None,
         };
         Sent { attempt, verdict: judge(&answer) }
     }

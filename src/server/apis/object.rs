@@ -255,6 +255,7 @@ pub(super) mod tests {
             error: Some(error.to_owned()),
             asked_by: None,
             probe: false,
+            retry_after: None,
         };
         delivery.state = State::Failed;
         delivery.reason = Some(EndReason::RetriesExhausted);

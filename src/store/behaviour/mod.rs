@@ -155,6 +155,7 @@ impl<'a> World<'a> {
             error: None,
             asked_by: None,
             probe: false,
+            retry_after: None,
         };
         Outcome {
             name,

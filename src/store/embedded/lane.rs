@@ -237,11 +237,11 @@ impl Lane {
     }
 
     /// In memory, the one whose last attempt is longest ago, of those with one between these times. None that
-    /// somebody asked for: it makes one attempt only.
-    pub(super) fn early(&self, from: UnixMillis, to: UnixMillis) -> Option<Slot> {
+    /// somebody asked for: it makes one attempt only. None whose receiver asks for more time.
+    pub(super) fn early(&self, from: UnixMillis, to: UnixMillis, now: UnixMillis) -> Option<Slot> {
         let last = |loaded: &Loaded| {
             let last = loaded.delivery.attempts.last().filter(|_| loaded.delivery.redelivery.is_none())?;
-            (last.at >= from && last.at < to).then_some(last.at)
+            (last.at >= from && last.at < to && last.allows_another_at(now)).then_some(last.at)
         };
         let candidates = self.window.iter().filter_map(|(slot, loaded)| Some((last(loaded)?, *slot)));
         candidates.min().map(|(_, slot)| slot)

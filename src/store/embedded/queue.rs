@@ -197,7 +197,7 @@ impl Queue {
     fn next(&self, now: UnixMillis, order: Order) -> Option<(LaneId, Slot)> {
         let fresh = || self.fresh.first_due(now).map(|slot| (LaneId::Fresh, slot));
         let retry = || self.retry.first_due(now).map(|slot| (LaneId::Retry, slot));
-        let early = |from, to| self.retry.early(from, to).map(|slot| (LaneId::Retry, slot));
+        let early = |from, to| self.retry.early(from, to, now).map(|slot| (LaneId::Retry, slot));
         match order {
             Order::LongestDue => match (fresh(), retry()) {
                 (Some(fresh), Some(retry)) if fresh.1 <= retry.1 => Some(fresh),

@@ -49,6 +49,7 @@ fn loaded(name: DeliveryName) -> Arc<Loaded> {
         error: None,
         asked_by: None,
         probe: false,
+        retry_after: None,
     };
     let delivery = Delivery {
         name,
