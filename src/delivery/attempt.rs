@@ -34,6 +34,8 @@ pub(super) struct Task {
     pub(super) is_look: bool,
     /// Set when it is made before its time: when that is.
     pub(super) own_time: Option<UnixMillis>,
+    /// A first attempt, where those are bound to fail.
+    pub(super) is_usual: bool,
     /// How many attempts may be under way.
     pub(super) window: usize,
     /// Until when the claim holds.
@@ -96,7 +98,7 @@ retry_after: None,
 }
 
 fn judge(shared: &Shared, task: &Task, sent: Sent) -> (Outcome, Ended) {
-    let Task { claimed, route, endpoint, is_look, own_time, window, .. } = task;
+    let Task { claimed, route, endpoint, is_look, own_time, is_usual, window, .. } = task;
     let Sent { attempt, verdict } = sent;
     shared.metrics.attempts.get_or_create(&Attempted { verdict: verdict.as_str() }).inc();
     shared.metrics.attempt_duration.observe(attempt.duration.as_secs_f64());
@@ -114,6 +116,7 @@ fn judge(shared: &Shared, task: &Task, sent: Sent) -> (Outcome, Ended) {
         own_time: *own_time,
         is_redelivery: claimed.delivery.redelivery.is_some(),
         is_look: *is_look,
+        is_usual: *is_usual,
         window: *window,
         attempt,
         verdict,

@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 
 use super::limits::Permit;
 use super::schedule::Ended;
+use crate::store::Tried;
 
 /// Something that a worker has to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,12 +18,21 @@ pub(super) enum Happening {
     Arrived {
         /// Size of its event.
         bytes: usize,
-        /// The round that it belongs to.
-        round: u64,
+        /// Which it was.
+        ticket: Ticket,
     },
     /// The outcome is in the store, or never will be. Frees the slot of an attempt that did not arrive: its
     /// failure may change what may be sent next.
     Recorded(Record),
+}
+
+/// What the schedule has to know again when an attempt ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ticket {
+    /// The round of attempts that it belongs to.
+    pub(super) round: u64,
+    /// Whether its delivery had been attempted before.
+    pub(super) tried: Tried,
 }
 
 /// The end of an attempt.
@@ -34,8 +44,8 @@ pub(super) struct Record {
     pub(super) had_arrived: bool,
     /// Size of its event.
     pub(super) bytes: usize,
-    /// The round of attempts that it belongs to.
-    pub(super) round: u64,
+    /// Which it was.
+    pub(super) ticket: Ticket,
     /// The second since the engine started in which its claim ends, and it with it.
     pub(super) ends_by: u64,
 }
@@ -93,8 +103,8 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn new(inbox: Arc<Inbox>, round: u64, bytes: usize, ends_by: u64, permit: Permit) -> Self {
-        let record = Record { ended: Ended::Unknown, had_arrived: false, bytes, round, ends_by };
+    pub(super) fn new(inbox: Arc<Inbox>, ticket: Ticket, bytes: usize, ends_by: u64, permit: Permit) -> Self {
+        let record = Record { ended: Ended::Unknown, had_arrived: false, bytes, ticket, ends_by };
         Self { inbox, record, permit: Some(permit) }
     }
 
@@ -102,7 +112,7 @@ impl Slot {
     pub(super) fn arrived(&mut self) {
         self.permit = None;
         if !std::mem::replace(&mut self.record.had_arrived, true) {
-            self.inbox.push(Happening::Arrived { bytes: self.record.bytes, round: self.record.round });
+            self.inbox.push(Happening::Arrived { bytes: self.record.bytes, ticket: self.record.ticket });
         }
     }
 
@@ -124,18 +134,23 @@ mod tests {
     use super::*;
     use crate::delivery::limits::Ceiling;
 
+    const TICKET: Ticket = Ticket { round: 2, tried: Tried::Never };
+
     #[test]
     fn a_slot_tells_once_how_it_ended_also_in_a_panic() {
         let recorded = |ended, had_arrived| {
-            Happening::Recorded(Record { ended, had_arrived, bytes: 9, round: 2, ends_by: 3 })
+            Happening::Recorded(Record { ended, had_arrived, bytes: 9, ticket: TICKET, ends_by: 3 })
         };
         let inbox = Arc::new(Inbox::default());
         let permit = || Ceiling::new(9, 9).reserve(1, 0).unwrap().start(9);
-        let slot = || Slot::new(Arc::clone(&inbox), 2, 9, 3, permit());
+        let slot = || Slot::new(Arc::clone(&inbox), TICKET, 9, 3, permit());
         let mut whole = slot();
         whole.arrived();
         whole.recorded(Ended::Success);
-        assert_eq!(inbox.take(), [Happening::Arrived { bytes: 9, round: 2 }, recorded(Ended::Success, true)]);
+        assert_eq!(
+            inbox.take(),
+            [Happening::Arrived { bytes: 9, ticket: TICKET }, recorded(Ended::Success, true)]
+        );
         drop(slot());
         assert_eq!(inbox.take(), [recorded(Ended::Unknown, false)]);
         let mut half = slot();
@@ -145,7 +160,10 @@ mod tests {
             panic!("in an attempt");
         }));
         assert!(panicked.is_err());
-        assert_eq!(inbox.take(), [Happening::Arrived { bytes: 9, round: 2 }, recorded(Ended::Unknown, true)]);
+        assert_eq!(
+            inbox.take(),
+            [Happening::Arrived { bytes: 9, ticket: TICKET }, recorded(Ended::Unknown, true)]
+        );
     }
 
     #[tokio::test]

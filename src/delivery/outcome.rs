@@ -30,6 +30,8 @@ pub(super) struct Made<'a> {
     pub(super) is_redelivery: bool,
     /// Made while attempts were spaced, at the time of one.
     pub(super) is_look: bool,
+    /// It was a first attempt, where those are bound to fail.
+    pub(super) is_usual: bool,
     /// How many attempts might be under way when it began.
     pub(super) window: usize,
     pub(super) attempt: Attempt,
@@ -91,6 +93,7 @@ impl Made<'_> {
             generation: self.generation,
             window: u32::try_from(self.window).unwrap_or(u32::MAX),
             is_look: self.is_look,
+            is_usual: self.is_usual,
             retry_after: after.filter(|_| matches!(status, Some(429 | 503))),
             initial: self.retry.initial,
             dice: self.dice(),
@@ -164,6 +167,7 @@ mod tests {
             own_time: None,
             is_redelivery: false,
             is_look: false,
+            is_usual: false,
             window: 7,
             attempt,
             verdict: Verdict::Retry { after: None },

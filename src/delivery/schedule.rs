@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::congestion::{Took, Window};
-use super::inbox::Record;
+use super::inbox::{Record, Ticket};
 use crate::model::rate::{Meter, RateLimit};
 use crate::model::time::UnixMillis;
 use crate::routes::hold::Hold;
@@ -33,6 +33,47 @@ pub(super) struct Trouble {
     pub(super) is_grave: bool,
     /// While attempts are spaced: when the next may begin.
     pub(super) next: UnixMillis,
+    /// While attempts are spaced: because the receiver asked for it, and for no other reason.
+    pub(super) is_asked: bool,
+}
+
+/// First attempts that fail in a row, before retries succeed, until it is known that they are bound to.
+const FIRSTS: u32 = 8;
+
+/// Retries that fail in a row until it is no longer believed that they succeed.
+const RETRIES: u32 = 3;
+
+/// It is believed for so long after the last that did: retries come when their backoff is over.
+const BELIEVED: Duration = Duration::from_mins(10);
+
+/// Whether first attempts are bound to fail where retries succeed: then they say nothing of how the endpoint is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Firsts {
+    failed: u32,
+    retries_failed: u32,
+    last_retry: Option<UnixMillis>,
+}
+
+impl Firsts {
+    fn ended(&mut self, tried: Tried, took: Took, now: UnixMillis) {
+        match (tried, took) {
+            (Tried::Never, Took::Yes) => (self.failed, self.last_retry) = (0, None),
+            (Tried::Never, Took::No) => self.failed = self.failed.saturating_add(1),
+            (Tried::Before, Took::Yes) => {
+                self.retries_failed = 0;
+                self.last_retry = (self.failed >= FIRSTS).then_some(now);
+            }
+            (Tried::Before, Took::No) => {
+                self.retries_failed = self.retries_failed.saturating_add(1);
+                self.last_retry = self.last_retry.filter(|_| self.retries_failed < RETRIES);
+            }
+            (Tried::Never | Tried::Before, Took::Unsaid) => {}
+        }
+    }
+
+    fn are_bound_to_fail(&self, now: UnixMillis) -> bool {
+        self.last_retry.is_some_and(|last| last <= now && now.since(last) < BELIEVED)
+    }
 }
 
 /// What is true at the moment of a decision.
@@ -120,8 +161,9 @@ pub(super) struct Schedule {
     window: Window,
     /// Of which kind the last attempt was.
     last: Tried,
-    /// While attempts are spaced: since when the endpoint fails.
-    spaced: Option<UnixMillis>,
+    firsts: Firsts,
+    /// While attempts are spaced: why.
+    spaced: Option<Trouble>,
     /// After that, until none is left: those whose last attempt was between these times are tried early.
     early: Option<(UnixMillis, UnixMillis)>,
     last_end: UnixMillis,
@@ -141,10 +183,12 @@ impl Schedule {
     pub(super) fn step(&mut self, view: &View<'_>) -> Step {
         match view.hold {
             None => {
-                if let Some(since) = self.spaced.take() {
-                    self.window.restart(self.in_flight);
-                    self.early = Some((since, view.now));
+                if let Some(trouble) = self.spaced.take() {
                     self.waiting = Waiting::Unknown;
+                    if !trouble.is_asked {
+                        self.window.restart(self.in_flight);
+                        self.early = Some((trouble.since, view.now));
+                    }
                 }
                 self.flow(view)
             }
@@ -179,8 +223,8 @@ impl Schedule {
     }
 
     fn look(&mut self, view: &View<'_>) -> Step {
-        let trouble = view.trouble.unwrap_or(Trouble { since: view.now, is_grave: true, next: view.now });
-        if self.spaced.replace(trouble.since).is_none() {
+        let Some(trouble) = view.trouble else { return self.idle(view) };
+        if self.spaced.replace(trouble).is_none() {
             self.waiting = Waiting::Unknown;
         }
         self.early = None;
@@ -255,7 +299,7 @@ impl Schedule {
     /// Another spec is in force: what the endpoint of the old one did says nothing about this one.
     pub(super) fn spec_changed(&mut self) {
         self.window.forget(self.in_flight);
-        self.early = None;
+        (self.firsts, self.early) = (Firsts::default(), None);
         self.waiting = Waiting::Unknown;
     }
 
@@ -278,11 +322,16 @@ impl Schedule {
         self.window.began(self.in_flight)
     }
 
-    /// An attempt of a round arrived: its slot is free before its outcome is recorded.
-    pub(super) fn arrived(&mut self, round: u64, view: &View<'_>) {
+    /// Whether a failure of the next attempt would say nothing of how the endpoint is.
+    pub(super) fn is_bound_to_fail(&self, tried: Tried, now: UnixMillis) -> bool {
+        tried == Tried::Never && self.firsts.are_bound_to_fail(now)
+    }
+
+    /// An attempt arrived: its slot is free before its outcome is recorded.
+    pub(super) fn arrived(&mut self, ticket: Ticket, view: &View<'_>) {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.unrecorded += 1;
-        self.end(round, Took::Yes, view);
+        self.end(ticket, Took::Yes, view);
     }
 
     /// An outcome is in the store, or will never be. That of a failure frees the slot only now, since it may
@@ -296,7 +345,7 @@ impl Schedule {
                 Ended::Success | Ended::Failure { .. } | Ended::Unknown => Took::Unsaid,
             };
             self.in_flight = self.in_flight.saturating_sub(1);
-            self.end(record.round, took, view);
+            self.end(record.ticket, took, view);
         }
         match record.ended {
             Ended::Failure { retry: Some(at), .. } => {
@@ -314,11 +363,13 @@ impl Schedule {
         }
     }
 
-    fn end(&mut self, round: u64, took: Took, view: &View<'_>) {
+    fn end(&mut self, ticket: Ticket, took: Took, view: &View<'_>) {
+        let Ticket { round, tried } = ticket;
         self.last_end = view.now;
+        self.firsts.ended(tried, took, view.now);
+        let is_usual = took == Took::No && self.is_bound_to_fail(tried, view.now);
         // While attempts are spaced there is no load to speak of.
-        if !self.is_spaced() {
-            self.window.ended(round, took, self.in_flight, view.max_in_flight, view.now);
-        }
+        let took = if is_usual || self.is_spaced() { Took::Unsaid } else { took };
+        self.window.ended(round, took, self.in_flight, view.max_in_flight, view.now);
     }
 }

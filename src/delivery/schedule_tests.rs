@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::inbox::Record;
+use super::inbox::{Record, Ticket};
 use super::schedule::{Claimed, Ended, MAX_CLAIM, Schedule, Step, Trouble, View};
 use crate::delivery::testing::START;
 use crate::model::rate::RateLimit;
@@ -16,7 +16,7 @@ const NOTHING_HELD: View<'static> =
 
 /// It fails since START, and may be looked after from this second on.
 fn spaced(next: u64, now: u64) -> View<'static> {
-    let trouble = Some(Trouble { since: START, is_grave: true, next: at(next) });
+    let trouble = Some(Trouble { since: START, is_grave: true, next: at(next), is_asked: false });
     View { hold: Some(Hold::EndpointUnhealthy), trouble, now: at(now), ..NOTHING_HELD }
 }
 
@@ -51,6 +51,10 @@ fn claimed(
     schedule.claimed(view, Claimed { asked, order, started, last, next_due })
 }
 
+fn ticket(round: u64) -> Ticket {
+    Ticket { round, tried: Tried::Never }
+}
+
 /// The claim of a look, of one of this kind if there is any.
 fn looked(
     schedule: &mut Schedule,
@@ -65,14 +69,14 @@ fn looked(
 
 fn record(schedule: &mut Schedule, view: &View<'_>, round: u64, ended: Ended) {
     let had_arrived = ended == Ended::Success;
-    schedule.recorded(&Record { ended, had_arrived, bytes: 0, round, ends_by: 0 }, view);
+    schedule.recorded(&Record { ended, had_arrived, bytes: 0, ticket: ticket(round), ends_by: 0 }, view);
 }
 
 /// One attempt from its claim to its record.
 fn attempt(schedule: &mut Schedule, view: &View<'_>, ended: Ended) {
     let round = claimed(schedule, view, 1, 1, Some(view.now));
     if ended == Ended::Success {
-        schedule.arrived(round, view);
+        schedule.arrived(ticket(round), view);
     }
     record(schedule, view, round, ended);
 }
@@ -83,7 +87,7 @@ fn what_is_due_is_claimed_up_to_the_limit_and_each_end_frees_a_slot() {
     assert_eq!(schedule.step(&NOTHING_HELD), claim(4));
     claimed(&mut schedule, &NOTHING_HELD, 4, 4, Some(START));
     assert_eq!(schedule.step(&NOTHING_HELD), Step::Rest);
-    schedule.arrived(0, &NOTHING_HELD);
+    schedule.arrived(ticket(0), &NOTHING_HELD);
     assert_eq!(schedule.step(&NOTHING_HELD), claim(1), "before the outcome is recorded");
     record(&mut schedule, &NOTHING_HELD, 0, failed(Some(10)));
     assert_eq!(schedule.step(&NOTHING_HELD), claim(2));
@@ -117,7 +121,7 @@ fn unrecorded_outcomes_are_bounded() {
     while let Step::Claim { limit, .. } = schedule.step(&NOTHING_HELD) {
         claimed(&mut schedule, &NOTHING_HELD, limit, limit, Some(START));
         for _ in 0..limit {
-            schedule.arrived(0, &NOTHING_HELD);
+            schedule.arrived(ticket(0), &NOTHING_HELD);
         }
         made += limit;
         assert!(made < 1000, "no end");
@@ -134,7 +138,7 @@ fn the_rate_is_counted_in_attempts_that_start() {
     let mut schedule = Schedule::default();
     assert_eq!(schedule.step(&view(0)), claim(2));
     claimed(&mut schedule, &view(0), 2, 1, None);
-    schedule.arrived(0, &view(0));
+    schedule.arrived(ticket(0), &view(0));
     record(&mut schedule, &view(0), 0, Ended::Success);
     assert_eq!(schedule.step(&view(0)), Step::Wait(at(10)), "forgetting would allow a new burst");
     schedule.woken();
@@ -143,7 +147,7 @@ fn the_rate_is_counted_in_attempts_that_start() {
     assert_eq!(schedule.step(&view(2)), Step::Wait(at(10)));
     assert_eq!(schedule.step(&view(10)), claim(1));
     claimed(&mut schedule, &view(10), 1, 0, None);
-    schedule.arrived(0, &view(10));
+    schedule.arrived(ticket(0), &view(10));
     record(&mut schedule, &view(10), 0, Ended::Success);
     assert_eq!(schedule.step(&view(20)), Step::Done);
 }
@@ -155,7 +159,7 @@ fn a_held_webhook_claims_nothing_and_goes_on_when_the_cause_is_gone() {
         let mut schedule = Schedule::default();
         claimed(&mut schedule, &NOTHING_HELD, 4, 1, None);
         assert_eq!(schedule.step(&held), Step::Rest, "the attempt under way ends");
-        schedule.arrived(0, &held);
+        schedule.arrived(ticket(0), &held);
         record(&mut schedule, &held, 0, Ended::Success);
         assert_eq!(schedule.step(&held), Step::Done);
         schedule.woken();
@@ -211,7 +215,7 @@ fn a_changed_spec_starts_afresh() {
 
 #[test]
 fn who_begins_at_an_endpoint_that_fails_begins_with_one() {
-    let trouble = Trouble { since: START, is_grave: true, next: START };
+    let trouble = Trouble { since: START, is_grave: true, next: START, is_asked: false };
     let mut schedule = Schedule::new(Some(trouble));
     assert_eq!(schedule.step(&NOTHING_HELD), in_turn(1, Tried::Never));
     let mut schedule = Schedule::new(Some(Trouble { is_grave: false, ..trouble }));
@@ -231,7 +235,7 @@ fn after_an_attempt_arrived_the_load_rises_by_rounds_of_success() {
         let round = claimed(&mut schedule, &view, limit, limit, Some(START));
         assert_eq!(schedule.step(&view), Step::Rest);
         for _ in 0..limit {
-            schedule.arrived(round, &view);
+            schedule.arrived(ticket(round), &view);
             record(&mut schedule, &view, round, Ended::Success);
         }
     }
@@ -280,8 +284,60 @@ fn an_attempt_that_was_lost_frees_its_slot_and_is_looked_for_again() {
     record(&mut schedule, &NOTHING_HELD, 0, Ended::Unknown);
     assert_eq!((schedule.under_way(), schedule.step(&NOTHING_HELD)), (0, claim(4)));
     claimed(&mut schedule, &NOTHING_HELD, 4, 1, None);
-    schedule.arrived(0, &NOTHING_HELD);
-    let lost = Record { ended: Ended::Unknown, had_arrived: true, bytes: 0, round: 0, ends_by: 0 };
+    schedule.arrived(ticket(0), &NOTHING_HELD);
+    let lost = Record { ended: Ended::Unknown, had_arrived: true, bytes: 0, ticket: ticket(0), ends_by: 0 };
     schedule.recorded(&lost, &NOTHING_HELD);
     assert_eq!((schedule.under_way(), schedule.step(&NOTHING_HELD)), (0, claim(4)));
+}
+
+#[test]
+fn where_first_attempts_always_fail_they_say_nothing() {
+    let view = |seconds| View { max_in_flight: 64, now: at(seconds), ..NOTHING_HELD };
+    let end = |schedule: &mut Schedule, seconds, tried, ended| {
+        let round = claimed(schedule, &view(seconds), 1, 1, Some(view(seconds).now));
+        let had_arrived = ended == Ended::Success;
+        let ticket = Ticket { round, tried };
+        if had_arrived {
+            schedule.arrived(ticket, &view(seconds));
+        }
+        schedule.recorded(&Record { ended, had_arrived, bytes: 0, ticket, ends_by: 0 }, &view(seconds));
+    };
+    let mut schedule = Schedule::default();
+    for _ in 0..100 {
+        assert!(!schedule.is_bound_to_fail(Tried::Never, at(0)));
+        end(&mut schedule, 0, Tried::Never, failed(Some(10)));
+    }
+    assert_eq!(schedule.window(&view(0)), 1);
+    end(&mut schedule, 10, Tried::Before, Ended::Success);
+    for _ in 0..100 {
+        assert!(schedule.is_bound_to_fail(Tried::Never, at(20)));
+        end(&mut schedule, 20, Tried::Never, failed(Some(30)));
+        end(&mut schedule, 20, Tried::Before, Ended::Success);
+    }
+    assert!(!schedule.is_bound_to_fail(Tried::Before, at(20)));
+    assert!(schedule.is_bound_to_fail(Tried::Never, at(619)));
+    assert!(!schedule.is_bound_to_fail(Tried::Never, at(620)), "it has an end");
+    assert!(!schedule.is_bound_to_fail(Tried::Never, START), "also if the clock was set back");
+    for _ in 0..3 {
+        assert!(schedule.is_bound_to_fail(Tried::Never, at(20)));
+        end(&mut schedule, 20, Tried::Before, failed(Some(30)));
+    }
+    assert!(!schedule.is_bound_to_fail(Tried::Never, at(20)), "retries fail as well");
+    end(&mut schedule, 30, Tried::Before, Ended::Success);
+    assert!(schedule.is_bound_to_fail(Tried::Never, at(30)));
+    end(&mut schedule, 30, Tried::Never, Ended::Success);
+    assert!(!schedule.is_bound_to_fail(Tried::Never, at(30)), "one has arrived");
+}
+
+#[test]
+fn who_asked_for_time_gets_the_load_of_before() {
+    let mut schedule = Schedule::default();
+    let trouble = Trouble { since: START, is_grave: true, next: at(5), is_asked: true };
+    let asked = |now| View { trouble: Some(trouble), now: at(now), ..spaced(5, now) };
+    assert_eq!(schedule.step(&asked(0)), Step::Wait(at(5)));
+    assert_eq!(schedule.step(&asked(5)), look(Tried::Never));
+    looked(&mut schedule, &asked(5), Some(Tried::Never), Some(at(0)));
+    schedule.arrived(ticket(0), &asked(5));
+    record(&mut schedule, &asked(5), 0, Ended::Success);
+    assert_eq!(schedule.step(&View { now: at(5), ..NOTHING_HELD }), claim(4));
 }

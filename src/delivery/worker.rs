@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::attempt::{self, Task};
 use super::engine::Shared;
-use super::inbox::{Happening, Inbox, Slot};
+use super::inbox::{Happening, Inbox, Slot, Ticket};
 use super::limits::{Busy, Permit};
 use super::quiet::Line;
 use super::schedule::{self, Schedule, Step, Trouble, View};
@@ -134,6 +134,7 @@ impl Worker {
             since: trouble.ill_since,
             is_grave: trouble.is_grave(),
             next: trouble.spaced.as_ref().map_or_else(UnixMillis::default, |spaced| self.next_look(spaced)),
+            is_asked: trouble.spaced.as_ref().is_some_and(Spaced::is_asked),
         });
         Some(Now { route, hold, trouble })
     }
@@ -168,9 +169,9 @@ impl Worker {
         for happening in self.inbox.take() {
             match happening {
                 Happening::Woken => self.schedule.woken(),
-                Happening::Arrived { bytes, round } => {
+                Happening::Arrived { bytes, ticket } => {
                     let view = self.view(now);
-                    self.schedule.arrived(round, &view);
+                    self.schedule.arrived(ticket, &view);
                     self.bytes = self.bytes.saturating_sub(bytes);
                 }
                 Happening::Recorded(record) => {
@@ -270,8 +271,10 @@ impl Worker {
             let may_be_early = may_be_early && claimed.delivery.state == State::Retrying;
             let own_time = claimed.delivery.due.filter(|due| may_be_early && *due > now);
             let route = Arc::clone(&live.route);
-            let task = Task { claimed, route, endpoint, is_look, own_time, window, lease_ends };
-            self.start(task, round, permit);
+            let ticket = Ticket { round, tried: Tried::of(&claimed.delivery) };
+            let is_usual = self.schedule.is_bound_to_fail(ticket.tried, now);
+            let task = Task { claimed, route, endpoint, is_look, own_time, is_usual, window, lease_ends };
+            self.start(task, ticket, permit);
         }
     }
 
@@ -291,13 +294,13 @@ impl Worker {
         self.pause().await;
     }
 
-    fn start(&mut self, task: Task, round: u64, permit: Permit) {
+    fn start(&mut self, task: Task, ticket: Ticket, permit: Permit) {
         let bytes = task.claimed.event.data.len();
         self.bytes += bytes;
         self.busy.get_or_insert_with(|| self.shared.ceiling.enter());
         let ends_by = self.shared.millis(task.lease_ends) / 1000 + 1;
         *self.ends.entry(ends_by).or_default() += 1;
-        let slot = Slot::new(Arc::clone(&self.inbox), round, bytes, ends_by, permit);
+        let slot = Slot::new(Arc::clone(&self.inbox), ticket, bytes, ends_by, permit);
         let attempt = attempt::run(Arc::clone(&self.shared), task, slot);
         self.shared.tasks.spawn(attempt);
     }

@@ -94,6 +94,8 @@ pub struct Failing {
     pub window: u32,
     /// It was made as a look, at its time.
     pub is_look: bool,
+    /// It was a first attempt, at an endpoint where those fail and retries succeed.
+    pub is_usual: bool,
     /// What a 429 or 503 asked for.
     pub retry_after: Option<Duration>,
     /// The Webhook's `backoff.initial`.
@@ -127,6 +129,11 @@ impl Spaced {
     fn is_younger_than(&self, began: UnixMillis, ended: UnixMillis) -> bool {
         let decided = self.at - self.wait;
         began < decided && decided <= ended
+    }
+
+    /// Whether the receiver asked for it, and there is no other reason.
+    pub fn is_asked(&self) -> bool {
+        self.interval.is_zero()
     }
 
     /// How long it waits in all.
@@ -196,7 +203,7 @@ impl Trouble {
     #[must_use]
     pub fn after_failure(before: Option<Self>, failure: &Failure<'_>) -> Option<Self> {
         let says = failure.says;
-        if !says.kind.is_of_endpoint() {
+        if !says.kind.is_of_endpoint() || says.is_usual {
             return before.map(|trouble| trouble.rejected(failure));
         }
         match before {
@@ -237,7 +244,7 @@ impl Trouble {
         }
     }
 
-    /// A rejection holds nobody back: the next look need not wait.
+    /// What says nothing of the endpoint holds nobody back: the next look need not wait.
     fn rejected(mut self, failure: &Failure<'_>) -> Self {
         if let Some(spaced) = self.spaced.as_mut().filter(|_| failure.says.is_look) {
             (spaced.at, spaced.wait) = (failure.ended, Duration::ZERO);
@@ -255,7 +262,8 @@ impl Trouble {
             self.deliveries.push(name);
         }
         let interval = self.spaced.as_ref().map_or(Duration::ZERO, |spaced| spaced.interval);
-        if let Some(asked) = failure.asked() {
+        let is_clear = says.is_look || says.window <= 1 || self.failures >= FAILURES;
+        if let Some(asked) = failure.asked().filter(|_| is_clear) {
             let wait = asked.max(interval);
             if says.is_look || self.spaced.as_ref().is_none_or(|spaced| spaced.at < ended + wait) {
                 self.spaced = Some(Spaced { at: ended + wait, wait, interval });

@@ -82,8 +82,10 @@ impl Try {
 
     /// Differs between attempts, and is the same in each run: 0..1000.
     pub(crate) fn chance(&self) -> u64 {
-        let mix = self.number().wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ ((self.again as u64 + 1) << 40);
-        ((mix ^ (mix >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 33) % 1000
+        let mut mix = (self.number() << 8 | self.again as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        mix = (mix ^ (mix >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mix = (mix ^ (mix >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (mix ^ (mix >> 31)) % 1000
     }
 }
 

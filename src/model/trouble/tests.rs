@@ -11,6 +11,7 @@ const SAYS: Failing = Failing {
     generation: 4,
     window: 1,
     is_look: false,
+    is_usual: false,
     retry_after: None,
     initial: Duration::from_secs(10),
     dice: 0,
@@ -41,6 +42,7 @@ fn spaced(trouble: &Option<Trouble>) -> Option<&Spaced> {
 fn attempts_are_spaced_only_if_all_of_it_holds() {
     let wide = Failing { window: 2, ..SAYS };
     let refused = Failing { kind: Kind::Rejects, ..SAYS };
+    let usual = Failing { is_usual: true, ..SAYS };
     for (what, trouble, expected) in [
         ("eight failures of three deliveries", failures(8, 3, &SAYS), true),
         ("of many", failures(8, 8, &SAYS), true),
@@ -48,6 +50,7 @@ fn attempts_are_spaced_only_if_all_of_it_holds() {
         ("seven", failures(7, 3, &SAYS), false),
         ("at a larger window", failures(100, 9, &wide), false),
         ("of the events", failures(100, 9, &refused), false),
+        ("of first attempts, which always fail", failures(100, 9, &usual), false),
     ] {
         assert_eq!(spaced(&trouble).is_some(), expected, "{what}");
     }
@@ -133,6 +136,7 @@ fn a_receiver_that_asks_for_time_gets_it_up_to_a_minute() {
         let says = Failing { retry_after: Some(Duration::from_secs(asked)), window: 64, ..SAYS };
         let mut trouble = None;
         for number in 0..64 {
+            assert!(number < 8 || spaced(&trouble).is_some(), "{number}");
             trouble = Trouble::after_failure(trouble, &failure(number, 0, 100, &says));
         }
         assert_eq!(spaced(&trouble).unwrap().next(at(100)), at(100 + secs * 1000));
