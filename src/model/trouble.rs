@@ -169,6 +169,9 @@ pub struct Trouble {
     /// How many attempts might be under way when the last of them began.
     #[serde(rename = "w")]
     pub window: u32,
+    /// Of which kind the last of them is.
+    #[serde(rename = "k")]
+    kind: Kind,
     #[serde(rename = "d", default, skip_serializing_if = "Vec::is_empty")]
     deliveries: Vec<DeliveryName>,
     /// While attempts are spaced.
@@ -238,6 +241,7 @@ impl Trouble {
             ill_since: since,
             failures: 0,
             window: 1,
+            kind: Kind::Unreachable,
             deliveries: Vec::new(),
             spaced: None,
             relapse: None,
@@ -257,7 +261,9 @@ impl Trouble {
         self.since = if self.failures == 0 { began } else { self.since.min(began) };
         self.ill_since = self.ill_since.min(began);
         self.failures = self.failures.saturating_add(1);
-        self.window = says.window;
+        // Who answers again may soon do more than that.
+        let has_come_up = says.kind == Kind::ServerErrors && self.kind != Kind::ServerErrors;
+        (self.window, self.kind) = (says.window, says.kind);
         if self.deliveries.len() < DELIVERIES && !self.deliveries.contains(&name) {
             self.deliveries.push(name);
         }
@@ -270,8 +276,8 @@ impl Trouble {
             }
         } else if self.spaced.is_some() {
             if says.is_look {
-                self.spaced =
-                    Some(says.spaced(if interval.is_zero() { says.initial } else { interval * 2 }, ended));
+                let again = if interval.is_zero() || has_come_up { says.initial } else { interval * 2 };
+                self.spaced = Some(says.spaced(again, ended));
             }
         } else if let Some(interval) = self.begins_to_space(failure) {
             self.spaced = Some(says.spaced(interval, ended));

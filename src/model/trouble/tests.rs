@@ -82,6 +82,25 @@ fn a_look_that_fails_doubles_the_wait_to_a_minute() {
 }
 
 #[test]
+fn who_answers_again_is_looked_after_sooner() {
+    let down = Failing { kind: Kind::Unreachable, ..SAYS };
+    let mut trouble = failures(8, 3, &down);
+    let mut waits = Vec::new();
+    for (kind, began) in [
+        (Kind::Unreachable, 20_000),
+        (Kind::TimesOut, 40_000),
+        (Kind::ServerErrors, 90_000),
+        (Kind::ServerErrors, 110_000),
+        (Kind::Unreachable, 130_000),
+    ] {
+        let says = Failing { kind, ..LOOK };
+        trouble = Trouble::after_failure(trouble, &failure(1, began, began, &says));
+        waits.push(spaced(&trouble).unwrap().wait().as_secs());
+    }
+    assert_eq!(waits, [20, 40, 10, 20, 40]);
+}
+
+#[test]
 fn jitter_only_shortens_and_initial_has_bounds() {
     for (initial, dice, millis) in
         [(10, 0, 10_000), (10, 255, 9000), (3600, 0, 60_000), (3600, 255, 54_000), (0, 0, 1000)]
