@@ -4,7 +4,7 @@ RUN apt-get update && apt-get install --yes --no-install-recommends musl-tools c
 RUN rustup target add "$(uname -m)-unknown-linux-musl"
 WORKDIR /src
 COPY . .
-RUN cargo build --locked --release --bin hookwright --target "$(uname -m)-unknown-linux-musl" \
+RUN make build TRIPLE="$(uname -m)-unknown-linux-musl" \
  && cp "target/$(uname -m)-unknown-linux-musl/release/hookwright" /hookwright
 
 FROM scratch

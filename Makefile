@@ -18,6 +18,10 @@ demo: ## from kubectl apply to a signed delivery, on a real control plane (KEEP=
 	@$(CARGO) build --locked --workspace --bins
 	@HOOKWRIGHT_BIN="$(TARGET)/debug/hookwright" KEEP="$(KEEP)" "$(TARGET)/debug/demo"
 
+.PHONY: build
+build: ## the program as it is released: stripped, and without a path of this machine (TRIPLE=... for another target)
+	@CARGO="$(CARGO)" TARGET_DIR="$(TARGET)" bash tests/release.sh $(TRIPLE)
+
 .PHONY: test
 test: fmt lint generated control-plane ## all tests, formatting, lints, and that generated files are current
 	PROPTEST_RNG_SEED=$(SEED) $(CARGO) test --locked --workspace

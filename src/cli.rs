@@ -3,9 +3,12 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use clap::error::ContextValue;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Common, Config, FrontConfig};
+pub use crate::model::causes::chain;
+use crate::model::causes::{clean, clean_value};
 use crate::{api, telemetry};
 
 /// A complete webhook delivery system for Kubernetes.
@@ -57,7 +60,7 @@ pub fn execute(cli: Cli) -> ExitCode {
 
 /// Runs a role to its end.
 fn operate(config: &Common, role: impl Future<Output = Result<(), crate::Error>>) -> ExitCode {
-    if let Err(error) = telemetry::start(config.log_format, &config.log) {
+    if let Err(error) = telemetry::start(config.log_format, config.log.as_deref()) {
         complain(&error);
         return ExitCode::from(2);
     }
@@ -85,19 +88,37 @@ fn complain(error: &dyn std::error::Error) {
     let _ = writeln!(std::io::stderr(), "hookwright: {}", chain(error));
 }
 
-/// An error and its sources, in one line: printed once, here at the edge.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let part = source.to_string();
-        if !text.contains(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
+/// Reads the command line of this process. What cannot be understood ends it with 2, without repeating the userinfo of
+/// a URL, wherever it was given; `--help` and `--version` with 0.
+pub fn parse() -> Cli {
+    Cli::try_parse().unwrap_or_else(|error| {
+        let text = error.render().to_string();
+        let cleaned = said(&error, &text);
+        if cleaned == text {
+            error.exit();
         }
-        next = source.source();
+        let _ = std::io::stderr().write_all(cleaned.as_bytes());
+        std::process::exit(error.exit_code())
+    })
+}
+
+/// What is said of a command line that cannot be understood.
+fn said(error: &clap::Error, text: &str) -> String {
+    let mut text = text.to_owned();
+    for (_, value) in error.context() {
+        let values = match value {
+            ContextValue::String(value) => std::slice::from_ref(value),
+            ContextValue::Strings(values) => values.as_slice(),
+            _ => &[],
+        };
+        for value in values {
+            // As it was given, and as a message of ours repeats it.
+            let debug = |value: &str| format!("{value:?}");
+            text = text.replace(&debug(value), &debug(&clean_value(value)));
+            text = text.replace(&**value, &clean_value(value));
+        }
     }
-    text
+    clean(&text).into_owned()
 }
 
 #[cfg(test)]
@@ -129,6 +150,37 @@ mod tests {
         for bad in ["--purge-grace=-1s", "--service=a", "--service=a/b/c", "--allow-cidr=10.0.0.0/33"] {
             assert!(Cli::try_parse_from(["hookwright", "run", bad]).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_command_line_that_is_wrong_is_explained_without_passwords() {
+        let mut repeated = 0;
+        for argument in [
+            "--backend=https://user:canary@store",
+            "--backend=https://user:can ary\"'@store",
+            "--backend=user:canary@store:x",
+            "--metrics-listen=http://user:canary@[::]:8080",
+            "--listen=canary:canary@[::]:8080",
+            "--service=https://user:canary@a",
+            "--max-body-bytes=http://canary@h",
+            "--shutdown-grace=http://canary@h",
+            "--log-format=http://user:canary@h",
+            "--api-service=http://user:canary@h",
+            "--proxy=http://user:canary@h",
+            "--http://user:canary@h",
+            "http://user:canary@h",
+        ] {
+            let arguments = ["hookwright", "front", "--backend=a:1", argument];
+            let error = Cli::try_parse_from(arguments).unwrap_err();
+            let text = error.render().to_string();
+            repeated += usize::from(text.contains("ary"));
+            let said = said(&error, &text);
+            assert!(!said.contains("canary") && !said.contains("ary\""), "{said}");
+        }
+        assert!(repeated >= 10, "{repeated}");
+        let error = Cli::try_parse_from(["hookwright", "run", "--allow-cidr=10.0.0.0/33"]).unwrap_err();
+        let text = error.render().to_string();
+        assert_eq!(said(&error, &text), text);
     }
 
     #[test]

@@ -44,13 +44,24 @@ impl Clock {
         Self(Arc::new(move || start + origin.elapsed()))
     }
 
+    /// The same clock, set by as much as its [`Hand`] shows: zero at first.
+    pub fn that_can_be_set(&self) -> (Self, Hand) {
+        let hand = Hand(Arc::default());
+        let (clock, by) = (self.clone(), hand.clone());
+        let now = move || {
+            let by = by.0.load(Ordering::SeqCst);
+            UnixMillis::from_millis(clock.now().as_millis().saturating_add(by))
+        };
+        (Self(Arc::new(now)), hand)
+    }
+
     /// The time now.
     pub fn now(&self) -> UnixMillis {
         (self.0)()
     }
 }
 
-/// Moves a [`Clock::manual`].
+/// Moves a [`Clock::manual`] or a [`Clock::that_can_be_set`].
 #[derive(Clone, Debug)]
 pub struct Hand(Arc<AtomicI64>);
 
@@ -58,6 +69,11 @@ impl Hand {
     /// Moves the clock forward.
     pub fn advance(&self, by: Duration) {
         self.0.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
+    }
+
+    /// Moves the clock back.
+    pub fn set_back(&self, by: Duration) {
+        self.0.fetch_sub(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
     }
 
     /// Sets the clock, backwards too.

@@ -129,9 +129,10 @@ pub struct Common {
     #[arg(long, env = "HOOKWRIGHT_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
 
-    /// Which log lines: a tracing filter such as `info` or `hookwright=debug,kube=warn`.
-    #[arg(long, env = "HOOKWRIGHT_LOG", value_name = "FILTER", default_value = "info")]
-    pub log: String,
+    /// Which log lines: a tracing filter such as `info` or `hookwright=debug,kube=warn`. Without it `RUST_LOG` counts, and
+    /// without that: `info` of Hookwright itself, and `warn` of the libraries that it is made of.
+    #[arg(long, env = "HOOKWRIGHT_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
 
     /// Largest body of one publishing request.
     #[arg(long, env = "HOOKWRIGHT_MAX_BODY_BYTES", value_name = "SIZE", default_value = "1Mi", value_parser = size_in_memory)]

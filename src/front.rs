@@ -7,11 +7,13 @@ use rustls::pki_types::ServerName;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
+use crate::bind::bind;
+use crate::client;
 use crate::clock::Clock;
 use crate::config::FrontConfig;
 use crate::metrics::Metrics;
 use crate::role::{Probes, front_proxy, identity};
-use crate::run::{Error, bind, client, stop_on_signal};
+use crate::run::{Error, stop_on_signal};
 use crate::server::Door;
 use crate::server::auth::Gate;
 use crate::server::certificates::Certificates;
@@ -31,7 +33,7 @@ pub async fn front(config: FrontConfig) -> Result<(), Error> {
     let (clock, metrics, health) = (Clock::system(), Metrics::default(), Health::default());
     let tasks = TaskTracker::new();
 
-    let client = client(common.kubeconfig.as_deref()).await?;
+    let client = client::connect(common.kubeconfig.as_deref())?;
     let certificates = Certificates::new(client.clone(), &common.service, clock.clone()).of_front();
     let certificates = Arc::new(certificates);
     let tls = certificates.server_config().map_err(|error| Error::start("TLS", error))?;

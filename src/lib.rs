@@ -4,7 +4,9 @@
 //! [`delivery`], [`server`] and [`controller`] act, [`run`] and [`front`] wire them.
 
 pub mod api;
+mod bind;
 pub mod cli;
+mod client;
 pub mod clock;
 pub mod config;
 pub mod controller;

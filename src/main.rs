@@ -2,8 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use hookwright::cli::Cli;
+use hookwright::cli;
 
 /// A delivery makes hundreds of small allocations on one thread and frees them on another, which cost a quarter of
 /// the time with the system's allocator.
@@ -11,5 +10,5 @@ use hookwright::cli::Cli;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    hookwright::cli::execute(Cli::parse())
+    cli::execute(cli::parse())
 }

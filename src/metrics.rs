@@ -66,6 +66,13 @@ pub struct KindError {
     pub category: &'static str,
 }
 
+/// `kind` of `hookwright_watches_failing`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Watched {
+    /// Of the Kubernetes objects that are watched: a handful.
+    pub kind: String,
+}
+
 type Buckets = std::iter::Copied<std::slice::Iter<'static, f64>>;
 
 /// HTTP client durations, by the OpenTelemetry semantic conventions.
@@ -93,12 +100,18 @@ pub struct Metrics {
     pub delivery_latency: Histogram,
     /// Deliveries that wait or are under way.
     pub pending_deliveries: Gauge,
+    /// Deliveries that waited for a Webhook which was deleted, and that nobody took over.
+    pub discarded_deliveries: Counter,
     /// For how long the longest due deliveries have been due; held ones count only behind a probe.
     pub oldest_pending: Family<Waiting, Gauge<f64, AtomicU64>>,
     /// Duration of a synced commit.
     pub store_commit_duration: Histogram,
     /// Bytes of events and log lines, of all namespaces.
     pub store_bytes: Gauge,
+    /// Namespaces that are to be served and are not.
+    pub namespaces_unserved: Gauge,
+    /// Watches of the Kubernetes API that fail.
+    pub watches_failing: Family<Watched, Gauge>,
     /// Status writes.
     pub status_writes: Family<Kind, Counter>,
     /// Reconciles.
@@ -125,9 +138,12 @@ impl Default for Metrics {
             attempt_duration: histogram(HTTP),
             delivery_latency: histogram(LATENCY),
             pending_deliveries: Gauge::default(),
+            discarded_deliveries: Counter::default(),
             oldest_pending: Family::default(),
             store_commit_duration: histogram(COMMIT),
             store_bytes: Gauge::default(),
+            namespaces_unserved: Gauge::default(),
+            watches_failing: Family::default(),
             status_writes: Family::default(),
             reconciles: Family::default(),
             reconcile_errors: Family::default(),
@@ -172,6 +188,11 @@ impl Metrics {
             "Deliveries that wait or are under way",
             self.pending_deliveries.clone(),
         );
+        all.register(
+            "discarded_deliveries",
+            "Deliveries that waited for a Webhook which was deleted and not made again",
+            self.discarded_deliveries.clone(),
+        );
         all.register_with_unit(
             "oldest_pending",
             "How long the longest due delivery has been due, by what it waits for: its turn, or an unhealthy receiver",
@@ -189,6 +210,16 @@ impl Metrics {
             "Events and log lines that are kept, before compression",
             Unit::Bytes,
             self.store_bytes.clone(),
+        );
+        all.register(
+            "namespaces_unserved",
+            "Namespaces that are to be served and whose Webhooks cannot be read",
+            self.namespaces_unserved.clone(),
+        );
+        all.register(
+            "watches_failing",
+            "Watches of the Kubernetes API that fail, by kind",
+            self.watches_failing.clone(),
         );
         all.register("status_writes", "Writes of a status", self.status_writes.clone());
         all.register("reconciles", "Reconciles", self.reconciles.clone());
@@ -224,6 +255,7 @@ mod tests {
         metrics.deliveries.get_or_create(&Ended { outcome: "success" }).inc();
         metrics.attempts.get_or_create(&Attempted { verdict: "delivered" }).inc();
         metrics.oldest_pending.get_or_create(&Waiting { waits_for: "turn" }).set(0.0);
+        metrics.watches_failing.get_or_create(&Watched { kind: "Secret".to_owned() }).set(0);
         metrics.status_writes.get_or_create(&Kind { kind: "Webhook" }).inc();
         metrics.reconciles.get_or_create(&Kind { kind: "Webhook" }).inc();
         metrics.reconcile_errors.get_or_create(&KindError { kind: "Webhook", category: "api" }).inc();
@@ -236,9 +268,12 @@ mod tests {
             "attempt_duration_seconds_bucket",
             "delivery_latency_seconds_bucket",
             "pending_deliveries",
+            "discarded_deliveries_total",
             "oldest_pending_seconds",
             "store_commit_duration_seconds_bucket",
             "store_bytes",
+            "namespaces_unserved",
+            "watches_failing",
             "status_writes_total",
             "reconciles_total",
             "reconcile_errors_total",

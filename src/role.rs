@@ -7,10 +7,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::bind::bind;
 use crate::clock::Clock;
 use crate::config::Common;
 use crate::metrics::Metrics;
-use crate::run::{Error, bind};
+use crate::run::Error;
 use crate::server::apis::registration;
 use crate::server::auth::FrontProxy;
 use crate::server::certificates::Certificates;

@@ -1,18 +1,17 @@
 //! Wires the rooms together and takes them apart again.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, ResourceExt as _};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+use crate::bind::bind;
+use crate::client;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::controller::trust::Trust;
@@ -20,19 +19,22 @@ use crate::controller::{self, Controllers};
 use crate::delivery::client::HttpSender;
 use crate::delivery::egress::{self, Guard};
 use crate::delivery::engine::{self, Engine};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Watched};
 use crate::model::address::Policy;
 use crate::model::ids::Minter;
 use crate::model::rate::RateLimit;
 use crate::role::{Probes, front_proxy, identity};
 use crate::routes::compile::Compiler;
+use crate::routes::coverage::Whole;
 use crate::routes::feed::Feed;
+use crate::routes::namespaces::Namespaces;
 use crate::routes::watch::Scope;
 use crate::routes::{Table, master_key};
 use crate::server::apis::deliveries::Log;
 use crate::server::apis::usages;
 use crate::server::auth::{FrontProxy, Gate};
 use crate::server::certificates::Certificates;
+use crate::server::http1::Heads;
 use crate::server::listener::{self, Limits};
 use crate::server::ops::{Check, Health};
 use crate::server::publish::Publisher;
@@ -66,8 +68,8 @@ impl Error {
     }
 }
 
-/// Largest head of a request, in bytes.
-const HEAD_BYTES: u32 = 64 << 10;
+/// The largest head of kube-apiserver and of fronts: more than a front takes, for what it says of the user.
+const TRUSTED: Heads = Heads { bytes: 2 << 20, headers: 20_000 };
 /// Between two looks for deliveries that are too old to be kept.
 const RETAIN: Duration = Duration::from_secs(10);
 /// Between two attempts to reach the Kubernetes API at start.
@@ -97,13 +99,14 @@ pub async fn run(config: Config) -> Result<(), Error> {
     });
     let probes = Probes::start(&config.common, &health, &metrics, &tasks).await?;
 
-    let client = client(config.common.kubeconfig.as_deref()).await?;
+    let client = client::connect(config.common.kubeconfig.as_deref())?;
     let Some(cluster) = until(&stop, || cluster_uid(&client)).await else { return Ok(()) };
     let namespace = config.common.service.namespace.clone();
     let Some(master_key) = until(&stop, || master_key::load_or_create(&client, &namespace)).await else {
         return Ok(());
     };
     let store = open_store(&config, cluster, &metrics).await?;
+    let minter = store.minter().await.map_err(|error| Error::start("names of deliveries", error))?;
     let policy = policy(&config)?;
     let guard = Guard::from_system(policy.clone())
         .map_err(|error| Error::start("the resolver of host names", error))
@@ -112,7 +115,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let parts = Parts {
         table: Arc::new(Table::default()),
         store: Arc::clone(&store) as Arc<dyn Store>,
-        minter: Arc::new(Minter::default()),
+        minter: Arc::new(minter),
         sender: Arc::new(HttpSender::new(guard, clock.clone())),
         scope: Scope::from_list(&config.namespace),
         client,
@@ -126,7 +129,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     info!(version = env!("CARGO_PKG_VERSION"), listen = %config.common.listen, "started");
 
     let retaining = tasks.spawn(retain(Arc::clone(&parts.store), parts.clock.clone(), stop.clone()));
-    let poisoned = parts.watch_store(&stop).await;
+    let poisoned = parts.watch(&stop).await;
     stop.cancel();
     running.end().await;
     let _ = retaining.await;
@@ -198,6 +201,8 @@ impl Parts {
             engine::Settings::from(config),
         ));
         self.checks(&certificates, &engine);
+        let known = Arc::clone(&front_proxy);
+        self.health.ready("kube-apiserver", move || known.check());
         let trust = Trust {
             client: self.client.clone(),
             scope: self.scope.clone(),
@@ -207,9 +212,7 @@ impl Parts {
         };
         let controllers = Controllers::new(self.controller(config, webhooks));
 
-        // More than at a front, for what a front says of the user.
-        let limits =
-            Limits { drain: config.common.shutdown_grace, head_bytes: HEAD_BYTES, ..Limits::default() };
+        let limits = Limits { drain: config.common.shutdown_grace, trusted: TRUSTED, ..Limits::default() };
         let mut rest = vec![tasks.spawn(feed.run(stop.clone())), tasks.spawn(controllers.run(stop.clone()))];
         if config.publish_ca {
             rest.push(tasks.spawn(trust.run(stop.clone())));
@@ -237,6 +240,7 @@ impl Parts {
             per: Duration::from_secs(1),
             burst: config.quota_events_per_second.saturating_mul(10),
         });
+        let publisher = publisher.with_namespaces(Namespaces::new(self.client.clone()));
         let settings = server::Settings {
             max_body_bytes: config.common.max_body_bytes,
             namespaces: config.namespace.clone(),
@@ -265,6 +269,7 @@ impl Parts {
             status_interval: config.status_interval,
             purge_grace: config.purge_grace,
             shutdown_grace: config.common.shutdown_grace,
+            max_body_bytes: config.common.max_body_bytes,
         }
     }
 
@@ -277,8 +282,16 @@ impl Parts {
             Err(error) => Check::Failed(error.to_string()),
         });
         let table = Arc::clone(&self.table);
-        self.health.ready("routes", move || {
-            if table.is_synced() { Ok(()) } else { Err("the Webhooks are not all read yet".to_owned()) }
+        self.health.ready("routes", move || match table.coverage().whole() {
+            Whole::Served => Check::Passed,
+            // The others are: what is said of one namespace must not take the whole away.
+            Whole::Partly(unserved) => Check::Warns(unserved),
+            Whole::Not(why) => Check::Failed(why),
+        });
+        let table = Arc::clone(&self.table);
+        self.health.ready("watches", move || match table.coverage().failing() {
+            None => Check::Passed,
+            Some(failing) => Check::Warns(failing),
         });
         let certificates = Arc::clone(certificates);
         self.health.ready("certificate", move || certificates.check());
@@ -286,13 +299,22 @@ impl Parts {
         self.health.live("deliveries", move || engine.progress().map_err(|stalled| stalled.to_string()));
     }
 
-    /// Returns when told to stop, or (true) when the store is poisoned.
-    async fn watch_store(&self, stop: &CancellationToken) -> bool {
+    fn measure_watches(&self) {
+        let coverage = self.table.coverage();
+        self.metrics.namespaces_unserved.set(i64::try_from(coverage.unserved()).unwrap_or(i64::MAX));
+        for (kind, failing) in coverage.failing_by_kind() {
+            self.metrics.watches_failing.get_or_create(&Watched { kind }).set(failing);
+        }
+    }
+
+    /// Says how it stands with the watches, and returns when told to stop, or (true) when the store is poisoned.
+    async fn watch(&self, stop: &CancellationToken) -> bool {
         let mut tick = tokio::time::interval(Duration::from_millis(500));
         loop {
             tokio::select! {
                 () = stop.cancelled() => return false,
                 _ = tick.tick() => {
+                    self.measure_watches();
                     if matches!(self.store.accepting(), Err(crate::store::Error::Poisoned)) {
                         return true;
                     }
@@ -334,26 +356,6 @@ pub(crate) fn stop_on_signal() -> Result<CancellationToken, Error> {
         });
     }
     Ok(stop)
-}
-
-pub(crate) async fn bind(what: &str, address: std::net::SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address).await.map_err(|error| Error::start(format!("{what} on {address}"), error))
-}
-
-pub(crate) async fn client(kubeconfig: Option<&Path>) -> Result<Client, Error> {
-    let config = match kubeconfig {
-        Some(file) => {
-            let what = || format!("the client of kubeconfig {}", file.display());
-            let read = Kubeconfig::read_from(file).map_err(|error| Error::start(what(), error))?;
-            kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
-                .await
-                .map_err(|error| Error::start(what(), error))?
-        }
-        None => kube::Config::infer().await.map_err(|error| {
-            Error::start("the Kubernetes client: give --kubeconfig, or run in a pod", error)
-        })?,
-    };
-    Client::try_from(config).map_err(|error| Error::start("the Kubernetes client", error))
 }
 
 /// Tries until it succeeds; none: told to stop. Each failure is logged: at start somebody looks.

@@ -2,6 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a helper of a test fails the test")]
 
+#[path = "api/admission.rs"]
+mod admission;
+#[path = "api/grammar.rs"]
+mod grammar;
+#[path = "api/spellings.rs"]
+mod spellings;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -159,10 +166,10 @@ async fn the_columns_are_those_of_the_documents() {
     kubectl.apply(&test.to_string()).await.unwrap();
     kubectl.apply(&replay(&namespace, "night", &json!({}))).await.unwrap();
     for (arguments, expected) in [
-        (&["get", "webhooks.hookwright.dev"][..], "NAME URL READY HEALTHY FAILURES LAST TRIGGERED AGE"),
+        (&["get", "webhooks.hookwright.dev"][..], "NAME URL READY STATE HEALTHY FAILURES LAST TRIGGERED AGE"),
         (
             &["get", "hook", "-o", "wide"],
-            "NAME URL READY HEALTHY FAILURES LAST TRIGGERED AGE EVENT TYPES PENDING STATUS",
+            "NAME URL READY STATE HEALTHY FAILURES LAST TRIGGERED AGE EVENT TYPES PENDING STATUS",
         ),
         (&["get", "hooktest"], "NAME WEBHOOK SUCCEEDED CODE AGE"),
         (&["get", "hooktest", "-o", "wide"], "NAME WEBHOOK SUCCEEDED CODE AGE MESSAGE DELIVERY"),
@@ -256,6 +263,20 @@ async fn kubectl_explains_every_field() {
     });
     let url = explained.await.unwrap();
     assert!(url.contains("https") && url.contains("2048"), "{url}");
+    // As the README says it: each field of a level with its text and its default.
+    let spec = kubectl.ok(&["explain", "hook.spec"]).await.unwrap();
+    let words = spec.split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in [
+        "Retries after the first attempt",
+        "Default: 3.",
+        "Default: 15s.",
+        "Default: true.",
+        "exact (`order.created`)",
+    ] {
+        assert!(words.contains(part), "{part} in {spec}");
+    }
+    let initial = kubectl.ok(&["explain", "hook.spec.backoff.initial"]).await.unwrap();
+    assert!(initial.contains("Default: 10s."), "{initial}");
     for path in [
         "hook.spec.signing.secretRefs.key",
         "hook.status.deliveries.state",

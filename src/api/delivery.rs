@@ -29,6 +29,11 @@ pub struct DeliverySpec {
     /// The CloudEvents id of the event. With the event's source it names the event across Webhooks.
     #[schemars(length(max = 1024))]
     pub event_id: String,
+    /// The CloudEvents source of the event. Not there when it was erased, or when the event was accepted by a version of
+    /// Hookwright that did not keep it here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16384))]
+    pub event_source: Option<String>,
     /// The CloudEvents type of the event.
     #[schemars(length(max = 256))]
     pub event_type: String,
@@ -56,11 +61,11 @@ pub struct DeliveryStatus {
     /// attempt), Held (waits for the Webhook), Success (arrived) or Failed (given up).
     pub state: DeliveryState,
     /// Why it is Held (Paused, Disabled, NotReady, EndpointUnhealthy) or Failed (RetriesExhausted, Gone,
-    /// AddressDenied, Expired, TestFailed, Interrupted, Expunged).
+    /// AddressDenied, Expired, TestFailed, Interrupted, Expunged, RedeliveryFailed).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub reason: Option<String>,
-    /// Attempts after the first.
+    /// Attempts after the first, without those that somebody asked for.
     #[schemars(range(min = 0))]
     pub retry_count: i32,
     /// When the next attempt is due, while there is one to come. A Held delivery waits for the Webhook as well.
@@ -121,7 +126,7 @@ pub struct DeliveryAttempt {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub response_status: Option<i32>,
-    /// Why it failed.
+    /// Why it failed, or what became of an answer whose status had arrived (cut, late, reset).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub error_message: Option<String>,

@@ -4,22 +4,27 @@
 //! a CRD: every string and list they touch has a maximum, and no rule looks into the parts of a URL but its
 //! host name (their sizes are unknown to the estimate, which would refuse the CRD).
 
+use std::fmt::Write as _;
+
 use serde_json::{Value, json};
+
+use crate::model::legible::HIDDEN;
 
 /// A Kubernetes name: DNS-1123 subdomain.
 const NAME: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 /// A key in the data of a Secret or ConfigMap.
 const KEY: &str = "^[-._a-zA-Z0-9]+$";
-/// A duration: whole numbers with units.
-const DURATION: &str = "^([0-9]{1,7}(ms|s|m|h))+$";
+/// A duration: whole numbers with units. In 16 characters, no sum of them is more than what CEL can hold.
+const DURATION: &str = "^([0-9]{1,6}h|[0-9]{1,7}(ms|s|m))+$";
+/// A time of RFC 3339, in upper case, that exists: of the years 1000 to 9999, without leap seconds. See
+/// [`crate::model::time::UnixMillis::parse`].
+const TIME: &str = "^([1-9][0-9]{3}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|\
+                    02-(0[1-9]|1[0-9]|2[0-8]))|([1-9][0-9](0[48]|[2468][048]|[13579][26])|([2468][048]|[13579][26])00)-\
+                    02-29)T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$";
 /// A token of RFC 9110, as header names are.
 const TOKEN: &str = "^[-!#$%&'*+.^_`|~0-9A-Za-z]+$";
 /// Printable ASCII, no space at either end.
 const HEADER_VALUE: &str = "^([!-~]([ -~]*[!-~])?)?$";
-/// An exact type, or a prefix that ends in a dot and a star.
-const EVENT_TYPE_PATTERN: &str = "^([*]|[^*[:space:][:cntrl:]]+([.][*])?)$";
-/// One exact event type.
-const EVENT_TYPE: &str = "^[^*[:space:][:cntrl:]]+$";
 /// User information before the host.
 const USER_INFO: &str = r"^https://[^/?#\\]*@";
 
@@ -53,12 +58,32 @@ fn matches(pattern: &str) -> String {
     format!(r#"self.matches(r"{pattern}")"#)
 }
 
+/// An IPv6 address of hexadecimal groups in lower case, with at most one `::`.
+fn ipv6_pattern() -> String {
+    let group = "[0-9a-f]{1,4}";
+    let around = |before: usize| {
+        let after = 7 - before;
+        format!("({group}:){{1,{before}}}(:{group}){{1,{after}}}")
+    };
+    let between: Vec<String> = (1..7).map(around).collect();
+    format!("({group}:){{7}}{group}|({group}:){{1,7}}:|{}|:((:{group}){{1,7}}|:)", between.join("|"))
+}
+
+/// A character of an event type: neither a star nor what cannot be seen.
+fn of_event_type() -> String {
+    let mut class = r"[^*\x{20}".to_owned();
+    for (first, last) in HIDDEN {
+        let _ = write!(class, r"\x{{{:X}}}-\x{{{:X}}}", u32::from(*first), u32::from(*last));
+    }
+    class + "]"
+}
+
 /// Every spelling of a URL on whose host two parsers could disagree is outside of this expression.
 fn url_pattern() -> String {
     let octet = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
     let port = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])";
     let name = "([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?[.])+[a-z]([-a-z0-9]{0,61}[a-z0-9])?";
-    let address = format!("{octet}([.]{octet}){{3}}|\\[[0-9a-f:]{{2,39}}\\]");
+    let address = format!("{octet}([.]{octet}){{3}}|\\[({})\\]", ipv6_pattern());
     let (path, escape) = ("A-Za-z0-9._~!$&'()*+,;=:@/", "%[0-9A-Fa-f]{2}");
     format!("^https://({name}|{address})(:{port})?(/([{path}-]|{escape})*)?([?]([{path}?-]|{escape})*)?$")
 }
@@ -88,15 +113,20 @@ pub(super) fn url() -> Value {
 
 /// `spec.eventTypes`, as a list.
 pub(super) fn event_type_patterns() -> Value {
+    // An exact type, or a prefix that ends in a dot and a star.
+    let pattern = format!("^([*]|{}+([.][*])?)$", of_event_type());
     rules([(
-        format!(r#"self.all(t, t.matches(r"{EVENT_TYPE_PATTERN}"))"#),
-        r#"each event type must be exact ("order.created"), a prefix ("invoice.*"), or "*" for all, without spaces"#,
+        format!(r#"self.all(t, t.matches(r"{pattern}"))"#),
+        r#"each event type must be exact ("order.created"), a prefix ("invoice.*"), or "*" for all, without spaces and characters that cannot be seen"#,
     )])
 }
 
 /// One event type.
 pub(super) fn event_type() -> Value {
-    rules([(matches(EVENT_TYPE), "eventType must be one exact event type, without spaces and without *")])
+    rules([(
+        matches(&format!("^{}+$", of_event_type())),
+        "eventType must be one exact event type, without spaces and without *, and without characters that cannot be seen",
+    )])
 }
 
 /// The name of an object.
@@ -163,9 +193,18 @@ pub(super) fn backoff() -> Value {
     )])
 }
 
-/// The times of a replay's selection, which are of format date-time.
+/// A time.
+pub(super) fn time(message: &str) -> Value {
+    rules([(matches(TIME), message)])
+}
+
+/// The times of a replay's selection.
 pub(super) fn replay_times() -> Value {
-    rules([("self.from < self.to".to_owned(), "from must be before to")])
+    let valid = |field: &str| format!(r#"self.{field}.matches(r"{TIME}")"#);
+    rules([(
+        format!("!{} || !{} || timestamp(self.from) < timestamp(self.to)", valid("from"), valid("to")),
+        "from must be before to",
+    )])
 }
 
 /// The spec of a kind that is carried out once.

@@ -65,6 +65,7 @@ fn finish(crd: &CustomResourceDefinition) -> CustomResourceDefinition {
             status["default"] = json!({ "observedGeneration": -1 });
         }
         describe(schema, "/properties/spec", "What is wanted.");
+        say_defaults(schema);
     }
     serde_json::from_value(value).expect("a CRD with small changes is a CRD")
 }
@@ -97,6 +98,26 @@ fn drop_defaults(schema: &mut Value) {
         if let Some(items) = map.get_mut("items") {
             drop_defaults(items);
         }
+    }
+}
+
+/// Ends the description of each field that has a default with it: `kubectl explain` shows no other. A default of several
+/// fields is said at each.
+fn say_defaults(schema: &mut Value) {
+    let Value::Object(map) = schema else { return };
+    let default = map.get("default").and_then(|default| match default {
+        Value::String(text) => Some(text.clone()),
+        Value::Array(_) | Value::Bool(_) | Value::Number(_) => Some(default.to_string().replace('"', "")),
+        Value::Object(_) | Value::Null => None,
+    });
+    if let (Some(default), Some(Value::String(text))) = (default, map.get_mut("description")) {
+        *text = format!("{text} Default: {default}.");
+    }
+    if let Some(properties) = map.get_mut("properties").and_then(Value::as_object_mut) {
+        properties.values_mut().for_each(say_defaults);
+    }
+    if let Some(items) = map.get_mut("items") {
+        say_defaults(items);
     }
 }
 
@@ -282,6 +303,25 @@ mod tests {
         }
         let event_type = &schemas[1].1["properties"]["spec"]["properties"]["eventType"]["default"];
         assert_eq!(event_type, "webhook.test");
+    }
+
+    #[test]
+    fn every_description_says_the_default() {
+        let found = complaints(|path, property| {
+            let text = property["description"].as_str().unwrap_or_default();
+            let said = text.split(" Default: ").nth(1);
+            let expected = match &property["default"] {
+                Value::Null | Value::Object(_) => None,
+                Value::String(text) => Some(format!("{text}.")),
+                other => Some(format!("{}.", other.to_string().replace('"', ""))),
+            };
+            let only = path.contains(".spec") || expected.is_none();
+            (said != expected.as_deref() || !only).then(|| format!("{text:?}"))
+        });
+        assert!(found.is_empty(), "{found:#?}");
+        let (_, webhook) = schemas().remove(0);
+        let text = webhook["properties"]["spec"]["properties"]["maxRetries"]["description"].clone();
+        assert!(text.as_str().unwrap().ends_with(" Default: 3."), "{text}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::rules;
-pub use super::webhook_status::{DeliveryState, DeliverySummary, WebhookStatus};
+pub use super::webhook_status::{DeliveryState, DeliverySummary, WebhookState, WebhookStatus};
 
 /// What is sent where, and how.
 #[derive(CustomResource, JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,6 +31,12 @@ pub use super::webhook_status::{DeliveryState, DeliverySummary, WebhookStatus};
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].status"#,
         description = "Whether the spec is accepted, its references are found and the route is live"
+    ),
+    printcolumn(
+        name = "STATE",
+        type_ = "string",
+        json_path = ".status.state",
+        description = "Active, Paused, Disabled, NotReady or Probing: whether deliveries are sent, or why not"
     ),
     printcolumn(
         name = "HEALTHY",
@@ -284,7 +290,7 @@ pub struct CaRef {
     /// Its name, in the same namespace.
     #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = rules::name()))]
     pub name: String,
-    /// The key in its data, whose value is one or more certificates in PEM, at most 64 KiB.
+    /// The key in its data, whose value is one or more certificates in PEM, at most 1 MiB.
     #[serde(default = "defaults::ca_key")]
     #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = rules::key()))]
     pub key: String,

@@ -123,11 +123,21 @@ pub struct ReplaySelect {
     pub states: Vec<ReplayState>,
 
     /// Those whose event was accepted at this time (RFC 3339, such as 2026-11-24T22:00:00Z) or later.
-    #[schemars(length(max = 40), extend("format" = "date-time"))]
+    #[schemars(
+        length(max = 40),
+        extend("x-kubernetes-validations" = rules::time(
+            "from must be a time that exists, in RFC 3339, such as 2026-11-24T22:00:00Z or 2026-11-24T23:00:00.5+01:00"
+        ))
+    )]
     pub from: String,
 
     /// Those whose event was accepted before this time. What is accepted after the replay has begun is never chosen.
-    #[schemars(length(max = 40), extend("format" = "date-time"))]
+    #[schemars(
+        length(max = 40),
+        extend("x-kubernetes-validations" = rules::time(
+            "to must be a time that exists, in RFC 3339, such as 2026-11-25T06:00:00Z or 2026-11-25T07:00:00.5+01:00"
+        ))
+    )]
     pub to: String,
 
     /// Those of these event types, 1 to 64: exact (`order.created`), a prefix (`invoice.*`), or `*` for all. Without it:

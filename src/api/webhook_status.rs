@@ -16,6 +16,12 @@ pub struct WebhookStatus {
     #[schemars(range(min = -1))]
     pub observed_generation: i64,
 
+    /// What is done with its deliveries now: Active (they are sent), Paused (spec.active is false), Disabled (see the
+    /// condition), NotReady (see the condition Ready) or Probing (its endpoint fails, and is tried from time to time). All
+    /// but Active hold deliveries back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<WebhookState>,
+
     /// Ready: the spec is accepted, its references are found, the route is live; it does not follow the endpoint's
     /// health. EndpointHealthy: the recent outcome of deliveries; Unknown before the first, False from five failed
     /// attempts in a row on or when a delivery was given up, True again with the next success. Present only while
@@ -83,6 +89,7 @@ impl Default for WebhookStatus {
     fn default() -> Self {
         Self {
             observed_generation: -1,
+            state: None,
             conditions: Vec::new(),
             failure_count: 0,
             consecutive_failures: 0,
@@ -99,6 +106,21 @@ impl Default for WebhookStatus {
     }
 }
 
+/// What is done with the deliveries of a Webhook.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum WebhookState {
+    /// They are sent.
+    Active,
+    /// They are Held: spec.active is false.
+    Paused,
+    /// They are Held: it is disabled.
+    Disabled,
+    /// They are Held: the spec, or what it refers to, cannot be used.
+    NotReady,
+    /// Its endpoint fails: it is tried from time to time, and what is due meanwhile is Held.
+    Probing,
+}
+
 /// One delivery: one event for this Webhook.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -106,10 +128,10 @@ pub struct DeliverySummary {
     /// Its name in the delivery log, and the webhook-id header of every attempt.
     #[schemars(length(max = 36))]
     pub id: String,
-    /// The CloudEvents id of its event, cut to 64 characters.
+    /// The CloudEvents id of its event, cut to 64 characters; what cannot be seen in it is written as `\u{...}`.
     #[schemars(length(max = 64))]
     pub event_id: String,
-    /// The CloudEvents type of its event, cut to 64 characters.
+    /// The CloudEvents type of its event, cut and written in the same way.
     #[schemars(length(max = 64))]
     pub event_type: String,
     /// Pending (waits for its first attempt, or is in it), Retrying (failed at least once, waits for the next
@@ -121,7 +143,7 @@ pub struct DeliverySummary {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 100, max = 999))]
     pub response_status: Option<i32>,
-    /// Attempts after the first.
+    /// Attempts after the first, without those that somebody asked for.
     #[schemars(range(min = 0))]
     pub retry_count: i32,
     /// When the next attempt is due.

@@ -2,6 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+use crate::model::legible::legible;
 use crate::model::time::UnixMillis;
 
 /// Longest message, in bytes.
@@ -28,7 +29,7 @@ impl Maker<'_> {
             type_: kind.to_owned(),
             status: status.to_owned(),
             reason: reason.to_owned(),
-            message: cut_bytes(message, MAX_MESSAGE).to_owned(),
+            message: cut_bytes(&legible(message, MAX_MESSAGE), MAX_MESSAGE).to_owned(),
             observed_generation: Some(self.generation),
             last_transition_time: at,
         }
@@ -101,6 +102,13 @@ mod tests {
         let changed = second.make("Ready", Status::False, "B", "b");
         assert_eq!(changed.last_transition_time.0.as_second() - first.last_transition_time.0.as_second(), 9);
         assert_eq!(changed.last_transition_time.0.subsec_nanosecond(), 0);
+    }
+
+    #[test]
+    fn a_message_is_legible_whoever_wrote_a_part_of_it() {
+        let maker = Maker { before: &[], generation: 1, now: UnixMillis::default() };
+        let condition = maker.make("Ready", Status::False, "A", "Secret \"a\u{202e}b\" said\n\u{1b}[2J");
+        assert_eq!(condition.message, r#"Secret "a\u{202e}b" said\n\u{1b}[2J"#);
     }
 
     #[test]

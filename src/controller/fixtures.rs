@@ -90,6 +90,7 @@ pub(super) fn delivery(number: u8, state: State, attempts: &[(u16, i64)]) -> Del
         ended_at: None,
         redelivery: None,
         expunged: None,
+        event_source: None,
     }
 }
 

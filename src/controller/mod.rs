@@ -90,6 +90,8 @@ pub struct Deps {
     pub purge_grace: Duration,
     /// On stop, tests under way get this long to end.
     pub shutdown_grace: Duration,
+    /// Largest data of a test event, in bytes: that of a published one.
+    pub max_body_bytes: usize,
 }
 
 impl std::fmt::Debug for Deps {
@@ -118,13 +120,7 @@ impl Controllers {
     /// Runs until told to stop; returns when what is under way has ended, after [`Deps::shutdown_grace`] at the latest.
     pub async fn run(self, stop: CancellationToken) {
         let Self(deps) = self;
-        let purge = purge::run(
-            Arc::clone(&deps.table),
-            Arc::clone(&deps.store),
-            deps.scope.clone(),
-            deps.purge_grace,
-            stop.clone(),
-        );
+        let purge = purge::run(Arc::clone(&deps), stop.clone());
         let tests = webhook_test::run(Arc::clone(&deps), stop.clone());
         let replays = webhook_replay::run(Arc::clone(&deps), stop.clone());
         tokio::join!(webhook::run(deps, stop), tests, replays, purge);

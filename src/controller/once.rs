@@ -1,10 +1,8 @@
 //! What the kinds that are carried out once have in common: WebhookTest and WebhookReplay.
 
 use std::fmt::Debug;
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::{self, Stream, StreamExt as _};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, Preconditions};
@@ -17,26 +15,21 @@ use crate::api::conditions::{READY, RECONCILING, STALLED, SUCCEEDED};
 use crate::model::time::UnixMillis;
 use crate::routes::Table;
 use crate::routes::watch::why;
+use crate::store::SLACK;
 
 /// A Webhook that does not exist, or is not what is needed, for so long after the object was created fails it.
 pub(super) const PATIENCE: Duration = Duration::from_mins(5);
 /// How often what an object waits for is looked at. Costs no call.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
+/// How often a finished object is looked at that will be deleted: the clock may have been set.
+const LOOK_AGAIN: Duration = Duration::from_mins(1);
 /// No answer within this is a failure.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The objects, once all Webhooks are listed: before that, one that is missing may merely not have been seen.
-pub(super) fn after_routes<K: Send + 'static>(
-    table: Arc<Table>,
-    touched: impl Stream<Item = K> + Send + 'static,
-) -> impl Stream<Item = K> + Send + 'static {
-    let synced = async move {
-        while !table.is_synced() {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        touched
-    };
-    stream::once(synced).flatten()
+/// Whether an object must wait until the Webhooks of its namespace are listed: before that, one that is missing may
+/// merely not have been seen. Then it is looked at again after [`LOOK`].
+pub(super) fn is_early(table: &Table, object: &impl Resource) -> bool {
+    !table.serves(object.meta().namespace.as_deref().unwrap_or_default())
 }
 
 /// Reason and message of a condition.
@@ -53,17 +46,34 @@ pub(super) struct Reason {
 pub(super) enum Afterwards {
     /// Nothing.
     Rest,
-    /// It is deleted after this time.
+    /// It is looked at again after this time.
     Later(Duration),
+    /// It was finished by a clock that was ahead, and has been set back: its time is counted from now.
+    Redate,
     /// It is deleted now.
     Delete,
+}
+
+/// Whether a time is still to come: a clock gave it that was ahead, and has been set back.
+pub(super) fn is_ahead(at: Option<&str>, now: UnixMillis) -> bool {
+    time(at).is_some_and(|at| at > now + SLACK)
+}
+
+/// A time of a status, or now, if it is still to come.
+pub(super) fn redated(at: &mut Option<String>, now: UnixMillis) {
+    if is_ahead(at.as_deref(), now) {
+        *at = Some(now.to_string());
+    }
 }
 
 /// What becomes of an object that was finished then.
 pub(super) fn afterwards(ttl: Option<i32>, completed_at: Option<&str>, now: UnixMillis) -> Afterwards {
     let (Some(ttl), Some(ended)) = (ttl, time(completed_at)) else { return Afterwards::Rest };
+    if ended > now + SLACK {
+        return Afterwards::Redate;
+    }
     let due = ended + Duration::from_secs(u64::try_from(ttl).unwrap_or(0));
-    if due <= now { Afterwards::Delete } else { Afterwards::Later(due.since(now)) }
+    if due <= now { Afterwards::Delete } else { Afterwards::Later(due.since(now).min(LOOK_AGAIN)) }
 }
 
 /// Whether there is a result, which is for good.
@@ -77,9 +87,14 @@ pub(super) fn created(object: &impl Resource) -> UnixMillis {
     time.map(|time| UnixMillis::from_jiff(time.0)).unwrap_or_default()
 }
 
+/// For how long an object exists: the clock of kube-apiserver may be ahead of ours, or ours was set back.
+pub(super) fn age(object: &impl Resource, known_for: Duration, now: UnixMillis) -> Duration {
+    now.since(created(object)).max(known_for)
+}
+
 /// A time of a spec or status.
 pub(super) fn time(text: Option<&str>) -> Option<UnixMillis> {
-    text.and_then(|text| text.parse().ok()).map(UnixMillis::from_jiff)
+    text.and_then(UnixMillis::parse)
 }
 
 /// The conditions of an object without a result.

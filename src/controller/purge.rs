@@ -1,22 +1,28 @@
 //! Erases the data of Webhooks that are gone.
 //!
-//! Gone is who is missing from a complete list of what is served, by identity, for the whole grace. Nothing is written
-//! down for that: after a restart the complete list says it again, and the grace begins anew. No finalizer is needed,
-//! so no deletion ever waits for the operator.
+//! Gone is who was seen to go, or is missing from a complete list of its namespace, by identity. From then on nothing of it is shown, sent
+//! or counted (see [`crate::store::Store::set_gone`]); it is erased after the whole grace, unless a Webhook of the same
+//! name in the very same namespace has taken over. Nothing is written down for that: after a restart the complete list
+//! says it again, and the grace begins anew. No finalizer is needed, so no deletion ever waits for the operator.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Resource as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use super::Deps;
+use super::reporter::{self, Reporter};
+use crate::api::Webhook;
 use crate::cli::chain;
 use crate::model::ids::{WebhookRef, WebhookUid};
-use crate::routes::Table;
-use crate::routes::watch::Scope;
-use crate::store::Store;
+
+/// An Event that takes longer is not waited for.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Since when Webhooks of the store are missing from the table.
 #[derive(Debug, Default)]
@@ -43,35 +49,72 @@ impl Absences {
 }
 
 /// Looks from time to time, until it is told to stop.
-pub(super) async fn run(
-    table: Arc<Table>,
-    store: Arc<dyn Store>,
-    scope: Scope,
-    grace: Duration,
-    stop: CancellationToken,
-) {
+pub(super) async fn run(deps: Arc<Deps>, stop: CancellationToken) {
+    let Deps { table, store, scope, purge_grace: grace, .. } = &*deps;
+    let reporter = Reporter::new(deps.client.clone(), deps.clock.clone());
     let mut absences = Absences::default();
-    let mut tick = tokio::time::interval((grace / 10).clamp(Duration::from_secs(1), Duration::from_secs(30)));
+    let mut tick =
+        tokio::time::interval((*grace / 10).clamp(Duration::from_secs(1), Duration::from_secs(30)));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        if !table.is_synced() {
-            continue;
-        }
         let mut known = store.known();
-        known.retain(|webhook| scope.serves(&webhook.namespace));
-        for webhook in absences.look(known, |uid| table.get(uid).is_some(), grace, Instant::now()) {
-            match store.purge(webhook.uid).await {
-                Ok(()) => info!(%webhook, "erased the data of a deleted Webhook"),
-                Err(error) => {
-                    error!(%webhook, error = chain(&error), "cannot erase the data of a deleted Webhook");
-                }
-            }
+        // Of a namespace that cannot be read, nobody knows what is missing, but for what was seen to go.
+        table.keep_left(&known);
+        known.retain(|webhook| {
+            let namespace = &webhook.namespace;
+            scope.serves(namespace) && (table.serves(namespace) || table.has_left(webhook.uid))
+        });
+        let gone = absences.look(known, |uid| table.get(uid).is_some(), *grace, Instant::now());
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = erase(&deps, &reporter, gone) => {}
         }
     }
+}
+
+/// Erases the data of these. One line says of all of them how many deliveries waited, which nobody gets now.
+async fn erase(deps: &Deps, reporter: &Reporter, gone: Vec<WebhookRef>) {
+    let (mut erased, mut discarded, mut failed) = (Vec::new(), 0, Vec::new());
+    for webhook in gone {
+        match deps.store.purge(webhook.uid).await {
+            Ok(waited) => {
+                discarded += waited;
+                deps.metrics.discarded_deliveries.inc_by(waited);
+                if waited > 0 {
+                    tell(reporter, &webhook, waited).await;
+                }
+                erased.push(webhook);
+            }
+            Err(error) => failed.push((webhook, error)),
+        }
+    }
+    if let Some(first) = erased.first() {
+        let webhooks = erased.len();
+        info!(webhooks, %first, discarded, "erased the data of deleted Webhooks");
+    }
+    if let Some((first, error)) = failed.first() {
+        let webhooks = failed.len();
+        error!(webhooks, %first, error = chain(error), "cannot erase the data of deleted Webhooks; trying again");
+    }
+}
+
+/// Says where the Webhook was what became of its deliveries; where its namespace is gone as well, nobody is left to
+/// be told.
+async fn tell(reporter: &Reporter, webhook: &WebhookRef, discarded: u64) {
+    let about = ObjectReference {
+        api_version: Some(Webhook::api_version(&()).into_owned()),
+        kind: Some(Webhook::kind(&()).into_owned()),
+        namespace: Some(webhook.namespace.to_string()),
+        name: Some(webhook.name.to_string()),
+        uid: Some(webhook.uid.to_string()),
+        ..ObjectReference::default()
+    };
+    let told = reporter.publish(vec![reporter::discarded(discarded)], &about);
+    let _ = tokio::time::timeout(TIMEOUT, told).await;
 }
 
 #[cfg(test)]

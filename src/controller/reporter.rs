@@ -1,17 +1,29 @@
 //! Events: one for each change of state of a Webhook, none for a delivery.
 
 use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event as Stored;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::Api;
 use kube::Client;
+use kube::api::PostParams;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter as Identity};
 use tracing::warn;
 
 use super::conditions::{cut_bytes, find, is_true};
 use crate::api::WebhookStatus;
 use crate::api::conditions::{DISABLED, ENDPOINT_HEALTHY, READY};
+use crate::clock::Clock;
 use crate::routes::watch::why;
 
 /// What an Event may say at most, in bytes.
 const MAX_NOTE: usize = 1000;
+/// Longest name of an object that leaves room in the name of its Event for what the recorder adds: a dot and the time in
+/// nanoseconds.
+const MAX_NAME: usize = 236;
+/// Of a longer name, so much is in the name of its Event.
+const KEPT_OF_NAME: usize = 50;
+/// By whom Events are reported.
+const REPORTER: &str = "hookwright";
 
 /// An Event to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,17 +74,29 @@ fn disabling(before: &WebhookStatus, after: &WebhookStatus) -> Option<Note> {
     }
 }
 
+/// That a deleted Webhook's deliveries were discarded.
+pub(super) fn discarded(deliveries: u64) -> Note {
+    let text = format!(
+        "the Webhook was deleted and not made again: {deliveries} deliveries that waited for it were discarded"
+    );
+    note(true, "DeliveriesDiscarded", "Deleted", &text)
+}
+
 fn note(warning: bool, reason: &'static str, action: &str, text: &str) -> Note {
     Note { warning, reason, action: action.to_owned(), text: cut_bytes(text, MAX_NOTE).to_owned() }
 }
 
 /// Publishes Events.
 #[derive(Clone)]
-pub(super) struct Reporter(Recorder);
+pub(super) struct Reporter {
+    recorder: Recorder,
+    client: Client,
+    clock: Clock,
+}
 
 impl Reporter {
-    pub(super) fn new(client: Client) -> Self {
-        Self(Recorder::new(client, Identity::from("hookwright")))
+    pub(super) fn new(client: Client, clock: Clock) -> Self {
+        Self { recorder: Recorder::new(client.clone(), Identity::from(REPORTER)), client, clock }
     }
 
     /// Publishes them; one that is refused (as in a namespace that is being deleted) is only logged.
@@ -85,12 +109,51 @@ impl Reporter {
                 action,
                 secondary: None,
             };
-            if let Err(error) = self.0.publish(&event, about).await {
+            let name = about.name.as_deref().unwrap_or_default();
+            let published = if name.len() > MAX_NAME {
+                self.publish_under_a_short_name(event, about).await
+            } else {
+                self.recorder.publish(&event, about).await
+            };
+            if let Err(error) = published {
                 let (namespace, name) = (about.namespace.as_deref(), about.name.as_deref());
                 warn!(namespace, name, reason, error = why(&error), "cannot publish an Event");
             }
         }
     }
+}
+
+impl Reporter {
+    /// The recorder names an Event by the whole name of its object. Such Events are not merged.
+    async fn publish_under_a_short_name(
+        &self,
+        event: Event,
+        about: &ObjectReference,
+    ) -> Result<(), kube::Error> {
+        let Event { type_, reason, note, action, secondary } = event;
+        let name = about.name.as_deref().unwrap_or_default();
+        let stored = Stored {
+            metadata: ObjectMeta { generate_name: Some(beginning(name)), ..ObjectMeta::default() },
+            event_time: Some(MicroTime(self.clock.now().to_jiff())),
+            type_: Some(if type_ == EventType::Warning { "Warning" } else { "Normal" }.to_owned()),
+            reason: Some(reason),
+            action: Some(action),
+            note,
+            regarding: Some(about.clone()),
+            related: secondary,
+            reporting_controller: Some(REPORTER.to_owned()),
+            reporting_instance: Some(REPORTER.to_owned()),
+            ..Stored::default()
+        };
+        let namespace = about.namespace.as_deref().unwrap_or("default");
+        let events: Api<Stored> = Api::namespaced(self.client.clone(), namespace);
+        events.create(&PostParams::default(), &stored).await.map(drop)
+    }
+}
+
+/// What the apiserver completes to a name.
+fn beginning(name: &str) -> String {
+    format!("{}-", cut_bytes(name, KEPT_OF_NAME).trim_end_matches(['-', '.']))
 }
 
 #[cfg(test)]
@@ -157,6 +220,16 @@ mod tests {
             let notes = changes(&status(before), &status(after));
             let reasons: Vec<_> = notes.iter().map(|note| note.reason).collect();
             assert_eq!(reasons, expected, "{sentence}");
+        }
+    }
+
+    #[test]
+    fn a_long_name_has_a_beginning_that_can_be_completed() {
+        for (name, expected) in [
+            ("orders".repeat(42), format!("{}or-", "orders".repeat(8))),
+            (format!("{}-.a", "a".repeat(48)), format!("{}-", "a".repeat(48))),
+        ] {
+            assert_eq!(beginning(&name), expected);
         }
     }
 

@@ -8,8 +8,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use super::conditions::{MAX_MESSAGE, Maker, Status, cut_bytes, cut_chars};
 use crate::api::WebhookStatus;
 use crate::api::conditions::{DISABLED, ENDPOINT_HEALTHY, READY, RECONCILING, STALLED};
-use crate::api::webhook::{DeliveryState, DeliverySummary};
+use crate::api::webhook::{DeliveryState, DeliverySummary, WebhookState};
 use crate::model::duration;
+use crate::model::legible::legible;
 use crate::model::time::UnixMillis;
 use crate::model::trouble::LastFailure;
 use crate::routes::Route;
@@ -44,6 +45,7 @@ pub(super) fn status(known: &Known<'_>) -> WebhookStatus {
     let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     fit(WebhookStatus {
         observed_generation: route.generation,
+        state: Some(state(route, hold)),
         conditions: conditions(known),
         failure_count: number(summary.failure_count),
         consecutive_failures: number(summary.consecutive_failures),
@@ -59,6 +61,18 @@ pub(super) fn status(known: &Known<'_>) -> WebhookStatus {
     })
 }
 
+/// Whether deliveries are sent, or why not.
+fn state(route: &Route, hold: Option<Hold>) -> WebhookState {
+    match hold {
+        None | Some(Hold::EndpointUnhealthy) if route.unready().is_some() => WebhookState::NotReady,
+        None => WebhookState::Active,
+        Some(Hold::Paused) => WebhookState::Paused,
+        Some(Hold::Disabled(_)) => WebhookState::Disabled,
+        Some(Hold::NotReady) => WebhookState::NotReady,
+        Some(Hold::EndpointUnhealthy) => WebhookState::Probing,
+    }
+}
+
 /// The annotation as `status.lastHandledReconcileAt` has it.
 pub(super) fn handled(route: &Route) -> Option<String> {
     route.requested_at.as_deref().map(|value| cut_chars(value, 128))
@@ -68,7 +82,7 @@ fn conditions(known: &Known<'_>) -> Vec<Condition> {
     let Known { route, before, now, .. } = known;
     let maker = Maker { before: &before.conditions, generation: route.generation, now: *now };
     let mut conditions = vec![ready(known, &maker), healthy(known, &maker)];
-    if let Err(unready) = &route.endpoint {
+    if let Some(unready) = route.unready() {
         let kind = if unready.stalled { STALLED } else { RECONCILING };
         conditions.push(maker.make(kind, Status::True, unready.reason, &unready.message));
     }
@@ -78,21 +92,21 @@ fn conditions(known: &Known<'_>) -> Vec<Condition> {
 
 fn ready(known: &Known<'_>, maker: &Maker<'_>) -> Condition {
     let Known { route, summary, .. } = known;
-    match (&route.endpoint, hold(route, Some(summary))) {
-        (Err(unready), _) => maker.make(READY, Status::False, unready.reason, &unready.message),
-        (Ok(_), Some(Hold::Paused)) => maker.make(
+    match (route.unready(), hold(route, Some(summary))) {
+        (Some(unready), _) => maker.make(READY, Status::False, unready.reason, &unready.message),
+        (None, Some(Hold::Paused)) => maker.make(
             READY,
             Status::True,
             "Paused",
             "the route is live and paused: deliveries are Held until spec.active is true",
         ),
-        (Ok(_), Some(Hold::Disabled(_))) => maker.make(
+        (None, Some(Hold::Disabled(_))) => maker.make(
             READY,
             Status::True,
             "RouteLive",
             "the route is live, and disabled: see condition Disabled",
         ),
-        (Ok(_), Some(Hold::NotReady | Hold::EndpointUnhealthy) | None) => {
+        (None, Some(Hold::NotReady | Hold::EndpointUnhealthy) | None) => {
             maker.make(READY, Status::True, "RouteLive", "the route is live")
         }
     }
@@ -192,14 +206,14 @@ fn line(delivery: &Delivery, hold: Option<Hold>, now: UnixMillis) -> DeliverySum
     let next = delivery.due.filter(|_| state == DeliveryState::Retrying);
     DeliverySummary {
         id: delivery.name.to_string(),
-        event_id: cut_chars(&delivery.event_id, 64),
-        event_type: cut_chars(&delivery.event_type, 64),
+        event_id: legible(&delivery.event_id, 64),
+        event_type: legible(&delivery.event_type, 64),
         state,
         test: delivery.test,
         response_status: last.and_then(|attempt| attempt.status).map(i32::from),
         retry_count: i32::try_from(delivery.retry_count()).unwrap_or(i32::MAX),
         next_retry_at: next.map(|due| due.to_string()),
-        error_message: error(delivery, state, hold).map(|text| cut_chars(&text, 160)),
+        error_message: error(delivery, state, hold).map(|text| legible(&text, 160)),
         started_at: last.map(|attempt| attempt.at.to_string()),
         duration_ms: last.map(|attempt| i64::try_from(attempt.duration.as_millis()).unwrap_or(i64::MAX)),
     }

@@ -1,7 +1,7 @@
 //! The controller of Webhooks: observe → judge → write.
 //!
 //! It owns nothing but the status. It looks when a route comes into force and when the store's numbers change, and
-//! writes only what is different, at once when it first changes and then at most once in an interval.
+//! writes only what is different: what somebody has done at once, the rest twice at once and then once in an interval.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::conditions::find;
-use super::memory::Memory;
+use super::memory::{Cadence, Memory};
 use super::reporter::{Reporter, changes};
 use super::status::{Known, handled, is_same, status};
 use super::{Deps, Error, apply};
@@ -30,6 +30,8 @@ use crate::routes::compile::{READING, identity};
 use crate::routes::hold::{Hold, hold};
 use crate::store::{Change, Delivery, Query, State, Summary};
 
+/// Writes that may come at once after a pause: a delivery's beginning and its end, say.
+const BURST: u32 = 2;
 /// Reconciles under way at once.
 const CONCURRENCY: u16 = 32;
 /// Changes of the store's numbers are looked at in batches that are so far apart.
@@ -47,8 +49,9 @@ struct Context {
 
 /// Runs until it is told to stop, and reconciles under way have ended.
 pub(super) async fn run(deps: Arc<Deps>, stop: CancellationToken) {
-    let reporter = Reporter::new(deps.client.clone());
-    let context = Arc::new(Context { deps: Arc::clone(&deps), reporter, memory: Memory::new() });
+    let reporter = Reporter::new(deps.client.clone(), deps.clock.clone());
+    let memory = Memory::new(Cadence { interval: deps.status_interval, burst: BURST });
+    let context = Arc::new(Context { deps: Arc::clone(&deps), reporter, memory });
     Controller::for_stream(stream::pending(), deps.webhooks.clone())
         .with_config(Config::default().concurrency(CONCURRENCY))
         .reconcile_on(routes(Arc::clone(&context)))
@@ -102,12 +105,16 @@ async fn reconcile(webhook: Arc<Webhook>, context: Arc<Context>) -> Result<Actio
         context.deps.store.update(uid, Change::Enable).await?;
         observed.summary = context.deps.store.summary(uid).ok_or(Error::Unknown)?;
     }
-    if let Some(wait) = wait(&observed, &context) {
+    let is_urgent = is_urgent(&observed);
+    if let Some(wait) = context.memory.wait(uid, Instant::now()).filter(|_| !is_urgent) {
         return Ok(Action::requeue(wait));
     }
     let judged = judge(&observed, &context).await?;
     if !is_same(&observed.before, &judged) {
         write(&webhook, &observed, judged, &context).await?;
+        if !is_urgent {
+            context.memory.count(uid, Instant::now());
+        }
     }
     context.memory.succeeded(uid);
     Ok(Action::await_change())
@@ -142,15 +149,13 @@ fn is_asked(observed: &Observed) -> bool {
     handled(route).is_some_and(|value| Some(value) != before.last_handled_reconcile_at)
 }
 
-/// How long the next write has to wait. What a person has just done is told at once.
-fn wait(observed: &Observed, context: &Context) -> Option<Duration> {
+/// Whether there is something that a person has just done: that is told at once, and does not count.
+fn is_urgent(observed: &Observed) -> bool {
     let Observed { route, before, .. } = observed;
     let ready = find(&before.conditions, READY).map(|ready| ready.status == "True");
-    let urgent = before.observed_generation != route.generation
-        || ready != Some(route.endpoint.is_ok())
-        || is_asked(observed);
-    let interval = context.deps.status_interval;
-    context.memory.wait(route.webhook.uid, interval, Instant::now()).filter(|_| !urgent)
+    before.observed_generation != route.generation
+        || ready != Some(route.unready().is_none())
+        || is_asked(observed)
 }
 
 async fn judge(observed: &Observed, context: &Context) -> Result<WebhookStatus, Error> {
@@ -200,7 +205,7 @@ async fn write(
     };
     context.deps.metrics.status_writes.get_or_create(&KIND).inc();
     let notes = changes(&observed.before, &judged);
-    context.memory.wrote(uid, Instant::now(), Some(&version), judged);
+    context.memory.wrote(uid, Some(&version), judged);
     context.reporter.publish(notes, &webhook.object_ref(&())).await;
     Ok(())
 }

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::memory::Memory;
+use super::memory::{Cadence, Memory};
 use super::once::{self, Reason};
 use super::{Deps, Error, apply};
 use crate::api::{WebhookReplay, WebhookReplayStatus};
@@ -57,9 +57,9 @@ struct Context {
 
 /// Runs until it is told to stop, and reconciles under way have ended.
 pub(super) async fn run(deps: Arc<Deps>, stop: CancellationToken) {
-    let (replays, touched) = reflect::<WebhookReplay>(&deps.client, &deps.scope);
-    let touched = once::after_routes(Arc::clone(&deps.table), touched);
-    let (paces, memory) = (Mutex::default(), Memory::new());
+    let (replays, touched) = reflect::<WebhookReplay>(&deps.client, &deps.scope, deps.table.coverage());
+    let (paces, memory) =
+        (Mutex::default(), Memory::new(Cadence { interval: deps.status_interval, burst: 1 }));
     let context = Arc::new(Context { deps, replays: replays.clone(), paces, memory });
     let controller = Controller::for_stream(touched.map(Ok), replays)
         .with_config(Config::default().concurrency(CONCURRENCY))
@@ -77,9 +77,12 @@ async fn reconcile(replay: Arc<WebhookReplay>, context: Arc<Context>) -> Result<
     context.deps.metrics.reconciles.get_or_create(&KIND).inc();
     let id = replay.uid().and_then(|uid| Some((uid.parse::<ReplayId>().ok()?, uid)));
     let Some((id, uid)) = id else { return Ok(Action::await_change()) };
+    if once::is_early(&context.deps.table, &*replay) {
+        return Ok(Action::requeue(once::LOOK));
+    }
     let replay = context.newest(&replay, &uid);
     let now = context.deps.clock.now();
-    let action = match step(&context.view(&replay, id)) {
+    let action = match step(&context.view(&replay, &uid, id)) {
         Step::Rest => {
             context.memory.forget(&uid);
             context.forget(id);
@@ -91,6 +94,7 @@ async fn reconcile(replay: Arc<WebhookReplay>, context: Arc<Context>) -> Result<
             context.memory.forget(&uid);
             return Ok(Action::await_change());
         }
+        Step::Redate => context.write(&replay, status::redated(&replay, now)).await?,
         Step::Cancel => {
             context.deps.store.cancel_replay(id, now).await?;
             Action::requeue(IDLE)
@@ -129,7 +133,7 @@ impl Context {
         }
     }
 
-    fn view<'a>(&self, replay: &'a WebhookReplay, id: ReplayId) -> View<'a> {
+    fn view<'a>(&self, replay: &'a WebhookReplay, uid: &str, id: ReplayId) -> View<'a> {
         let record = self.deps.store.replay(id);
         let (namespace, name) = (replay.namespace().unwrap_or_default(), replay.name_any());
         let (mut former, mut is_succeeding) = (None, false);
@@ -145,7 +149,8 @@ impl Context {
             }
         }
         let target = self.target(replay, &namespace);
-        View { replay, record, former, is_succeeding, target, now: self.deps.clock.now() }
+        let (known_for, now) = (self.memory.known_for(uid.to_owned()), self.deps.clock.now());
+        View { replay, known_for, record, former, is_succeeding, target, now }
     }
 
     fn target(&self, replay: &WebhookReplay, namespace: &str) -> Target {
@@ -187,9 +192,9 @@ impl Context {
         let lanes = self.lanes(record);
         let put = self.put(replay, record, &lanes).await?;
         let waits = self.waits(record, &lanes);
-        let (uid, interval) = (replay.uid().unwrap_or_default(), self.deps.status_interval);
+        let uid = replay.uid().unwrap_or_default();
         let is_first = status_of(replay).started_at.is_none();
-        if is_first || self.memory.wait(uid, interval, Instant::now()).is_none() {
+        if is_first || self.memory.wait(uid, Instant::now()).is_none() {
             let record = self.deps.store.replay(record.id);
             let now = self.deps.clock.now();
             if let Some(status) = record.map(|record| status::running(replay, &record, waits.as_ref(), now)) {
@@ -271,7 +276,8 @@ impl Context {
         let version = apply::status(&self.deps.client, replay, &status, None).await?;
         if let (Some(uid), Some(version)) = (replay.uid(), version) {
             self.deps.metrics.status_writes.get_or_create(&KIND).inc();
-            self.memory.wrote(uid, Instant::now(), Some(&version), status);
+            self.memory.count(uid.clone(), Instant::now());
+            self.memory.wrote(uid, Some(&version), status);
         }
         Ok(Action::requeue(Duration::from_secs(1)))
     }

@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use super::memory::Memory;
-use super::once::{self, Reason, created, time};
+use super::memory::{Cadence, Memory};
+use super::once::{self, LOOK, Reason, created, time};
 use super::{Deps, Error, apply};
 use crate::api::{WebhookTest, WebhookTestStatus};
 use crate::cli::chain;
@@ -53,9 +53,10 @@ struct Context {
 
 /// Runs until it is told to stop, and what is under way has ended.
 pub(super) async fn run(deps: Arc<Deps>, stop: CancellationToken) {
-    let (tests, touched) = reflect::<WebhookTest>(&deps.client, &deps.scope);
+    let (tests, touched) = reflect::<WebhookTest>(&deps.client, &deps.scope, deps.table.coverage());
     let grace = deps.shutdown_grace.max(attempt::SHORTEST_GRACE);
     let tasks = TaskTracker::new();
+    let memory = Memory::new(Cadence { interval: deps.status_interval, burst: 1 });
     let context = Arc::new(Context {
         deps,
         tests: tests.clone(),
@@ -63,9 +64,9 @@ pub(super) async fn run(deps: Arc<Deps>, stop: CancellationToken) {
         running: Mutex::default(),
         attempts: Arc::new(Semaphore::new(ATTEMPTS)),
         tasks: tasks.clone(),
-        memory: Memory::new(),
+        memory,
     });
-    Controller::for_stream(once::after_routes(Arc::clone(&context.deps.table), touched).map(Ok), tests)
+    Controller::for_stream(touched.map(Ok), tests)
         .with_config(Config::default().concurrency(CONCURRENCY))
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(reconcile, error_policy, context)
@@ -84,6 +85,9 @@ pub(super) async fn run(deps: Arc<Deps>, stop: CancellationToken) {
 async fn reconcile(test: Arc<WebhookTest>, context: Arc<Context>) -> Result<Action, Error> {
     context.deps.metrics.reconciles.get_or_create(&KIND).inc();
     let Some(uid) = test.uid() else { return Ok(Action::await_change()) };
+    if once::is_early(&context.deps.table, &*test) {
+        return Ok(Action::requeue(LOOK));
+    }
     let test = context.newest(&test, &uid);
     let now = context.deps.clock.now();
     let next = step(&context.view(&test, &uid).await?);
@@ -94,6 +98,7 @@ async fn reconcile(test: Arc<WebhookTest>, context: Arc<Context>) -> Result<Acti
         }
         Step::Later(wait) => Action::requeue(wait),
         Step::Delete => context.delete(&test, &uid).await?,
+        Step::Redate => context.write(&test, status::redated(&test, now)).await?,
         Step::Wait(why) => context.wait(&test, &why).await?,
         Step::Fail(Reason { word, message, .. }) => {
             context.write(&test, status::failed(&test, word, &message, now)).await?
@@ -124,7 +129,9 @@ impl Context {
             Some(name) => self.deps.store.delivery(name).await?.is_some(),
             None => false,
         };
-        Ok(View { test, is_running, target: self.target(test), is_stored, now: self.deps.clock.now() })
+        let largest = self.deps.max_body_bytes;
+        let (known_for, now) = (self.memory.known_for(uid.to_owned()), self.deps.clock.now());
+        Ok(View { test, known_for, is_running, target: self.target(test), is_stored, largest, now })
     }
 
     fn target(&self, test: &WebhookTest) -> Target {
@@ -167,7 +174,7 @@ impl Context {
             return Ok(false);
         };
         self.deps.metrics.status_writes.get_or_create(&KIND).inc();
-        self.memory.wrote(uid, tokio::time::Instant::now(), Some(&version), status);
+        self.memory.wrote(uid, Some(&version), status);
         Ok(true)
     }
 

@@ -17,7 +17,7 @@ use super::{Job, Sent};
 use crate::metrics::{Attempted, Ended as EndedLabel};
 use crate::model::causes::chain;
 use crate::model::time::UnixMillis;
-use crate::model::verdict::Verdict;
+use crate::model::verdict::{Fault, Verdict};
 use crate::routes::{Endpoint, Route};
 use crate::store::{self, Attempt, Claimed, Next, Outcome};
 
@@ -93,7 +93,7 @@ async fn send(shared: &Shared, task: &Task) -> Sent {
             asked_by: None, probe: false,
 retry_after: None,
         };
-        Sent { attempt, verdict: Verdict::Retry { after: None } }
+        Sent { attempt, verdict: Verdict::Retry { fault: Fault::Internal, after: None } }
     })
 }
 
@@ -102,7 +102,7 @@ fn judge(shared: &Shared, task: &Task, sent: Sent) -> (Outcome, Ended) {
     let Sent { attempt, verdict } = sent;
     shared.metrics.attempts.get_or_create(&Attempted { verdict: verdict.as_str() }).inc();
     shared.metrics.attempt_duration.observe(attempt.duration.as_secs_f64());
-    if verdict == Verdict::Refused {
+    if matches!(verdict, Verdict::Retry { fault: Fault::Denied, .. }) {
         shared.metrics.egress_denied.inc();
     }
     let summary = shared.store.summary(route.webhook.uid);
@@ -111,7 +111,6 @@ fn judge(shared: &Shared, task: &Task, sent: Sent) -> (Outcome, Ended) {
         webhook: route.webhook.uid,
         generation: route.generation,
         retry: &endpoint.retry,
-        timeout: endpoint.timeout,
         attempts: u32::try_from(claimed.delivery.attempts_made()).unwrap_or(u32::MAX).saturating_add(1),
         own_time: *own_time,
         is_redelivery: claimed.delivery.redelivery.is_some(),

@@ -14,7 +14,7 @@ use super::connection::{self, Body};
 use super::egress::Guard;
 use super::failure::Failure;
 use super::request::{self, Request};
-use super::{Job, Sender, Sent, retry_after};
+use super::{Job, Sender, Sent, http1, retry_after};
 use crate::clock::Clock;
 use crate::model::target::Host;
 use crate::model::time::UnixMillis;
@@ -27,8 +27,11 @@ const MAX_READ: usize = 64 << 10;
 /// Characters of an answer that are kept.
 const KEPT: usize = 500;
 
-/// Characters of a content type or an error that are kept.
-const KEPT_SHORT: usize = 200;
+/// Characters of a content type that are kept.
+const KEPT_TYPE: usize = 200;
+
+/// Characters of an error that are kept.
+const KEPT_ERROR: usize = 400;
 
 /// Makes attempts over HTTPS: no redirects, no proxy, no hidden retries, no decompression, every address judged
 /// by the [`Guard`], connections at most five minutes old.
@@ -42,6 +45,8 @@ pub struct HttpSender {
 /// What was heard before the exchange ended, whole or not.
 #[derive(Debug, Default)]
 struct Heard {
+    /// What was heard below HTTP/1.1: a status whose head never ended.
+    line: Option<Arc<http1::Heard>>,
     status: Option<StatusCode>,
     headers: HeaderMap,
     body: Vec<u8>,
@@ -63,11 +68,13 @@ impl HttpSender {
         let again = || request::build(job, at.as_secs());
         let exchange = self.exchange(job, began, request, again, &mut heard);
         let ended = timeout_at(began + job.endpoint.timeout, exchange).await;
+        heard.listen();
         heard.failure = match ended {
             Ok(exchanged) => exchanged.err(),
             Err(_) => Some(heard.overdue(job.endpoint.timeout)),
         };
-        if matches!(heard.failure, Some(Failure::Broken(_) | Failure::TimedOut(_)))
+        if heard.failure.is_some()
+            && heard.status.is_none()
             && let Host::Name(name) = job.endpoint.target.host()
         {
             self.guard.forget(name);
@@ -88,10 +95,9 @@ impl HttpSender {
         // Again at each attempt: a literal never meets the resolver, and the policy may be another than when
         // the URL was parsed.
         endpoint.target.judge(&self.guard.policy()).map_err(Failure::denied_literal)?;
-        let explain = |error: connection::Error| {
-            Failure::explain(&error, &endpoint.target, clients::connect_timeout(endpoint))
-        };
-        let posting = self.clients.post(job.webhook.uid, endpoint, began, request, again);
+        let explain =
+            |error: connection::Error| Failure::explain(&error, endpoint, clients::connect_timeout(endpoint));
+        let posting = self.clients.post(job.webhook.uid, endpoint, began, request, again, &mut heard.line);
         let (response, lease) = posting.await.map_err(explain)?;
         let (parts, mut body) = response.into_parts();
         heard.status = Some(parts.status);
@@ -105,6 +111,12 @@ impl HttpSender {
 }
 
 impl Heard {
+    /// Takes the status of an answer whose head never ended.
+    fn listen(&mut self) {
+        let told = || self.line.as_ref().and_then(|line| StatusCode::from_u16(line.status()?).ok());
+        self.status = self.status.or_else(told);
+    }
+
     /// Reads until the end or the limit. What was read stays, also when this is dropped half-way.
     async fn read(&mut self, body: &mut Body) -> Result<(), connection::Error> {
         while let Some(chunk) = body.chunk().await? {
@@ -123,33 +135,34 @@ impl Heard {
         if self.status.is_some() { Failure::no_end(limit) } else { Failure::no_answer(limit) }
     }
 
+    /// The status decides, once it has come: the body is a record, whatever became of it.
     fn answer(&self, now: UnixMillis) -> Answer {
-        match (&self.failure, self.status) {
-            (Some(failure), _) => failure.answer(),
-            (None, Some(status)) => {
+        match (self.status, &self.failure) {
+            (Some(status), _) => {
                 let asked = self.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
                 let retry_after = asked.and_then(|value| retry_after::parse(value, now));
                 Answer::Status { code: status.as_u16(), retry_after }
             }
+            (None, Some(failure)) => failure.answer(),
             (None, None) => Answer::Broken,
         }
     }
 
     fn record(self, job: &Job, signatures: &[String], at: UnixMillis, began: Instant) -> Attempt {
-        let Self { status, headers, body, is_cut, failure } = self;
+        let Self { line: _, status, headers, body, is_cut, failure } = self;
         let masks = &job.endpoint.masks;
         let signatures: Vec<&str> = signatures.iter().map(String::as_str).collect();
         let keep = |text: &[u8], is_cut, limit| masks.first_characters(&signatures, text, is_cut, limit);
         let is_cut = is_cut || failure.is_some();
-        let error = failure.map(|failure| failure.sentence()).or_else(|| status.and_then(complaint));
+        let error = complaint(status, failure.as_ref());
         Attempt {
             at,
             duration: began.elapsed(),
             status: status.map(|status| status.as_u16()),
             body: (!body.is_empty()).then(|| keep(&body, is_cut, KEPT)),
-            content_type: media_type(&headers).map(|kind| keep(kind.as_bytes(), false, KEPT_SHORT)),
+            content_type: media_type(&headers).map(|kind| keep(kind.as_bytes(), false, KEPT_TYPE)),
             body_length: body.len() as u64,
-            error: error.map(|error| keep(error.as_bytes(), false, KEPT_SHORT)),
+            error: error.map(|error| keep(error.as_bytes(), false, KEPT_ERROR)),
             asked_by: None,
             probe: false,
             retry_after: None,
@@ -171,13 +184,17 @@ fn media_type(headers: &HeaderMap) -> Option<String> {
     (known.contains(&family) && is_part(name)).then_some(kind)
 }
 
-/// What is wrong with a status; none for success.
-fn complaint(status: StatusCode) -> Option<String> {
+/// What is wrong with a status, or with the rest of the answer; none for a success that came whole.
+fn complaint(status: Option<StatusCode>, failure: Option<&Failure>) -> Option<String> {
+    let Some(status) = status else { return failure.map(Failure::sentence) };
     let reason = status.canonical_reason().map_or_else(String::new, |reason| format!(" ({reason})"));
-    match status.as_u16() {
-        200..=299 => None,
-        300..=399 => Some(format!("answered {}{reason}; redirects are not followed", status.as_u16())),
-        code => Some(format!("answered {code}{reason}")),
+    let answered = match status.as_u16() {
+        code @ 300..=399 => format!("answered {code}{reason}; redirects are not followed"),
+        code => format!("answered {code}{reason}"),
+    };
+    match failure {
+        Some(failure) => Some(format!("{answered}; {}", failure.sentence())),
+        None => (!status.is_success()).then_some(answered),
     }
 }
 

@@ -7,7 +7,9 @@ use std::time::Duration;
 use rcgen::ExtendedKeyUsagePurpose;
 
 use super::client::HttpSender;
-use super::testing::attempts::{RETRY, all_at_once, error, guard, job, send, sender, to};
+use super::testing::attempts::{
+    DENIED, TIMED_OUT, UNREACHABLE, all_at_once, error, guard, job, retry_after, send, sender, to,
+};
 use super::testing::receiver::{Act, Authority, Receiver, answer};
 use super::testing::{START, event, webhook};
 use super::{Job, Sender as _, Sent};
@@ -15,7 +17,7 @@ use crate::clock::Clock;
 use crate::model::address::Policy;
 use crate::model::signature::{HmacKey, Signer, SigningKey};
 use crate::model::text::Masks;
-use crate::model::verdict::Verdict;
+use crate::model::verdict::{Fault, Verdict};
 use crate::routes::{Endpoint, TlsMaterial};
 
 /// One attempt at a receiver that answers so.
@@ -75,18 +77,18 @@ async fn statuses_become_verdicts_and_redirects_are_not_followed() {
         (204, Verdict::Delivered, ""),
         (
             301,
-            Verdict::Retry { after: Some(Duration::from_secs(7)) },
+            retry_after(Fault::Rejected, 7),
             "answered 301 (Moved Permanently); redirects are not followed",
         ),
         (
             307,
-            Verdict::Retry { after: Some(Duration::from_secs(7)) },
+            retry_after(Fault::Rejected, 7),
             "answered 307 (Temporary Redirect); redirects are not followed",
         ),
-        (404, Verdict::Retry { after: Some(Duration::from_secs(7)) }, "answered 404 (Not Found)"),
+        (404, retry_after(Fault::Rejected, 7), "answered 404 (Not Found)"),
         (410, Verdict::Gone, "answered 410 (Gone)"),
-        (503, Verdict::Retry { after: Some(Duration::from_secs(7)) }, "answered 503 (Service Unavailable)"),
-        (599, Verdict::Retry { after: Some(Duration::from_secs(7)) }, "answered 599"),
+        (503, retry_after(Fault::ServerError, 7), "answered 503 (Service Unavailable)"),
+        (599, retry_after(Fault::ServerError, 7), "answered 599"),
     ] {
         let sent = sender.send(job(to(&receiver.url(&format!("/{status}")), authority.trusted()))).await;
         assert_eq!((sent.verdict, error(&sent), sent.attempt.status), (verdict, complaint, Some(status)));
@@ -99,7 +101,7 @@ async fn statuses_become_verdicts_and_redirects_are_not_followed() {
 async fn a_retry_after_date_is_taken_from_our_clock() {
     // 30 seconds after START.
     let sent = answered(answer("429 Slow", "retry-after: Tue, 14 Nov 2023 22:13:50 GMT\r\n", "")).await;
-    assert_eq!(sent.verdict, Verdict::Retry { after: Some(Duration::from_secs(30)) });
+    assert_eq!(sent.verdict, retry_after(Fault::Throttled, 30));
 }
 
 #[tokio::test]
@@ -126,56 +128,121 @@ async fn an_answer_of_exactly_64_kib_leaves_the_connection_in_use() {
 }
 
 #[tokio::test]
-async fn time_is_up_whether_the_receiver_hangs_drips_or_never_ends() {
+async fn time_is_up_whether_the_receiver_hangs_or_drips() {
     let ok = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n".to_vec();
     let limit = Duration::from_millis(1500);
     let mut cases = Vec::new();
-    for (acts, status, sentence) in [
-        (vec![Act::Hang], None, "no answer within 1.5s"),
-        (vec![Act::Drip(ok.clone(), Duration::from_millis(100))], None, "no answer within 1.5s"),
-        (
-            vec![Act::Write(b"HTTP/1.1 100 Continue\r\n\r\n".to_vec()), Act::Hang],
-            None,
-            "no answer within 1.5s",
-        ),
-        (vec![Act::Write(ok.clone()), Act::Hang], Some(200), "the answer did not end within 1.5s"),
-        (
-            vec![Act::Write(ok), Act::Drip(vec![b'x'; 100], Duration::from_millis(100))],
-            Some(200),
-            "the answer did not end within 1.5s",
-        ),
+    for acts in [
+        vec![Act::Hang],
+        vec![Act::Drip(ok.clone(), Duration::from_millis(100))],
+        vec![write("HTTP/1.1 100 Continue\r\n\r\n"), Act::Hang],
+        vec![write("HTTP/1.1 200 OK"), Act::Hang],
     ] {
         cases.push(async move {
             let sent = answered_within(acts, limit).await;
-            assert_eq!((sent.verdict, sent.attempt.status, error(&sent)), (RETRY, status, sentence));
+            assert_eq!((sent.verdict, sent.attempt.status), (TIMED_OUT, None));
+            assert_eq!(error(&sent), "no answer within 1.5s");
             assert!(sent.attempt.duration >= limit);
         });
     }
     futures::future::join_all(cases).await;
 }
 
+fn write(text: &str) -> Act {
+    Act::Write(text.as_bytes().to_vec())
+}
+
+#[tokio::test]
+async fn the_status_line_decides_whatever_becomes_of_the_rest() {
+    const CLOSED: &str = "the connection was closed before the answer was complete";
+    const LATE: &str = "the answer did not end within 1.5s";
+    const LARGE: &str = "the head of the answer is too large";
+    const BROKEN: &str = "the answer is not HTTP";
+    let many_headers = format!("\r\n{}\r\n", "x: y\r\n".repeat(65));
+    let rests: Vec<(&str, Vec<Act>, &str)> = vec![
+        // By the end of the connection, which is not the end of TLS.
+        ("\r\n\r\nhalf", vec![Act::Close], CLOSED),
+        ("\r\ncontent-length: 9\r\n\r\nhalf", vec![Act::Close], CLOSED),
+        ("\r\ncontent-length: 9\r\n\r\nhalf", vec![Act::Reset], "connection reset by"),
+        ("\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf", vec![Act::Close], CLOSED),
+        ("\r\ntransfer-encoding: chunked\r\n\r\nnot a size\r\n", vec![Act::Hang], "the connection to"),
+        ("\r\ncontent-length: 9\r\n\r\nhalf", vec![Act::Hang], LATE),
+        ("\r\ncontent-length: 99\r\n\r\n", vec![Act::Drip(vec![b'x'; 99], Duration::from_millis(100))], LATE),
+        ("\r\nx: y\r\n", vec![Act::Close], CLOSED),
+        ("\r\nx: y\r\n", vec![Act::Hang], LATE),
+        (&many_headers, vec![Act::Hang], LARGE),
+        ("\r\nno header\r\n\r\n", vec![Act::Hang], BROKEN),
+    ];
+    let mut cases = Vec::new();
+    for (status, verdict, answered) in [
+        (200, Verdict::Delivered, "answered 200 (OK)"),
+        (410, Verdict::Gone, "answered 410 (Gone)"),
+        (
+            503,
+            Verdict::Retry { fault: Fault::ServerError, after: None },
+            "answered 503 (Service Unavailable)",
+        ),
+    ] {
+        for (rest, then, sentence) in rests.clone() {
+            cases.push(async move {
+                let text = format!("HTTP/1.1 {status} Whatever{rest}");
+                let sent =
+                    answered_within([vec![write(&text)], then].concat(), Duration::from_millis(1500)).await;
+                assert_eq!((sent.verdict, sent.attempt.status), (verdict, Some(status)), "{text:?}");
+                let expected = format!("{answered}; {sentence}");
+                assert!(error(&sent).starts_with(&expected), "{text:?}: {}", error(&sent));
+                let kept = sent.attempt.body.as_deref();
+                if !rest.contains("99") {
+                    assert_eq!(kept, rest.ends_with("half").then_some("half"), "{text:?}");
+                }
+            });
+        }
+    }
+    futures::future::join_all(cases).await;
+}
+
+#[tokio::test]
+async fn an_answer_before_the_whole_request_counts() {
+    let authority = Authority::new("ours");
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(authority.server("x.localhost", None)));
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            // It reads some of it, answers, and is gone: what comes then resets the connection.
+            tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 100]).await.unwrap();
+            let answer = b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n";
+            tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await.unwrap();
+        }
+    });
+    let event = crate::store::Event { data: vec![b'x'; 1 << 20].into(), ..event(b"") };
+    for _ in 0..20 {
+        let endpoint = to(&format!("https://x.localhost:{port}/"), authority.trusted());
+        let sent = sender().send(Job { event: Arc::new(event.clone()), ..job(endpoint) }).await;
+        assert_eq!((sent.attempt.status, error(&sent)), (Some(413), "answered 413 (Payload Too Large)"));
+    }
+}
+
 #[tokio::test]
 async fn broken_answers_are_failures_with_a_sentence() {
-    let write = |text: &str| Act::Write(text.as_bytes().to_vec());
-    let many_headers = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(65));
-    for (acts, sentence) in [
-        (vec![Act::Close], "the connection was closed before the answer was complete"),
-        (vec![write("hello, I am no HTTP\r\n\r\n"), Act::Close], "the answer is not HTTP"),
-        (vec![write(&many_headers)], "the head of the answer is too large"),
-        (
-            vec![write("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"), Act::Close],
-            "the connection was closed before the answer was complete",
-        ),
+    for (acts, verdict, sentence) in [
+        (vec![Act::Close], UNREACHABLE, "the connection was closed before the answer was complete"),
+        (vec![write("hello, I am no HTTP\r\n\r\n"), Act::Close], UNREACHABLE, "the answer is not HTTP"),
+        (vec![write("HTTP/1.1 2000 OK\r\n\r\n"), Act::Close], UNREACHABLE, "the answer is not HTTP"),
         (
             vec![
                 write("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n"),
                 Act::Hang,
             ],
+            Verdict::Retry { fault: Fault::ServerError, after: None },
             "answered 101 (Switching Protocols)",
         ),
     ] {
         let sent = answered(acts.clone()).await;
-        assert_eq!((sent.verdict, error(&sent)), (RETRY, sentence), "{acts:?}");
+        assert_eq!((sent.verdict, error(&sent)), (verdict, sentence), "{acts:?}");
     }
 }
 
@@ -186,7 +253,10 @@ async fn nobody_there_and_no_tls_are_failures_with_a_sentence() {
     let port = free.local_addr().unwrap().port();
     drop(free);
     let sent = send(to(&format!("https://127.0.0.1:{port}/secret?token=1"), authority.trusted())).await;
-    assert_eq!((sent.verdict, error(&sent)), (RETRY, &*format!("connection refused by 127.0.0.1:{port}")));
+    assert_eq!(
+        (sent.verdict, error(&sent)),
+        (UNREACHABLE, &*format!("connection refused by 127.0.0.1:{port}"))
+    );
 
     let plain = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = plain.local_addr().unwrap().port();
@@ -196,34 +266,40 @@ async fn nobody_there_and_no_tls_are_failures_with_a_sentence() {
         tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
     });
     let sent = send(to(&format!("https://127.0.0.1:{port}/"), authority.trusted())).await;
-    assert_eq!((sent.verdict, error(&sent)), (RETRY, "TLS: the receiver does not speak TLS"));
+    assert_eq!(
+        (sent.verdict, error(&sent)),
+        (UNREACHABLE, "TLS: the receiver does not speak TLS; is plain HTTP on this port?")
+    );
 }
 
 #[tokio::test]
 async fn certificates_are_verified_against_the_ca_and_the_name() {
     let (authority, other) = (Authority::new("ours"), Authority::new("other"));
     let receiver = Receiver::start(&authority, |_| answer("200 OK", "", "")).await;
+    let unknown = "unknown issuer, and no other certificate is sent (UnknownIssuer); let the receiver send its whole \
+                   chain, or tls.caRef";
+    let elsewhere = "it is not valid for this host (NotValidForName); have it issued with subjectAltName";
     for (url, tls, sentence) in [
-        (receiver.url("/"), other.trusted(), "unknown issuer (UnknownIssuer); tls.caRef can name its CA"),
         (
             receiver.url("/"),
-            TlsMaterial::default(),
-            "unknown issuer (UnknownIssuer); tls.caRef can name its CA",
+            other.trusted(),
+            format!("{unknown} must name its CA, in place of the public ones"),
         ),
+        (receiver.url("/"), TlsMaterial::default(), format!("{unknown} can name its CA")),
         (
             receiver.url("/").replace("x.localhost", "y.localhost"),
             authority.trusted(),
-            "it is not valid for this host (NotValidForName)",
+            format!("{elsewhere} y.localhost"),
         ),
         (
             receiver.url("/").replace("x.localhost", "127.0.0.1"),
             authority.trusted(),
-            "it is not valid for this host (NotValidForName)",
+            format!("{elsewhere} 127.0.0.1"),
         ),
     ] {
         let sent = send(to(&url, tls)).await;
         let expected = format!("TLS: the receiver's certificate is not trusted: {sentence}");
-        assert_eq!((sent.verdict, error(&sent)), (RETRY, &*expected), "{url}");
+        assert_eq!((sent.verdict, error(&sent)), (UNREACHABLE, &*expected), "{url}");
     }
     assert!(receiver.requests().is_empty());
 }
@@ -235,9 +311,19 @@ async fn mutual_tls_shows_the_client_certificate() {
     let with = |client| TlsMaterial { client, ..authority.trusted() };
     let sent = send(to(&receiver.url("/"), with(Some(clients.client())))).await;
     assert_eq!(sent.verdict, Verdict::Delivered, "{:?}", sent.attempt);
-    for (client, alert) in [(None, "CertificateRequired"), (Some(authority.client()), "UnknownCA")] {
+    for (client, sentence) in [
+        (
+            None,
+            "the receiver wants a client certificate (alert CertificateRequired); tls.clientCertificateRef can name one",
+        ),
+        (
+            Some(authority.client()),
+            "the receiver refused the client certificate (alert UnknownCA); renew that of tls.clientCertificateRef, or let \
+             the receiver trust its CA",
+        ),
+    ] {
         let sent = send(to(&receiver.url("/"), with(client))).await;
-        assert_eq!(error(&sent), format!("TLS: the receiver refused with the alert {alert}"));
+        assert_eq!(error(&sent), format!("TLS: {sentence}"));
     }
     let (chain, _) = clients.client();
     let (_, key) = clients.issue("other", ExtendedKeyUsagePurpose::ClientAuth);
@@ -253,7 +339,7 @@ async fn a_denied_literal_or_name_is_never_dialled() {
     for host in ["127.0.0.1", "x.localhost", "[::ffff:7f00:1]"] {
         let url = receiver.url("/").replace("x.localhost", host);
         let sent = sender.send(job(to(&url, authority.trusted()))).await;
-        assert_eq!(sent.verdict, Verdict::Refused, "{host}");
+        assert_eq!(sent.verdict, DENIED, "{host}");
         assert!(
             error(&sent).contains("127.0.0.0/8 (loopback), which deliveries may not reach"),
             "{}",
@@ -272,7 +358,7 @@ async fn a_changed_policy_ends_the_use_of_open_connections() {
     let attempt = || sender.send(job(to(&receiver.url("/"), authority.trusted())));
     assert_eq!(attempt().await.verdict, Verdict::Delivered);
     guard.set_policy(Policy::default());
-    assert_eq!(attempt().await.verdict, Verdict::Refused);
+    assert_eq!(attempt().await.verdict, DENIED);
     assert_eq!(receiver.requests().len(), 1);
 }
 

@@ -1,27 +1,24 @@
 //! Open connections, by Webhook: each has its own, so that none waits for another's connections or streams.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::FutureExt as _;
-use http::header::{ACCEPT, CONTENT_LENGTH, HOST, HeaderValue};
-use http::{Method, Request, Response, Uri};
-use http_body_util::Full;
-use hyper::client::conn::http1;
+use http::Response;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
-use url::Position;
 
 use super::connection::{self, Body, Error, Line, Opened, Unanswered};
+use super::dial::Failures;
 use super::egress::Guard;
+use super::lease::{Address, Lease, Peer, outgoing};
 use super::request::Request as Posted;
-use super::{http2, tls};
+use super::{http1, http2, tls};
 use crate::model::address::Policy;
 use crate::model::ids::WebhookUid;
-use crate::model::target::Target;
 use crate::routes::{Endpoint, TlsMaterial};
 
 /// A connection is used for so long; then it ends with its last request.
@@ -49,6 +46,7 @@ struct Shared {
     guard: Arc<Guard>,
     configs: tls::Configs,
     kept: Mutex<HashMap<WebhookUid, Entry>>,
+    failures: Failures,
     tasks: TaskTracker,
     /// A task looks for what is idle.
     sweeping: AtomicBool,
@@ -63,62 +61,40 @@ struct Entry {
     made: Instant,
     used: Instant,
     /// HTTP/2, in use or not.
-    shared: Vec<http2::Connection>,
+    shared: Vec<(http2::Connection, Peer)>,
     /// HTTP/1.1, not in use, the one used last at the end.
-    idle: Vec<(http1::SendRequest<Full<Bytes>>, Instant)>,
+    idle: Vec<(http1::Connection, Peer, Instant)>,
     speaks_http1: bool,
     /// Until it is known that it speaks HTTP/1.1, one attempt opens a connection, which may do for all.
     opening: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// Where requests go, in the forms that HTTP wants.
+/// An address that has to give an answer. Dropped before it did, it counts as failed: the Webhook's next connection goes
+/// to another first, and those to this one take no more requests.
 #[derive(Debug)]
-struct Address {
-    target: Target,
-    absolute: Uri,
-    path: Uri,
-    host: HeaderValue,
-}
-
-/// A connection for one attempt.
-#[derive(Debug)]
-pub(super) struct Lease {
-    line: Line,
-    at: Arc<Address>,
+struct Trial<'a> {
+    shared: &'a Shared,
     webhook: WebhookUid,
-    made: Instant,
-    /// It was there before: its peer may have closed it meanwhile.
-    is_reused: bool,
+    peer: Peer,
 }
 
-/// A request as HTTP has it, but for where it goes.
-fn outgoing(Posted { headers, body, signatures: _ }: Posted) -> Request<Bytes> {
-    // Of an empty body, too: HTTP/1.1 would go without, and some servers want it (RFC 9110, section 8.6).
-    let length = HeaderValue::from(body.len());
-    let mut request = Request::new(body);
-    *request.method_mut() = Method::POST;
-    *request.headers_mut() = headers;
-    request.headers_mut().insert(CONTENT_LENGTH, length);
-    request.headers_mut().entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
-    request
+impl Trial<'_> {
+    fn passed(&mut self) {
+        self.peer = None;
+    }
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        if let Some(peer) = self.peer {
+            self.shared.failures.note(self.webhook, peer);
+            self.shared.leave(self.webhook, peer);
+        }
+    }
 }
 
 pub(super) fn connect_timeout(endpoint: &Endpoint) -> Duration {
     endpoint.timeout.min(CONNECT_TIMEOUT)
-}
-
-impl Address {
-    fn of(target: &Target) -> Result<Self, Error> {
-        let url = target.url();
-        let uri = |text: &str| Uri::try_from(text).map_err(|error| Error::Url(error.into()));
-        let host = HeaderValue::from_str(&url[Position::BeforeHost..Position::AfterPort]);
-        Ok(Self {
-            target: target.clone(),
-            absolute: uri(url.as_str())?,
-            path: uri(&url[Position::BeforePath..Position::AfterQuery])?,
-            host: host.map_err(|error| Error::Url(error.into()))?,
-        })
-    }
 }
 
 impl Clients {
@@ -127,14 +103,18 @@ impl Clients {
             guard,
             configs: tls::Configs::default(),
             kept: Mutex::default(),
+            failures: Failures::default(),
             tasks: TaskTracker::new(),
             sweeping: AtomicBool::new(false),
         }))
     }
 
-    /// Posts, and waits for the head of the answer. A request on which the receiver has not acted, because an open
-    /// connection turned out to be closed, goes over another, made `again`; what may have been received is never
-    /// sent again.
+    /// Posts, and waits for the head of the answer. What came of an answer without a whole head is told by `heard`.
+    ///
+    /// A request on which the receiver has not acted, because an open connection turned out to be closed, goes over
+    /// another, made `again`. What may have been received is sent again once, and only if its connection had brought an
+    /// answer before and ended before the first byte of this one: receivers close connections that are idle just as a
+    /// request goes out. It goes over one that was opened since.
     pub(super) async fn post(
         &self,
         webhook: WebhookUid,
@@ -142,43 +122,60 @@ impl Clients {
         began: Instant,
         first: Posted,
         again: impl Fn() -> Posted,
+        heard: &mut Option<Arc<http1::Heard>>,
     ) -> Result<(Response<Body>, Lease), Error> {
-        let (mut request, mut since) = (outgoing(first), began);
+        let (mut request, mut since, mut cut) = (outgoing(first), began, None);
         loop {
-            let mut lease = self.lease(webhook, endpoint, since).await?;
+            let mut lease = self.lease(webhook, endpoint, since, cut).await?;
+            let mut trial = Trial { shared: &self.0, webhook, peer: lease.peer };
             lease.address(&mut request);
+            *heard = lease.heard();
             match lease.line.send(request).await {
-                Ok(response) => return Ok((response, lease)),
-                Err(Unanswered::NotSent(_)) if lease.is_reused => request = outgoing(again()),
-                Err(Unanswered::NotSent(error) | Unanswered::Failed(error)) => return Err(error),
+                Ok(response) => {
+                    trial.passed();
+                    return Ok((response, lease));
+                }
+                Err(Unanswered::NotSent(_)) if lease.is_reused => trial.passed(),
+                Err(Unanswered::Cut(_)) if lease.has_answered && cut.is_none() => cut = Some(Instant::now()),
+                Err(Unanswered::NotSent(error) | Unanswered::Cut(error) | Unanswered::Failed(error)) => {
+                    return Err(error);
+                }
             }
+            request = outgoing(again());
             since = Instant::now();
         }
     }
 
     /// Takes a connection back that serves one request at a time, and whose answer was read to its end.
     pub(super) fn give_back(&self, lease: Lease) {
-        let Lease { line: Line::Http1(sender), webhook, made, .. } = lease else { return };
+        let Lease { line: Line::Http1(connection), webhook, made, peer, .. } = lease else { return };
         let mut kept = self.0.kept();
         if let Some(entry) = kept.get_mut(&webhook).filter(|entry| entry.made == made)
-            && !sender.is_closed()
+            && !connection.is_closed()
         {
-            entry.idle.push((sender, Instant::now()));
+            entry.idle.push((connection, peer, Instant::now()));
         }
     }
 
-    /// A connection of this Webhook: one that is there, or a new one, which is given up when the time to connect is
-    /// over.
-    async fn lease(&self, webhook: WebhookUid, endpoint: &Endpoint, since: Instant) -> Result<Lease, Error> {
+    /// A connection of this Webhook: one that is there (after a `cut`, one that was opened since), or a new one, which
+    /// is given up when the time to connect is over.
+    async fn lease(
+        &self,
+        webhook: WebhookUid,
+        endpoint: &Endpoint,
+        since: Instant,
+        cut: Option<Instant>,
+    ) -> Result<Lease, Error> {
         Shared::sweep_on(&self.0);
         // As it was before the look-up: what is opened under an older policy is not used under a newer one.
         let policy = self.0.guard.policy();
-        match self.0.take(webhook, endpoint, &policy)? {
+        let wanted = Wanted { webhook, endpoint, policy: &policy, cut };
+        match self.0.take(&wanted)? {
             Taken::Lease(lease) => Ok(lease),
             Taken::Open(opening) => {
                 let limit = since + connect_timeout(endpoint);
                 // Rare, and large: what the others are is moved about at each attempt.
-                let opened = timeout_at(limit, self.open(webhook, endpoint, &policy, opening)).boxed();
+                let opened = timeout_at(limit, self.open(&wanted, limit, opening)).boxed();
                 opened.await.map_err(|_| Error::TooSlow)?
             }
         }
@@ -187,27 +184,53 @@ impl Clients {
     /// A new connection, or the one that another attempt opened meanwhile.
     async fn open(
         &self,
-        webhook: WebhookUid,
-        endpoint: &Endpoint,
-        policy: &Arc<Policy>,
+        wanted: &Wanted<'_>,
+        limit: Instant,
         opening: Option<Arc<tokio::sync::Mutex<()>>>,
     ) -> Result<Lease, Error> {
         let mut turn = None;
         if let Some(opening) = &opening {
             turn = timeout(TURN, opening.lock()).await.ok();
-            match self.0.take(webhook, endpoint, policy)? {
+            match self.0.take(wanted)? {
                 Taken::Lease(lease) => return Ok(lease),
                 // Meanwhile it is known to speak HTTP/1.1: each opens its own.
                 Taken::Open(None) => turn = None,
                 Taken::Open(Some(_)) => {}
             }
         }
-        let config = self.0.configs.get(&endpoint.tls)?;
-        let opened = connection::open(&self.0.guard, &endpoint.target, config, &self.0.tasks).await?;
-        let lease = self.0.add(webhook, endpoint, policy, opened);
+        let (opened, peer) = self.dial(wanted, limit).await?;
+        let lease = self.0.add(wanted, opened, peer);
         drop(turn);
         lease
     }
+
+    /// A new connection, to the address that was the first to give one.
+    async fn dial(&self, wanted: &Wanted<'_>, limit: Instant) -> Result<(Opened, Peer), Error> {
+        let Wanted { webhook, endpoint, .. } = *wanted;
+        let config = self.0.configs.get(&endpoint.tls)?;
+        let mut addresses = connection::addresses(&self.0.guard, &endpoint.target).await?;
+        self.0.failures.order(webhook, &mut addresses);
+        let first = addresses.first().copied().filter(|_| addresses.len() > 1);
+        let mut trial = Trial { shared: &self.0, webhook, peer: first };
+        let time = limit.saturating_duration_since(Instant::now());
+        let opened = connection::open(&addresses, &endpoint.target, config, time, &self.0.tasks);
+        let (opened, address) = opened.await?;
+        let peer = first.map(|_| address);
+        if peer == first {
+            trial.passed();
+        }
+        Ok((opened, peer))
+    }
+}
+
+/// What an attempt wants a connection for.
+#[derive(Clone, Copy, Debug)]
+struct Wanted<'a> {
+    webhook: WebhookUid,
+    endpoint: &'a Endpoint,
+    policy: &'a Arc<Policy>,
+    /// When a request was cut: a connection that is older may end in the same way.
+    cut: Option<Instant>,
 }
 
 /// What there is for an attempt.
@@ -223,13 +246,8 @@ impl Shared {
     }
 
     /// The entry of a Webhook, made anew when it is of another endpoint or too old.
-    fn with_entry<T>(
-        &self,
-        webhook: WebhookUid,
-        endpoint: &Endpoint,
-        policy: &Arc<Policy>,
-        act: impl FnOnce(&mut Entry) -> T,
-    ) -> Result<T, Error> {
+    fn with_entry<T>(&self, wanted: &Wanted<'_>, act: impl FnOnce(&mut Entry) -> T) -> Result<T, Error> {
+        let Wanted { webhook, endpoint, policy, .. } = *wanted;
         let mut kept = self.kept();
         if let Some(entry) = kept.get_mut(&webhook)
             && entry.fits(endpoint, policy)
@@ -248,24 +266,26 @@ impl Shared {
         Ok(done)
     }
 
-    fn take(&self, webhook: WebhookUid, endpoint: &Endpoint, policy: &Arc<Policy>) -> Result<Taken, Error> {
+    fn take(&self, wanted: &Wanted<'_>) -> Result<Taken, Error> {
         // Dropped at the end, when nobody waits for this: to end a connection takes its lock.
         let mut gone = Vec::new();
-        self.with_entry(webhook, endpoint, policy, |entry| match entry.take(webhook, &mut gone) {
+        self.with_entry(wanted, |entry| match entry.take(wanted, &mut gone) {
             Some(lease) => Taken::Lease(lease),
             None if entry.speaks_http1 => Taken::Open(None),
             None => Taken::Open(Some(Arc::clone(&entry.opening))),
         })
     }
 
-    fn add(
-        &self,
-        webhook: WebhookUid,
-        endpoint: &Endpoint,
-        policy: &Arc<Policy>,
-        opened: Opened,
-    ) -> Result<Lease, Error> {
-        self.with_entry(webhook, endpoint, policy, |entry| entry.add(webhook, opened))
+    fn add(&self, wanted: &Wanted<'_>, opened: Opened, peer: Peer) -> Result<Lease, Error> {
+        self.with_entry(wanted, |entry| entry.add(wanted.webhook, opened, peer))
+    }
+
+    /// Nothing more is sent over the Webhook's connections to this address; what is under way goes on.
+    fn leave(&self, webhook: WebhookUid, peer: IpAddr) {
+        let mut kept = self.kept();
+        let left = kept.get_mut(&webhook).map(|entry| entry.leave(peer));
+        drop(kept);
+        drop(left);
     }
 
     /// Sees to it that a task closes what is idle, as long as there is something.
@@ -319,65 +339,67 @@ impl Entry {
 
     /// Of HTTP/2 the first that has room, so that few attempts keep few connections warm; of HTTP/1.1 the one
     /// that was used last.
-    fn take(&mut self, webhook: WebhookUid, gone: &mut Vec<http2::Connection>) -> Option<Lease> {
-        gone.extend(self.shared.extract_if(.., |connection| connection.is_over()));
-        if let Some(connection) = self.shared.iter().find(|connection| connection.has_room(PER_CONNECTION)) {
-            return Some(self.lease(webhook, Line::Http2(connection.place()), true));
+    fn take(&mut self, wanted: &Wanted<'_>, gone: &mut Vec<(http2::Connection, Peer)>) -> Option<Lease> {
+        gone.extend(self.shared.extract_if(.., |(connection, _)| connection.is_over()));
+        let is_wanted = |connection: &http2::Connection| {
+            wanted.cut.is_none_or(|cut| connection.is_newer_than(cut)) && connection.has_room(PER_CONNECTION)
+        };
+        if let Some((connection, peer)) = self.shared.iter().find(|(connection, _)| is_wanted(connection)) {
+            let has_answered = connection.has_answered();
+            let lease = self.lease(wanted.webhook, Line::Http2(connection.place()), *peer);
+            return Some(Lease { is_reused: true, has_answered, ..lease });
         }
-        while let Some((sender, _)) = self.idle.pop() {
-            if !sender.is_closed() {
-                return Some(self.lease(webhook, Line::Http1(sender), true));
+        while wanted.cut.is_none()
+            && let Some((connection, peer, _)) = self.idle.pop()
+        {
+            if !connection.is_closed() {
+                let lease = self.lease(wanted.webhook, Line::Http1(connection), peer);
+                return Some(Lease { is_reused: true, has_answered: true, ..lease });
             }
         }
         None
     }
 
-    fn lease(&self, webhook: WebhookUid, line: Line, is_reused: bool) -> Lease {
-        Lease { line, at: Arc::clone(&self.at), webhook, made: self.made, is_reused }
+    fn lease(&self, webhook: WebhookUid, line: Line, peer: Peer) -> Lease {
+        let (at, made) = (Arc::clone(&self.at), self.made);
+        Lease { line, at, webhook, made, peer, is_reused: false, has_answered: false }
     }
 
-    fn add(&mut self, webhook: WebhookUid, opened: Opened) -> Lease {
+    fn add(&mut self, webhook: WebhookUid, opened: Opened, peer: Peer) -> Lease {
         let line = match opened {
-            Opened::Http1(sender) => {
+            Opened::Http1(connection) => {
                 self.speaks_http1 = true;
-                Line::Http1(sender)
+                Line::Http1(connection)
             }
             Opened::Http2(connection) => {
                 self.speaks_http1 = false;
                 let place = connection.place();
-                self.shared.push(connection);
+                self.shared.push((connection, peer));
                 Line::Http2(place)
             }
         };
-        self.lease(webhook, line, false)
+        self.lease(webhook, line, peer)
+    }
+
+    /// Its connections to this address.
+    fn leave(&mut self, peer: IpAddr) -> (Vec<(http2::Connection, Peer)>, Vec<http1::Connection>) {
+        let shared = self.shared.extract_if(.., |(_, other)| *other == Some(peer)).collect();
+        let idle = self.idle.extract_if(.., |(_, other, _)| *other == Some(peer));
+        (shared, idle.map(|(connection, ..)| connection).collect())
     }
 
     /// Closes what is idle; whether anything is left that may be used again.
-    fn is_wanted(&mut self, gone: &mut Vec<http2::Connection>) -> bool {
+    fn is_wanted(&mut self, gone: &mut Vec<(http2::Connection, Peer)>) -> bool {
         if self.made.elapsed() >= MAX_AGE {
             // Attempts under way hold their connections themselves.
             gone.append(&mut self.shared);
             return false;
         }
-        self.idle.retain(|(sender, since)| since.elapsed() < IDLE && !sender.is_closed());
+        self.idle.retain(|(connection, _, since)| since.elapsed() < IDLE && !connection.is_closed());
         let is_idle = |connection: &http2::Connection| connection.idle().is_some_and(|idle| idle >= IDLE);
-        gone.extend(self.shared.extract_if(.., |connection| is_idle(connection) || connection.is_over()));
+        gone.extend(
+            self.shared.extract_if(.., |(connection, _)| is_idle(connection) || connection.is_over()),
+        );
         !self.idle.is_empty() || !self.shared.is_empty() || self.used.elapsed() < IDLE
-    }
-}
-
-impl Lease {
-    /// HTTP/2 wants the whole URL; HTTP/1.1 a path and the host as a header (RFC 9112, section 3.2.1).
-    fn address(&self, request: &mut Request<Bytes>) {
-        match &self.line {
-            Line::Http1(_) => {
-                *request.uri_mut() = self.at.path.clone();
-                request.headers_mut().insert(HOST, self.at.host.clone());
-            }
-            Line::Http2(_) => {
-                *request.uri_mut() = self.at.absolute.clone();
-                request.headers_mut().remove(HOST);
-            }
-        }
     }
 }

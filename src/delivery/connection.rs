@@ -6,31 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
 use http::{Request, Response};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tokio_util::task::TaskTracker;
 
+use super::dial::Failed;
 use super::egress::{self, Guard};
-use super::{http2, tls};
+use super::{dial, http1, http2, tls};
 use crate::model::target::{Host, Target};
-
-/// The next address is tried when the one before has not answered for so long (RFC 8305, section 5).
-const NEXT_ADDRESS: Duration = Duration::from_millis(250);
-
-/// Headers of an answer over HTTP/1.1.
-const MAX_HEADERS: usize = 64;
 
 /// A connection ends after this at the latest. Nothing begins on one after five minutes, no attempt takes longer than
 /// one, and the rest is ample: what is cut is a peer that keeps a connection from ending.
@@ -54,9 +43,12 @@ pub(super) enum Error {
     /// Look-up, TCP and TLS together took too long.
     #[error("no connection in time")]
     TooSlow,
-    /// TCP or TLS failed.
+    /// TCP failed.
     #[error("cannot connect")]
-    Connect(#[source] io::Error),
+    Dial(#[source] io::Error),
+    /// TLS failed.
+    #[error("no TLS")]
+    Handshake(#[source] io::Error),
     /// What the URL says cannot be requested.
     #[error("the URL cannot be requested")]
     Url(#[source] http::Error),
@@ -75,7 +67,7 @@ pub(super) enum Error {
 #[derive(Debug)]
 pub(super) enum Opened {
     /// One request at a time.
-    Http1(http1::SendRequest<Full<Bytes>>),
+    Http1(http1::Connection),
     /// Many, as many as the receiver allows.
     Http2(http2::Connection),
 }
@@ -84,7 +76,7 @@ pub(super) enum Opened {
 #[derive(Debug)]
 pub(super) enum Line {
     /// All of it.
-    Http1(http1::SendRequest<Full<Bytes>>),
+    Http1(http1::Connection),
     /// One place of many.
     Http2(http2::Place),
 }
@@ -103,26 +95,26 @@ pub(super) enum Body {
 pub(super) enum Unanswered {
     /// The receiver has not acted on it: it may be sent on another connection.
     NotSent(Error),
-    /// It may have been received.
+    /// The connection ended before the first byte of an answer: it may have been received or not.
+    Cut(Error),
+    /// It may have been received, and more than the end of the connection was the answer.
     Failed(Error),
+}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Dial(error) => Self::Dial(error),
+            Failed::Handshake(error) => Self::Handshake(error),
+        }
+    }
 }
 
 impl Line {
     /// Sends one request, and waits for the head of its answer.
     pub(super) async fn send(&mut self, request: Request<Bytes>) -> Result<Response<Body>, Unanswered> {
         match self {
-            Self::Http1(sender) => {
-                sender.ready().await.map_err(|error| Unanswered::NotSent(error.into()))?;
-                let answer = sender.try_send_request(request.map(Full::new)).await;
-                answer.map(|response| response.map(Body::Http1)).map_err(|mut error| {
-                    // What comes back was not sent.
-                    if error.take_message().is_some() {
-                        Unanswered::NotSent(error.into_error().into())
-                    } else {
-                        Unanswered::Failed(error.into_error().into())
-                    }
-                })
-            }
+            Self::Http1(connection) => Ok(connection.send(request).await?.map(Body::Http1)),
             Self::Http2(place) => Ok(place.send(request).await?.map(Body::Http2)),
         }
     }
@@ -146,60 +138,45 @@ impl Body {
     }
 }
 
-/// Opens a connection. What drives it runs as a task, and ends when all who use it are gone or its peer closes.
-pub(super) async fn open(
-    guard: &Guard,
-    target: &Target,
-    config: Arc<ClientConfig>,
-    tasks: &TaskTracker,
-) -> Result<Opened, Error> {
-    let stream = match target.host() {
+/// The addresses of a host that may be connected to.
+pub(super) async fn addresses(guard: &Guard, target: &Target) -> Result<Vec<IpAddr>, egress::Error> {
+    match target.host() {
         Host::Address(address) => {
             guard.policy().judge(*address).map_err(egress::Error::Denied)?;
-            dial(&[*address], target.port()).await
+            Ok(vec![*address])
         }
-        Host::Name(name) => dial(&guard.addresses(name).await?, target.port()).await,
-    };
-    let stream = stream.map_err(Error::Connect)?;
-    let connector = TlsConnector::from(config);
-    let stream = connector.connect(server_name(target)?, stream).await.map_err(Error::Connect)?;
-    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        Ok(Opened::Http2(http2::Connection::open(stream, tasks).await?))
-    } else {
-        speak_http1(stream, tasks).await
+        Host::Name(name) => guard.addresses(name).await,
     }
+}
+
+/// Opens a connection to one of these addresses, in their order; which one is told. What drives it runs as a task, and
+/// ends when all who use it are gone or its peer closes. `time` is what is left for it.
+pub(super) async fn open(
+    addresses: &[IpAddr],
+    target: &Target,
+    config: Arc<ClientConfig>,
+    time: Duration,
+    tasks: &TaskTracker,
+) -> Result<(Opened, IpAddr), Error> {
+    let (name, port) = (server_name(target)?, target.port());
+    let connector = TlsConnector::from(config);
+    let dial =
+        |address| async move { TcpStream::connect(SocketAddr::new(address, port)).await.and_then(settled) };
+    let shake = |stream| connector.connect(name.clone(), stream);
+    let (address, stream) = dial::race(addresses, time, dial, shake).await?;
+    let opened = if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+        Opened::Http2(http2::Connection::open(stream, tasks).await?)
+    } else {
+        Opened::Http1(http1::Connection::open(stream, tasks).await?)
+    };
+    Ok((opened, address))
 }
 
 fn server_name(target: &Target) -> Result<ServerName<'static>, Error> {
     match target.host() {
         Host::Address(address) => Ok(ServerName::IpAddress((*address).into())),
         Host::Name(name) => ServerName::try_from(String::from(name.as_ref()))
-            .map_err(|error| Error::Connect(io::Error::new(io::ErrorKind::InvalidInput, error))),
-    }
-}
-
-/// Connects to the first address that answers; each gets a head start before the next.
-async fn dial(addresses: &[IpAddr], port: u16) -> io::Result<TcpStream> {
-    let mut rest = addresses.iter().map(|address| SocketAddr::new(*address, port));
-    let mut attempts: FuturesUnordered<_> = rest.next().map(TcpStream::connect).into_iter().collect();
-    let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    loop {
-        let next = async {
-            if rest.len() == 0 {
-                std::future::pending::<()>().await;
-            }
-            sleep(NEXT_ADDRESS).await;
-        };
-        tokio::select! {
-            tried = attempts.next() => match tried {
-                Some(Ok(stream)) => return settled(stream),
-                Some(Err(error)) => failure = error,
-                None if rest.len() == 0 => return Err(failure),
-                None => {}
-            },
-            () = next => {}
-        }
-        attempts.extend(rest.next().map(TcpStream::connect));
+            .map_err(|error| Error::Dial(io::Error::new(io::ErrorKind::InvalidInput, error))),
     }
 }
 
@@ -212,12 +189,4 @@ fn settled(stream: TcpStream) -> io::Result<TcpStream> {
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(UNTAKEN))?;
     Ok(stream)
-}
-
-async fn speak_http1(stream: TlsStream<TcpStream>, tasks: &TaskTracker) -> Result<Opened, Error> {
-    let mut builder = http1::Builder::new();
-    let (sender, connection) = builder.max_headers(MAX_HEADERS).handshake(TokioIo::new(stream)).await?;
-    // How it ends is told to who waits for an answer.
-    tasks.spawn(async move { timeout(MAX_LIFE, connection).await.map(Result::unwrap_or_default) });
-    Ok(Opened::Http1(sender))
 }

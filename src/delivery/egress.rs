@@ -8,14 +8,21 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{LookupIpStrategy, ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::config::{
+    LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
+};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RecordType};
+use tracing::warn;
 
+use super::resolv_conf::ResolvConf;
 use crate::model::address::{Denied, Policy};
 use crate::model::target::{LOCALHOST, is_localhost};
+
+/// Where the system says who knows names.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Time for one look-up, all queries and retries together.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,7 +40,9 @@ const NEGATIVE_TTL: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The system's resolver configuration can't be used: there is no safe guess in its place.
-    #[error("cannot read the name servers from /etc/resolv.conf; mount one that names at least one")]
+    #[error(
+        "no name server is known; mount an /etc/resolv.conf that has a line such as `nameserver 10.96.0.10`"
+    )]
     Unconfigured(#[source] NetError),
     /// Every address is denied; one of them.
     #[error("{0}")]
@@ -61,12 +70,38 @@ pub struct Guard {
 
 /// The name servers of the system, to be denied like the rest of the cluster.
 pub fn name_servers() -> Result<Vec<IpAddr>, Error> {
-    let (config, _) = system()?;
-    Ok(config.name_servers().iter().map(|server| server.ip).collect())
+    Ok(read(RESOLV_CONF)?.named().collect())
+}
+
+/// What the file says, which names at least one server that can be asked.
+pub(super) fn read(path: &str) -> Result<ResolvConf, Error> {
+    let unusable = |why: std::io::Error| Error::Unconfigured(why.into());
+    let bytes = std::fs::read(path).map_err(|error| {
+        unusable(std::io::Error::new(error.kind(), format!("cannot read {path}: {error}")))
+    })?;
+    let conf = ResolvConf::parse(&bytes);
+    if conf.servers.is_empty() {
+        let only = if conf.unasked.is_empty() { "no address in it" } else { "only addresses with a zone" };
+        let why = format!("{path} has {only} that can be asked");
+        return Err(unusable(std::io::Error::other(why)));
+    }
+    Ok(conf)
 }
 
 fn system() -> Result<(ResolverConfig, ResolverOpts), Error> {
-    hickory_resolver::system_conf::read_system_conf().map_err(Error::Unconfigured)
+    let ResolvConf { servers, unasked, passed_over, timeout, attempts, edns0 } = read(RESOLV_CONF)?;
+    if passed_over || !unasked.is_empty() {
+        let asked = &servers;
+        warn!(
+            ?asked,
+            ?unasked,
+            "not every name server is asked: at most three are, by addresses without a zone"
+        );
+    }
+    let servers = servers.into_iter().map(NameServerConfig::udp_and_tcp).collect();
+    let mut options = ResolverOpts::default();
+    (options.timeout, options.attempts, options.edns0) = (timeout, attempts, edns0);
+    Ok((ResolverConfig::from_parts(None, Vec::new(), servers), options))
 }
 
 impl Guard {

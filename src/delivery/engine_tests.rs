@@ -89,15 +89,15 @@ async fn a_receiver_that_asks_for_time_gets_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_denied_address_ends_a_delivery_at_once() {
+async fn a_denied_address_is_retried_like_every_failure() {
     let world = World::start();
     world.route("a");
     world.does("a", |_| Does::IsDenied);
     let [name] = world.publish("a", 1).await[..] else { panic!() };
     world.pass(HOUR).await;
     assert_eq!(world.get(name).reason, Some(EndReason::AddressDenied));
-    assert_eq!(world.seen("a").len(), 1);
-    assert!(world.metrics.encode().contains("hookwright_egress_denied_total 1"));
+    assert_eq!(world.seen("a").len(), 4);
+    assert!(world.metrics.encode().contains("hookwright_egress_denied_total 4"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,12 +4,11 @@ use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
 
-use rustls::CertificateError;
-
-use super::{connection, egress};
+use super::{connection, egress, tls_failure};
 use crate::model::address::Denied;
 use crate::model::target::{Host, Target};
 use crate::model::verdict::Answer;
+use crate::routes::Endpoint;
 
 /// Why there was no (whole) answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,9 +60,10 @@ impl Failure {
     }
 
     /// Why there was no connection, or no answer on it.
-    pub(super) fn explain(error: &connection::Error, target: &Target, connect_limit: Duration) -> Self {
+    pub(super) fn explain(error: &connection::Error, endpoint: &Endpoint, connect_limit: Duration) -> Self {
+        let target = &endpoint.target;
         let to = authority(target);
-        let is_connect = match error {
+        let stage = match error {
             connection::Error::Material(error) => return Self::Broken(format!("TLS: {error}")),
             connection::Error::Resolve(error) => return unresolved(error),
             connection::Error::TooSlow => {
@@ -71,11 +71,22 @@ impl Failure {
             }
             connection::Error::Url(_) => return Self::Broken(error.to_string()),
             connection::Error::Silent => return Self::Broken(SILENT.to_owned()),
-            connection::Error::Connect(_) => true,
-            connection::Error::Http1(_) | connection::Error::Http2(_) => false,
+            connection::Error::Dial(_) => format!("no connection to {to}"),
+            connection::Error::Handshake(_) => format!("TLS: the handshake with {to} failed"),
+            connection::Error::Http1(_) | connection::Error::Http2(_) => {
+                format!("the connection to {to} failed")
+            }
         };
         if let Some(error) = causes(error).find_map(|cause| cause.downcast_ref::<rustls::Error>()) {
-            return Self::Broken(format!("TLS: {}", tls(error)));
+            let host = host(target);
+            return Self::Broken(format!("TLS: {}", tls_failure::sentence(error, &endpoint.tls, &host)));
+        }
+        if let connection::Error::Handshake(error) = error
+            && is_end(error.kind())
+        {
+            return Self::Broken(format!(
+                "TLS: {to} ended the connection in the handshake; is TLS on this port?"
+            ));
         }
         let said = causes(error).find_map(|cause| {
             if let Some(error) = cause.downcast_ref::<hyper::Error>() {
@@ -86,13 +97,7 @@ impl Failure {
             }
             cause.downcast_ref::<io::Error>().and_then(|error| network(error.kind(), &to))
         });
-        Self::Broken(said.unwrap_or_else(|| {
-            if is_connect {
-                format!("no connection to {to}")
-            } else {
-                format!("the connection to {to} failed")
-            }
-        }))
+        Self::Broken(said.unwrap_or(stage))
     }
 }
 
@@ -113,39 +118,6 @@ fn unresolved(error: &egress::Error) -> Failure {
         | egress::Error::NoSuchName
         | egress::Error::NoAddress
         | egress::Error::Failed(_) => Failure::Broken(error.to_string()),
-    }
-}
-
-fn tls(error: &rustls::Error) -> String {
-    match error {
-        rustls::Error::InvalidCertificate(reason) => {
-            format!("the receiver's certificate is not trusted: {}", certificate(reason))
-        }
-        rustls::Error::AlertReceived(alert) => format!("the receiver refused with the alert {alert:?}"),
-        rustls::Error::NoCertificatesPresented => "the receiver showed no certificate".to_owned(),
-        rustls::Error::InvalidMessage(_) => "the receiver does not speak TLS".to_owned(),
-        rustls::Error::PeerIncompatible(_) => "no version or cipher in common with the receiver".to_owned(),
-        _ => "the handshake failed".to_owned(),
-    }
-}
-
-fn certificate(error: &CertificateError) -> &'static str {
-    match error {
-        CertificateError::UnknownIssuer => "unknown issuer (UnknownIssuer); tls.caRef can name its CA",
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired (Expired)",
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "it is not valid yet (NotValidYet)"
-        }
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "it is not valid for this host (NotValidForName)"
-        }
-        CertificateError::Revoked => "it was revoked (Revoked)",
-        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
-            "it is not meant for servers (InvalidPurpose)"
-        }
-        CertificateError::BadEncoding => "it is malformed (BadEncoding)",
-        CertificateError::BadSignature => "its signature is wrong (BadSignature)",
-        _ => "it does not verify",
     }
 }
 
@@ -187,6 +159,23 @@ fn network(kind: io::ErrorKind, to: &str) -> Option<String> {
         io::ErrorKind::TimedOut => format!("the connection to {to} went silent"),
         _ => return None,
     })
+}
+
+const fn is_end(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+    )
+}
+
+fn host(target: &Target) -> String {
+    match target.host() {
+        Host::Name(name) => name.to_string(),
+        Host::Address(address) => address.to_string(),
+    }
 }
 
 fn authority(target: &Target) -> String {

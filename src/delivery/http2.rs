@@ -68,6 +68,8 @@ struct State {
     left: AtomicU64,
     /// It takes no more requests.
     is_over: AtomicBool,
+    /// It has brought an answer.
+    has_answered: AtomicBool,
     /// No place will be taken any more.
     is_left: AtomicBool,
     /// Told when the first place is taken, and when the last is left for good.
@@ -146,6 +148,16 @@ impl Connection {
         state.is_over.load(Ordering::Relaxed) || state.allowed.load(Ordering::Relaxed) == 0
     }
 
+    /// Whether it has brought an answer.
+    pub(super) fn has_answered(&self) -> bool {
+        self.0.state.has_answered.load(Ordering::Relaxed)
+    }
+
+    /// Whether it was opened after this.
+    pub(super) fn is_newer_than(&self, moment: Instant) -> bool {
+        self.0.state.opened > moment
+    }
+
     /// For how long nobody has used it; none while somebody does.
     pub(super) fn idle(&self) -> Option<Duration> {
         let state = &self.0.state;
@@ -170,6 +182,7 @@ impl State {
             heard: AtomicU64::new(0),
             left: AtomicU64::new(0),
             is_over: AtomicBool::new(false),
+            has_answered: AtomicBool::new(false),
             is_left: AtomicBool::new(false),
             busy: Notify::new(),
             deserted: Notify::new(),
@@ -207,6 +220,7 @@ impl Place {
         }
         let answer = answer.await.map_err(|error| self.unanswered(error))?;
         let state = Arc::clone(&self.0.state);
+        state.has_answered.store(true, Ordering::Relaxed);
         state.hear();
         Ok(answer.map(|body| Answer { body, request, unsent, state }))
     }
@@ -217,12 +231,18 @@ impl Place {
     }
 
     /// A peer that goes away says up to which stream it may have acted, and fails those beyond (RFC 9113, section
-    /// 6.8). A stream that it refuses does not count as unsent: it would be sent to a peer that is overloaded.
+    /// 6.8). A stream that it refuses counts neither as unsent nor as cut: it would be sent to a peer that is
+    /// overloaded.
     fn unanswered(&self, error: h2::Error) -> Unanswered {
         if error.is_go_away() && error.is_remote() {
             return self.not_sent(error);
         }
-        Unanswered::Failed(self.0.state.explain(error))
+        let has_ended = error.is_io();
+        match self.0.state.explain(error) {
+            error @ Error::Silent => Unanswered::Cut(error),
+            error if has_ended => Unanswered::Cut(error),
+            error => Unanswered::Failed(error),
+        }
     }
 }
 
@@ -371,7 +391,7 @@ mod tests {
             sent = place.send(request()) => sent,
             () = arrived => unreachable!("it waits for ever"),
         };
-        assert!(matches!(sent, Err(Unanswered::Failed(Error::Silent))), "{sent:?}");
+        assert!(matches!(sent, Err(Unanswered::Cut(Error::Silent))), "{sent:?}");
         assert_eq!(began.elapsed().as_secs(), 20);
         assert!(connection.is_over());
     }

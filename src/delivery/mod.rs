@@ -5,10 +5,15 @@ pub mod client;
 #[cfg(test)]
 mod client_tests;
 mod clients;
+#[cfg(test)]
+mod clock_tests;
 mod congestion;
 #[cfg(test)]
 mod congestion_tests;
 mod connection;
+mod dial;
+#[cfg(test)]
+mod dial_tests;
 pub mod egress;
 #[cfg(test)]
 mod egress_tests;
@@ -19,10 +24,12 @@ mod engine_on_disk_tests;
 mod engine_tests;
 mod expire;
 mod failure;
+mod http1;
 mod http2;
 #[cfg(test)]
 mod http2_tests;
 mod inbox;
+mod lease;
 mod limits;
 #[cfg(test)]
 mod lines_tests;
@@ -36,6 +43,9 @@ mod quiet;
 #[cfg(test)]
 mod receivers_tests;
 mod request;
+#[cfg(test)]
+mod resend_tests;
+mod resolv_conf;
 mod retry_after;
 mod schedule;
 #[cfg(test)]
@@ -43,6 +53,10 @@ mod schedule_tests;
 #[cfg(test)]
 mod testing;
 pub mod tls;
+mod tls_failure;
+#[cfg(test)]
+mod tls_tests;
+mod verifier;
 mod worker;
 
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use crate::model::ids::{DeliveryName, WebhookUid};
 use crate::model::retry::Policy;
 use crate::model::time::UnixMillis;
 use crate::model::trouble::{Failing, Kind};
-use crate::model::verdict::Verdict;
+use crate::model::verdict::{Fault, Verdict};
 use crate::routes::hold::UNHEALTHY_AFTER;
 use crate::store::records::{DisableReason, Disabled};
 use crate::store::{Attempt, EndReason, Next, Outcome, Summary};
@@ -20,8 +20,6 @@ pub(super) struct Made<'a> {
     /// Generation of the spec that it was made by.
     pub(super) generation: i64,
     pub(super) retry: &'a Policy,
-    /// The time for one attempt.
-    pub(super) timeout: Duration,
     /// Attempts of this delivery, this one counted, probes not.
     pub(super) attempts: u32,
     /// Set when it was made before its time: when that is.
@@ -47,54 +45,55 @@ pub(super) struct Made<'a> {
 pub(super) fn conclude(made: Made<'_>) -> (Outcome, Ended) {
     let next = match made.verdict {
         Verdict::Delivered => Next::Success,
-        Verdict::Retry { after } => made.retry_or_fail(after),
-        Verdict::Refused => Next::Failed(EndReason::AddressDenied),
+        Verdict::Retry { fault, after } => made.retry_or_fail(fault, after),
         Verdict::Gone => Next::Failed(EndReason::Gone),
     };
     let failing = made.failing();
-    let ended = match (&next, &failing) {
-        (Next::Retry(at), Some(failing)) => {
-            Ended::Failure { is_of_endpoint: failing.kind.is_of_endpoint(), retry: Some(*at) }
-        }
-        (Next::Failed(_), Some(failing)) => {
-            Ended::Failure { is_of_endpoint: failing.kind.is_of_endpoint(), retry: None }
-        }
-        (Next::Success, _) | (_, None) => Ended::Success,
+    let is_of_endpoint = failing.as_ref().is_some_and(|failing| failing.kind.is_of_endpoint());
+    let ended = match next {
+        Next::Success => Ended::Success,
+        Next::Retry(at) => Ended::Failure { is_of_endpoint, retry: Some(at) },
+        Next::Failed(_) => Ended::Failure { is_of_endpoint, retry: None },
     };
     let disable = made.disable();
     let Made { name, webhook, retry, mut attempt, verdict, own_time, now, .. } = made;
     attempt.probe = own_time.is_some();
-    if let Verdict::Retry { after } = verdict {
+    if let Verdict::Retry { after, .. } = verdict {
         attempt.retry_after = after.map(|after| after.min(retry.max));
     }
     (Outcome { name, webhook, attempt: Some(attempt), next, disable, failing, at: now }, ended)
 }
 
 impl Made<'_> {
-    fn retry_or_fail(&self, after: Option<Duration>) -> Next {
+    fn retry_or_fail(&self, fault: Fault, after: Option<Duration>) -> Next {
         if let Some(own_time) = self.own_time {
             // Nothing is taken from its retries, and its time stays, or it might be put off for ever.
             return Next::Retry(own_time);
         }
         let wait = self.retry.next(self.attempts, after, self.dice()).filter(|_| !self.is_redelivery);
-        wait.map_or(Next::Failed(EndReason::RetriesExhausted), |wait| Next::Retry(self.now + wait))
+        match wait {
+            Some(wait) => Next::Retry(self.now + wait),
+            None if fault == Fault::Denied => Next::Failed(EndReason::AddressDenied),
+            None if self.is_redelivery => Next::Failed(EndReason::RedeliveryFailed),
+            None => Next::Failed(EndReason::RetriesExhausted),
+        }
     }
 
-    /// None: it arrived.
+    /// None: it arrived, or Hookwright itself failed.
     fn failing(&self) -> Option<Failing> {
-        let after = match self.verdict {
-            Verdict::Delivered => return None,
-            Verdict::Retry { after } => after,
-            Verdict::Refused | Verdict::Gone => None,
+        let (kind, after) = match self.verdict {
+            Verdict::Delivered | Verdict::Retry { fault: Fault::Internal, .. } => return None,
+            Verdict::Retry { fault, after } => (Kind::of(fault), after),
+            Verdict::Gone => (Kind::Rejects, None),
         };
-        let status = self.attempt.status;
+        let is_asked = matches!(self.attempt.status, Some(429 | 503));
         Some(Failing {
-            kind: Kind::of(status, self.attempt.duration, self.timeout),
+            kind,
             generation: self.generation,
             window: u32::try_from(self.window).unwrap_or(u32::MAX),
             is_look: self.is_look,
             is_usual: self.is_usual,
-            retry_after: after.filter(|_| matches!(status, Some(429 | 503))),
+            retry_after: after.filter(|_| is_asked),
             initial: self.retry.initial,
             dice: self.dice(),
         })
@@ -108,7 +107,7 @@ impl Made<'_> {
         let reason = match self.verdict {
             Verdict::Gone => DisableReason::Gone,
             Verdict::Retry { .. } if self.has_failed_for_too_long() => DisableReason::Failing,
-            Verdict::Retry { .. } | Verdict::Delivered | Verdict::Refused => return None,
+            Verdict::Retry { .. } | Verdict::Delivered => return None,
         };
         Some(Disabled { generation: self.generation, at: self.now, reason })
     }
@@ -143,6 +142,12 @@ mod tests {
         START + Duration::from_secs(seconds)
     }
 
+    const DENIED: Verdict = Verdict::Retry { fault: Fault::Denied, after: None };
+
+    fn retry_after(seconds: Option<u64>) -> Verdict {
+        Verdict::Retry { fault: Fault::ServerError, after: seconds.map(Duration::from_secs) }
+    }
+
     /// The second of three retries is to come; no jitter.
     fn made(retry: &Policy) -> Made<'_> {
         let attempt = Attempt {
@@ -162,7 +167,6 @@ mod tests {
             webhook: webhook("orders").uid,
             generation: 4,
             retry,
-            timeout: Duration::from_secs(15),
             attempts: 2,
             own_time: None,
             is_redelivery: false,
@@ -170,7 +174,7 @@ mod tests {
             is_usual: false,
             window: 7,
             attempt,
-            verdict: Verdict::Retry { after: None },
+            verdict: retry_after(None),
             summary: None,
             disable_after: Duration::from_secs(5 * DAY),
             now: START,
@@ -180,17 +184,17 @@ mod tests {
     #[test]
     fn each_verdict_has_one_consequence() {
         let retry = endpoint("https://x.localhost/").retry;
-        let after = |seconds| Verdict::Retry { after: Some(Duration::from_secs(seconds)) };
+        let after = |seconds| retry_after(Some(seconds));
         for (verdict, attempts, next) in [
             (Verdict::Delivered, 1, Next::Success),
-            (Verdict::Retry { after: None }, 2, Next::Retry(at(MINUTE))),
+            (retry_after(None), 2, Next::Retry(at(MINUTE))),
             (after(5), 2, Next::Retry(at(MINUTE))),
             (after(600), 2, Next::Retry(at(600))),
             (after(100 * DAY), 2, Next::Retry(at(DAY))),
-            (Verdict::Retry { after: None }, 4, Next::Failed(EndReason::RetriesExhausted)),
+            (retry_after(None), 4, Next::Failed(EndReason::RetriesExhausted)),
             (after(600), 4, Next::Failed(EndReason::RetriesExhausted)),
-            (Verdict::Refused, 1, Next::Failed(EndReason::AddressDenied)),
-            (Verdict::Gone, 1, Next::Failed(EndReason::Gone)),
+            (DENIED, 2, Next::Retry(at(MINUTE))),
+            (DENIED, 4, Next::Failed(EndReason::AddressDenied)),
         ] {
             let (outcome, ended) = conclude(Made { attempts, verdict, ..made(&retry) });
             assert_eq!(outcome.next, next, "{verdict:?} {attempts}");
@@ -210,13 +214,9 @@ mod tests {
         let retry = endpoint("https://x.localhost/").retry;
         for (verdict, is_look, next) in [
             (Verdict::Delivered, false, Next::Success),
-            (Verdict::Retry { after: None }, false, Next::Failed(EndReason::RetriesExhausted)),
-            (
-                Verdict::Retry { after: Some(Duration::from_secs(5)) },
-                true,
-                Next::Failed(EndReason::RetriesExhausted),
-            ),
-            (Verdict::Refused, false, Next::Failed(EndReason::AddressDenied)),
+            (retry_after(None), false, Next::Failed(EndReason::RedeliveryFailed)),
+            (retry_after(Some(5)), true, Next::Failed(EndReason::RedeliveryFailed)),
+            (DENIED, false, Next::Failed(EndReason::AddressDenied)),
             (Verdict::Gone, false, Next::Failed(EndReason::Gone)),
         ] {
             let made = Made { attempts: 1, is_redelivery: true, is_look, verdict, ..made(&retry) };
@@ -229,7 +229,7 @@ mod tests {
         let retry = endpoint("https://x.localhost/").retry;
         let own_time = Some(at(3600));
         for (after, attempts) in [(None, 4), (Some(90), 4), (Some(7200), 99)] {
-            let verdict = Verdict::Retry { after: after.map(Duration::from_secs) };
+            let verdict = retry_after(after);
             let (outcome, _) = conclude(Made { attempts, verdict, own_time, ..made(&retry) });
             assert_eq!(outcome.next, Next::Retry(at(3600)));
             assert!(outcome.attempt.unwrap().probe);
@@ -245,33 +245,34 @@ mod tests {
     fn only_what_speaks_of_the_endpoint_counts_against_it() {
         let retry = endpoint("https://x.localhost/").retry;
         let asked = Some(Duration::from_secs(5));
-        for (status, millis, kind, wait) in [
-            (None, 3, Kind::Unreachable, None),
-            (None, 15_000, Kind::TimesOut, None),
-            (Some(200), 3, Kind::Unreachable, None),
-            (Some(204), 15_001, Kind::TimesOut, None),
-            (Some(100), 3, Kind::ServerErrors, None),
-            (Some(301), 3, Kind::Rejects, None),
-            (Some(400), 15_000, Kind::Rejects, None),
-            (Some(404), 3, Kind::Rejects, None),
-            (Some(408), 3, Kind::TimesOut, None),
-            (Some(409), 3, Kind::Rejects, None),
-            (Some(425), 3, Kind::Rejects, None),
-            (Some(429), 3, Kind::ServerErrors, asked),
-            (Some(499), 3, Kind::Rejects, None),
-            (Some(500), 3, Kind::ServerErrors, None),
-            (Some(503), 3, Kind::ServerErrors, asked),
-            (Some(599), 3, Kind::ServerErrors, None),
+        for (fault, status, kind, wait) in [
+            (Fault::Unreachable, None, Kind::Unreachable, None),
+            (Fault::Denied, None, Kind::Unreachable, None),
+            (Fault::TimedOut, None, Kind::TimesOut, None),
+            (Fault::TimedOut, Some(408), Kind::TimesOut, None),
+            (Fault::ServerError, Some(500), Kind::ServerErrors, None),
+            (Fault::ServerError, Some(503), Kind::ServerErrors, asked),
+            (Fault::Throttled, Some(429), Kind::ServerErrors, asked),
+            (Fault::Rejected, Some(301), Kind::Rejects, None),
+            (Fault::Rejected, Some(400), Kind::Rejects, None),
+            (Fault::Rejected, Some(425), Kind::Rejects, None),
         ] {
             let mut made = made(&retry);
-            (made.attempt.status, made.attempt.duration) = (status, Duration::from_millis(millis));
-            let (outcome, ended) = conclude(Made { verdict: Verdict::Retry { after: asked }, ..made });
+            made.attempt.status = status;
+            let (outcome, ended) = conclude(Made { verdict: Verdict::Retry { fault, after: asked }, ..made });
             let failing = outcome.failing.unwrap();
-            assert_eq!((failing.kind, failing.retry_after), (kind, wait), "{status:?}");
+            assert_eq!((failing.kind, failing.retry_after), (kind, wait), "{fault:?}");
             assert_eq!((failing.generation, failing.window), (4, 7));
+            assert_eq!(outcome.attempt.unwrap().retry_after, asked);
             let Ended::Failure { is_of_endpoint, .. } = ended else { panic!("{ended:?}") };
-            assert_eq!(is_of_endpoint, kind != Kind::Rejects, "{status:?}");
+            assert_eq!((is_of_endpoint, kind.is_of_endpoint()), (fault.is_of_endpoint(), is_of_endpoint));
         }
+        let verdict = Verdict::Retry { fault: Fault::Internal, after: None };
+        let (outcome, ended) = conclude(Made { verdict, ..made(&retry) });
+        assert_eq!(
+            (outcome.failing, ended),
+            (None, Ended::Failure { is_of_endpoint: false, retry: Some(at(MINUTE)) })
+        );
     }
 
     #[test]
@@ -284,12 +285,12 @@ mod tests {
         };
         for (verdict, summary, disabled) in [
             (Verdict::Gone, None, Some(DisableReason::Gone)),
-            (Verdict::Retry { after: None }, None, None),
-            (Verdict::Retry { after: None }, Some(failing(4, 100)), None),
-            (Verdict::Retry { after: None }, Some(failing(5, 3)), None),
-            (Verdict::Retry { after: None }, Some(failing(5, 4)), Some(DisableReason::Failing)),
+            (retry_after(None), None, None),
+            (retry_after(None), Some(failing(4, 100)), None),
+            (retry_after(None), Some(failing(5, 3)), None),
+            (retry_after(None), Some(failing(5, 4)), Some(DisableReason::Failing)),
             (Verdict::Delivered, Some(failing(6, 100)), None),
-            (Verdict::Refused, Some(failing(6, 100)), None),
+            (DENIED, Some(failing(6, 100)), Some(DisableReason::Failing)),
         ] {
             let (outcome, _) = conclude(Made { verdict, summary: summary.as_ref(), ..made(&retry) });
             let expected = disabled.map(|reason| Disabled { generation: 4, at: START, reason });

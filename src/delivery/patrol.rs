@@ -6,12 +6,13 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::engine::Shared;
 use super::inbox::Happening;
 use super::quiet::Line;
 use crate::metrics::Waiting;
+use crate::model::causes::chain;
 use crate::model::ids::WebhookUid;
 use crate::model::time::UnixMillis;
 use crate::routes::hold::{Hold, hold};
@@ -80,8 +81,8 @@ impl Shared {
         self.rounds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Measures the oldest due deliveries, wakes whoever should be at work and is not, and everybody when the wall
-    /// clock was set: their timers follow the other one.
+    /// Tells the store the time, measures the oldest due deliveries, wakes whoever should be at work and is not, and
+    /// everybody when the wall clock was set: their timers follow the other one.
     pub(super) fn look(self: &Arc<Self>, clocks: &mut (UnixMillis, Instant)) {
         let (now, instant) = (self.clock.now(), Instant::now());
         self.looked.store(self.millis(instant).max(1), Ordering::Relaxed);
@@ -92,6 +93,7 @@ impl Shared {
             self.workers().values().for_each(|inbox| inbox.push(Happening::Woken));
         }
         *clocks = (now, instant);
+        self.redate(now);
         let all = || self.table.webhooks().into_iter().map(|webhook| webhook.uid).collect();
         let asked = self.rounds().next(all);
         let mut oldest = Oldest::default();
@@ -107,6 +109,22 @@ impl Shared {
         let gauge = |waits_for| self.metrics.oldest_pending.get_or_create(&Waiting { waits_for });
         gauge("turn").set(oldest.turn.as_secs_f64());
         gauge("receiver").set(oldest.receiver.as_secs_f64());
+    }
+
+    /// Beside the look, since it takes long when the clock was set back. The store wakes whom it concerns.
+    fn redate(self: &Arc<Self>, now: UnixMillis) {
+        let shared = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let redated = shared.stop.run_until_cancelled(shared.store.redate(now)).await;
+            if let Some(Err(error)) = redated
+                && let Some(unlogged) = shared.quiet.may_speak(Line::NotRedated, None)
+            {
+                warn!(
+                    error = chain(&error),
+                    unlogged, "times of a clock that was ahead are not set right yet"
+                );
+            }
+        });
     }
 
     /// Of a Webhook with a delivery that has been due for so long.

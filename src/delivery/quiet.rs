@@ -56,6 +56,8 @@ pub(super) enum Line {
     NotExpired,
     /// The wall clock was set.
     ClockSet,
+    /// Times of a clock that was ahead could not be set right.
+    NotRedated,
 }
 
 /// Limits lines, each kind by itself, to nine an hour for one Webhook and to about a hundred an hour for all

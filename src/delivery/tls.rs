@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
+use rustls::client::{VerifierBuilderError, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
+use super::verifier::Verifier;
 use crate::routes::TlsMaterial;
 
 /// Configurations kept at most; each holds its roots and up to 256 sessions to resume.
@@ -31,6 +33,9 @@ pub enum Error {
     /// The TLS library refused its own defaults.
     #[error("no TLS version can be used")]
     Versions(#[source] rustls::Error),
+    /// The TLS library refused the roots.
+    #[error("nothing to verify certificates with")]
+    Verifier(#[source] VerifierBuilderError),
 }
 
 static PROVIDER: LazyLock<Arc<CryptoProvider>> =
@@ -49,10 +54,15 @@ fn build(material: &TlsMaterial) -> Result<ClientConfig, Error> {
         Some(bundle) => Arc::new(roots(bundle)?),
         None => Arc::clone(&PUBLIC_ROOTS),
     };
+    let webpki =
+        WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&PROVIDER)).build();
+    let verifier = Verifier::new(webpki.map_err(Error::Verifier)?, roots);
     let builder = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
         .with_safe_default_protocol_versions()
         .map_err(Error::Versions)?
-        .with_root_certificates(roots);
+        // It trusts what webpki trusts, and only says more of what it does not.
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = match &material.client {
         Some((chain, key)) => {
             let key = PrivateKeyDer::from_pem_slice(key).map_err(Error::Pem)?;

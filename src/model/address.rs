@@ -35,6 +35,22 @@ pub enum Why {
     Isatap,
 }
 
+impl Denied {
+    /// What the platform team can do so that it may be reached, to be read after "to".
+    pub fn remedy(&self) -> String {
+        let exactly = IpNet::from(canonical(self.address));
+        match self.why {
+            Why::Metadata => {
+                format!("allow exactly this address (--allow-cidr {exactly}): no wider range opens it")
+            }
+            Why::DeniedRange(net) => format!("take {net} out of --deny-cidr, which wins over --allow-cidr"),
+            Why::Cluster(_) | Why::Special(..) | Why::Unassigned | Why::Isatap => {
+                format!("allow it (--allow-cidr {exactly}) or its range")
+            }
+        }
+    }
+}
+
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -400,6 +416,43 @@ mod tests {
             ("64:ff9b::9.9.9.9", true),
         ] {
             assert_eq!(policy.judge(ip(address)).is_err(), denied, "{address}");
+        }
+    }
+
+    #[test]
+    fn what_the_remedy_says_opens_the_address() {
+        let base = || Policy::new(nets(&["1.1.1.1/32", "169.254.0.0/16"]), nets(&["1.1.1.0/24"]));
+        for (address, remedy) in [
+            ("10.1.2.3", "allow it (--allow-cidr 10.1.2.3/32) or its range"),
+            ("::1", "allow it (--allow-cidr ::1/128) or its range"),
+            ("4000::1", "allow it (--allow-cidr 4000::1/128) or its range"),
+            ("2606:4700::5efe:808:808", "allow it (--allow-cidr 2606:4700::5efe:808:808/128) or its range"),
+            ("8.8.8.8", "allow it (--allow-cidr 8.8.8.8/32) or its range"),
+            (
+                "169.254.169.254",
+                "allow exactly this address (--allow-cidr 169.254.169.254/32): no wider range opens it",
+            ),
+            (
+                "64:ff9b::169.254.169.254",
+                "allow exactly this address (--allow-cidr 169.254.169.254/32): no wider range opens it",
+            ),
+            (
+                "fd00:ec2::254",
+                "allow exactly this address (--allow-cidr fd00:ec2::254/128): no wider range opens it",
+            ),
+            ("1.1.1.1", "take 1.1.1.0/24 out of --deny-cidr, which wins over --allow-cidr"),
+        ] {
+            let denied = base().with_cluster([ip("8.8.8.8")]).judge(ip(address)).unwrap_err();
+            assert_eq!(denied.remedy(), remedy, "{address}");
+            let opened = match remedy.split_once("--allow-cidr ") {
+                Some((_, rest)) if rest.contains('/') => {
+                    let net = rest.split([')', ' ']).next().unwrap();
+                    Policy::new(nets(&[net, "169.254.0.0/16"]), nets(&["1.1.1.0/24"]))
+                        .with_cluster([ip("8.8.8.8")])
+                }
+                _ => Policy::new(nets(&["1.1.1.1/32"]), []),
+            };
+            assert_eq!(opened.judge(ip(address)), Ok(()), "{address}");
         }
     }
 

@@ -4,24 +4,35 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 /// Reads whole numbers with the units `h`, `m`, `s` and `ms`, added up, as the CRD's rules admit them.
-/// None: anything else, or more than a century.
+/// None: anything else, a number of more digits than they admit, or more than a century.
 pub fn parse(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut millis: u64 = 0;
     while !rest.is_empty() {
         let (number, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
         let (unit, after) = after.split_at(after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len()));
-        let unit = match unit {
-            "h" => 3_600_000,
-            "m" => 60_000,
-            "s" => 1000,
-            "ms" => 1,
+        let (unit, digits) = match unit {
+            "h" => (3_600_000, 6),
+            "m" => (60_000, 7),
+            "s" => (1000, 7),
+            "ms" => (1, 7),
             _ => return None,
         };
+        if number.len() > digits {
+            return None;
+        }
         millis = number.parse::<u64>().ok()?.checked_mul(unit)?.checked_add(millis)?;
         rest = after;
     }
     (!text.is_empty() && millis <= 100 * 366 * 86_400_000).then(|| Duration::from_millis(millis))
+}
+
+/// Longest duration in a spec, in characters.
+const LONGEST: usize = 16;
+
+/// Reads a duration of a spec that is within these bounds, as the CRD's rules admit it.
+pub fn within(text: &str, bounds: std::ops::RangeInclusive<Duration>) -> Option<Duration> {
+    parse(text).filter(|duration| text.len() <= LONGEST && bounds.contains(duration))
 }
 
 /// Writes a duration so that [`parse`] and Go read it: `7m10s`, `24h`, `1s500ms`; parts that are zero are left
@@ -63,9 +74,32 @@ mod tests {
             ("1S", None),
             ("99999999999999999999s", None),
             ("9999999h9999999h", None),
+            ("9999999h", None),
+            ("0000001h", None),
+            ("00000001s", None),
+            ("1h ", None),
+            ("١s", None),
+            ("1μs", None),
         ] {
             assert_eq!(parse(text), millis.map(Duration::from_millis), "{text:?}");
         }
+    }
+
+    #[test]
+    fn bounds_are_exact() {
+        let minute = Duration::from_secs(1)..=Duration::from_mins(1);
+        for (text, fits) in [
+            ("1s", true),
+            ("999ms", false),
+            ("60s", true),
+            ("1m", true),
+            ("60s1ms", false),
+            ("1s0000000000000ms", false),
+        ] {
+            assert_eq!(within(text, minute.clone()).is_some(), fits, "{text}");
+        }
+        assert_eq!(within("0s0s0s0s0s0s0s1m", minute.clone()), Some(Duration::from_mins(1)));
+        assert_eq!(within("0s0s0s0s0s0s0s01m", minute), None, "17 characters");
     }
 
     #[test]

@@ -2,6 +2,23 @@
 
 use std::collections::HashSet;
 
+use super::legible::is_hidden;
+
+/// Most characters of an event type or pattern.
+const LONGEST: usize = 256;
+
+/// Whether this is one exact event type, as the CRD's rules admit it.
+pub fn is_exact(text: &str) -> bool {
+    let of_type = |c: char| !(matches!(c, '*' | ' ') || is_hidden(c));
+    !text.is_empty() && text.chars().all(of_type) && text.chars().nth(LONGEST).is_none()
+}
+
+/// Whether this is an exact type, a prefix or `*`, as the CRD's rules admit it.
+pub fn is_pattern(text: &str) -> bool {
+    let prefix = || text.strip_suffix(".*").is_some_and(is_exact) && text.chars().nth(LONGEST).is_none();
+    text == "*" || is_exact(text) || prefix()
+}
+
 /// Compiled `spec.eventTypes`: exact names, `prefix.*`, or `*`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
@@ -47,6 +64,32 @@ impl Filter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn patterns_are_those_that_the_rules_admit() {
+        for (text, exact, pattern) in [
+            ("order.created", true, true),
+            ("注文.作成", true, true),
+            ("invoice.*", false, true),
+            ("*", false, true),
+            ("..*", false, true),
+            (".*", false, false),
+            ("**", false, false),
+            ("a*", false, false),
+            ("a.*.b", false, false),
+            ("", false, false),
+            ("a b", false, false),
+            ("a\u{a0}b", false, false),
+            ("a\u{85}", false, false),
+            ("a\u{202e}b", false, false),
+            ("a\u{fffe}", false, false),
+            (&"x".repeat(256), true, true),
+            (&"ä".repeat(257), false, false),
+            (&("x".repeat(255) + ".*"), false, false),
+        ] {
+            assert_eq!((is_exact(text), is_pattern(text)), (exact, pattern), "{text:?}");
+        }
+    }
 
     #[test]
     fn a_type_is_wanted_exactly_by_prefix_or_always() {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -58,12 +59,17 @@ uuid_newtype! {
     WebhookUid
 }
 uuid_newtype! {
+    /// `metadata.uid` of a namespace: one of the same name made later has another, and nothing of what belonged to the
+    /// former.
+    NamespaceUid
+}
+uuid_newtype! {
     /// Ours, for one accepted event: a `UUIDv7`, answered to the publisher as `id`. Not the `CloudEvents` id.
     EventUid
 }
 uuid_newtype! {
     /// One event for one Webhook: a `UUIDv7`, its name in the log and the `webhook-id` of every attempt.
-    /// Sorts by acceptance, since the time in it is the time of acceptance.
+    /// Sorts by acceptance. The time in it is that of acceptance, or later (see [`Minter`]).
     DeliveryName
 }
 
@@ -93,11 +99,20 @@ impl fmt::Display for WebhookRef {
 }
 
 /// Makes `UUIDv7`s that grow within one process, also within a millisecond and when the clock is set back
-/// (then they go on from the last time seen).
+/// (then they go on from the last time seen). So they sort by acceptance, while the time in them may be ahead: that of
+/// acceptance is a field of its own.
 #[derive(Debug, Default)]
 pub struct Minter(Mutex<uuid::ContextV7>);
 
 impl Minter {
+    /// Goes on after this name, also when the clock is behind the time in it.
+    pub fn after(newest: DeliveryName) -> Self {
+        let minter = Self::default();
+        // Within one millisecond each process begins somewhere.
+        minter.mint(newest.accepted_at() + Duration::from_millis(1));
+        minter
+    }
+
     /// A new event's id.
     pub fn event(&self, now: UnixMillis) -> EventUid {
         EventUid(self.mint(now))
@@ -117,8 +132,8 @@ impl Minter {
 }
 
 impl DeliveryName {
-    /// No delivery that was accepted at this time or later has a name before this, and none that was accepted
-    /// earlier has one after it.
+    /// No delivery that was accepted at this time or later has a name before this, and, unless the clock was set
+    /// back, none that was accepted earlier has one after it.
     pub fn first_at(time: UnixMillis) -> Self {
         let mut bytes = [0; 16];
         let [_, _, millis @ ..] = time.as_millis().clamp(0, (1 << 48) - 1).to_be_bytes();
@@ -126,7 +141,7 @@ impl DeliveryName {
         Self::from_bytes(bytes)
     }
 
-    /// The time in the name: when the delivery was accepted.
+    /// The time in the name: when the delivery was accepted, or later.
     pub fn accepted_at(self) -> UnixMillis {
         let mut bytes = [0; 8];
         bytes[2..].copy_from_slice(&self.as_bytes()[..6]);
@@ -146,6 +161,19 @@ mod tests {
             [now, now, now, UnixMillis::from_millis(1_600_000_000_000)].map(|at| minter.delivery(at)).into();
         assert!(names.is_sorted_by(|a, b| a < b), "{names:?}");
         assert_eq!(names[0].accepted_at(), now);
+    }
+
+    #[test]
+    fn names_go_on_after_those_of_an_earlier_process_whose_clock_was_ahead() {
+        let (now, day) = (UnixMillis::from_millis(1_700_000_000_123), Duration::from_hours(24));
+        for newest in [now - day, now, now + day] {
+            let newest = Minter::default().delivery(newest);
+            let minter = Minter::after(newest);
+            let names = [0, 0, 1, 100_000].map(|millis| minter.delivery(now + Duration::from_millis(millis)));
+            assert!(newest < names[0] && names.is_sorted_by(|a, b| a < b), "{newest} {names:?}");
+        }
+        let minter = Minter::after(Minter::default().delivery(now - day));
+        assert_eq!(minter.delivery(now).accepted_at(), now, "no later than need be");
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod duration;
 pub mod event;
 pub mod filter;
 pub mod ids;
+pub mod legible;
 pub mod rate;
 pub mod retry;
 pub mod signature;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::DeliveryName;
 use super::time::UnixMillis;
+use super::verdict::Fault;
 
 /// Failed attempts in a row that it takes: about a round of a window that has just been larger than one.
 const FAILURES: u32 = 8;
@@ -44,15 +45,14 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Of an attempt that failed: its status, if there was one, and how long it took of the time that it had.
-    pub fn of(status: Option<u16>, took: Duration, timeout: Duration) -> Self {
-        match status {
-            Some(408) => Self::TimesOut,
-            Some(429 | 500.. | ..200) => Self::ServerErrors,
-            Some(300..) => Self::Rejects,
-            // Nothing came, or not the whole of it.
-            Some(200..) | None if took >= timeout => Self::TimesOut,
-            Some(200..) | None => Self::Unreachable,
+    /// Of a fault.
+    pub const fn of(fault: Fault) -> Self {
+        match fault {
+            Fault::Unreachable | Fault::Denied => Self::Unreachable,
+            Fault::TimedOut => Self::TimesOut,
+            Fault::ServerError | Fault::Throttled => Self::ServerErrors,
+            // What is Hookwright's own fault says nothing of the endpoint either.
+            Fault::Rejected | Fault::Internal => Self::Rejects,
         }
     }
 

@@ -4,9 +4,12 @@
 //! which command mends it. Nothing here repeats any part of a Secret's value.
 
 mod parts;
-/// A rate limit as a spec has it; none: its time cannot be read. What the schema would refuse counts as one.
+mod pem;
+
+/// A rate limit as a spec has it; none: its time cannot be read, or is not within its bounds. A number that the schema
+/// would refuse counts as one.
 pub fn rate_limit(limit: &api::webhook::RateLimit) -> Option<RateLimit> {
-    let per = duration::parse(&limit.per).filter(|per| !per.is_zero())?;
+    let per = duration::within(&limit.per, Duration::from_secs(1)..=Duration::from_hours(24))?;
     let number = |number: i32| u32::try_from(number).unwrap_or(1).max(1);
     Some(RateLimit { requests: number(limit.requests), per, burst: number(limit.burst) })
 }
@@ -151,6 +154,8 @@ fn endpoint(input: &parts::Input<'_>, key: SigningKey) -> Result<Endpoint, Unrea
     let mut wrong = Vec::new();
     let mut masks = Vec::new();
     let target = note(parts::target(input), &mut wrong);
+    let types = note(parts::event_types(input.spec), &mut wrong);
+    let denied = target.as_ref().and_then(|target| parts::denied(input, target));
     let timeout = note(parts::timeout(input.spec), &mut wrong);
     let retry = note(parts::retry(input.spec), &mut wrong);
     let rate_limit = note(parts::rate_limit(input.spec), &mut wrong);
@@ -160,10 +165,10 @@ fn endpoint(input: &parts::Input<'_>, key: SigningKey) -> Result<Endpoint, Unrea
         parts::hmac_keys(input, &mut masks).into_iter().filter_map(|key| note(key, &mut wrong)).collect();
     let ca = note(parts::ca(input), &mut wrong);
     let client = note(parts::client_certificate(input), &mut wrong);
-    let (Some(target), Some(timeout), Some(retry), Some(rate_limit), Some(ca), Some(client), true) =
-        (target, timeout, retry, rate_limit, ca, client, wrong.is_empty())
+    let (Some(target), Some(()), Some(timeout), Some(retry), Some(rate_limit), Some(ca), Some(client), true) =
+        (target, types, timeout, retry, rate_limit, ca, client, wrong.is_empty())
     else {
-        return Err(summary(wrong));
+        return Err(summary(denied.into_iter().chain(wrong).collect()));
     };
     Ok(Endpoint {
         target,
@@ -175,6 +180,7 @@ fn endpoint(input: &parts::Input<'_>, key: SigningKey) -> Result<Endpoint, Unrea
         signer: Signer::new(key, keys),
         tls: TlsMaterial { ca, client },
         masks: Masks::new(masks),
+        denied,
     })
 }
 

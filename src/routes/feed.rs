@@ -1,8 +1,9 @@
 //! Keeps the table like the cluster: watches Webhooks and the metadata of labelled Secrets, reads what Webhooks refer
 //! to on demand, compiles, and puts routes in force.
 //!
-//! Every existing Webhook has a route from the moment it is seen, so that no event misses it; until its references are
-//! read it is not ready. What no watch tells (of a `ConfigMap`, or of a Secret without the label) is read again
+//! Every existing Webhook has a route as soon as the store knows it, so that no event misses it; until its references are
+//! read it is not ready. One that the store does not know may go on with what a former one of its name has left: which of
+//! the namespaces of that name it is in is asked for first. What no watch tells (of a `ConfigMap`, or of a Secret without the label) is read again
 //! from time to time.
 
 mod adopt;
@@ -10,6 +11,7 @@ mod index;
 mod read;
 mod work;
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,16 +24,17 @@ use kube::runtime::watcher::Event;
 use kube::{Client, Resource as _, ResourceExt as _};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::compile::{Compiler, identity};
+use super::namespaces::Namespaces;
 use super::references::{self, Kind, Reference, References};
 use super::watch::{self, Change, Key, Mirror, Scope, Watched};
 use super::{Route, Table};
 use crate::api::{REQUESTED_AT, USE_LABEL, Webhook};
-use crate::cli::chain;
-use crate::model::ids::{WebhookRef, WebhookUid};
+use crate::model::ids::{Namespace, WebhookRef, WebhookUid};
 use crate::store::Store;
+use adopt::{Unknown, adopt};
 use index::Index;
 use work::Work;
 
@@ -56,12 +59,14 @@ struct Seen {
 struct Reading {
     key: Key,
     uid: WebhookUid,
-    references: References,
+    /// None: it was made known to the store first.
+    references: Option<References>,
 }
 
 /// The task that keeps the table.
 pub struct Feed {
     client: Client,
+    namespaces: Arc<Namespaces>,
     scope: Scope,
     compiler: Compiler,
     table: Arc<Table>,
@@ -73,6 +78,8 @@ pub struct Feed {
     index: Index,
     work: Work,
     readings: FuturesUnordered<BoxFuture<'static, Reading>>,
+    /// Webhooks whose namespace was asked for, once.
+    placed: HashSet<WebhookUid>,
 }
 
 impl std::fmt::Debug for Feed {
@@ -91,10 +98,12 @@ impl Feed {
         store: Arc<dyn Store>,
     ) -> (Self, Webhooks) {
         let (objects, mut writer) = reflector::store();
+        table.coverage().expect(&scope);
         // What is in it is kept by this feed's own lists: the reader is never to wait for it.
         writer.apply_watcher_event(&Event::Init);
         writer.apply_watcher_event(&Event::InitDone);
         let feed = Self {
+            namespaces: Arc::new(Namespaces::new(client.clone())),
             client,
             compiler,
             table,
@@ -106,17 +115,19 @@ impl Feed {
             index: Index::default(),
             work: Work::default(),
             readings: FuturesUnordered::new(),
+            placed: HashSet::new(),
             scope,
         };
         (feed, objects)
     }
 
-    /// Keeps the table until it is told to stop. After the first complete list every Webhook is in the table, known
-    /// to the store, and [`Table::is_synced`].
+    /// Keeps the table until it is told to stop. After the first complete list of a namespace its Webhooks are in the
+    /// table, known to the store, and [`Table::serves`] it, whatever becomes of other namespaces.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut webhooks = watch::objects::<Webhook>(&self.client, &self.scope);
+        let coverage = Arc::clone(self.table.coverage());
+        let mut webhooks = watch::objects::<Webhook>(&self.client, &self.scope, &coverage);
         let label = format!("{USE_LABEL}=true");
-        let mut secrets = watch::labelled_metadata::<Secret>(&self.client, &self.scope, &label);
+        let mut secrets = watch::labelled_metadata::<Secret>(&self.client, &self.scope, &coverage, &label);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -140,12 +151,12 @@ impl Feed {
         let Some(event) = seen(event) else { return };
         for change in self.webhooks.apply(number, event) {
             match change {
-                Change::Put { key, old } => self.put(&key, old.as_ref()),
+                Change::Put { key, old } => self.put(number, &key, old.as_ref()),
                 Change::Gone { key, old } => self.gone(&key, old.webhook.uid),
             }
         }
-        if self.webhooks.is_complete() && !self.table.is_synced() {
-            self.sync().await;
+        if self.webhooks.is_listed(number) && !self.table.coverage().was_listed(self.place(number)) {
+            self.sync(number).await;
         }
     }
 
@@ -162,21 +173,30 @@ impl Feed {
         }
     }
 
-    fn put(&mut self, key: &Key, old: Option<&Seen>) {
+    fn put(&mut self, number: usize, key: &Key, old: Option<&Seen>) {
         let Some(seen) = self.webhooks.get(key).cloned() else { return };
-        if let Some(old) = old
-            && old.webhook.uid != seen.webhook.uid
-        {
-            self.table.remove(old.webhook.uid);
-            self.index.remove(key);
+        let before = old.map(|old| old.webhook.uid);
+        if before != Some(seen.webhook.uid) {
+            if let Some(uid) = before {
+                self.left(uid);
+                self.index.remove(key);
+            }
+            self.store.set_gone(seen.webhook.uid, false);
         }
-        if self.table.is_synced() && old != Some(&seen) {
+        if self.webhooks.is_listed(number) && old != Some(&seen) {
             self.compile(key, &seen);
         }
     }
 
-    fn gone(&mut self, key: &Key, uid: WebhookUid) {
+    /// A Webhook is gone: from now on nothing of it is shown or sent.
+    fn left(&mut self, uid: WebhookUid) {
         self.table.remove(uid);
+        self.store.set_gone(uid, true);
+        self.placed.remove(&uid);
+    }
+
+    fn gone(&mut self, key: &Key, uid: WebhookUid) {
+        self.left(uid);
         self.index.remove(key);
         self.work.remove(key);
         if let Some(object) = self.object(key) {
@@ -184,32 +204,58 @@ impl Feed {
         }
     }
 
-    /// The first complete list: all of it is made known to the store and put in force.
-    async fn sync(&mut self) {
-        let keys: Vec<Key> = self.webhooks.keys().cloned().collect();
-        let unknown = keys.iter().filter_map(|key| self.adoption(key));
-        let adoptions: Vec<_> = unknown.collect();
-        futures::stream::iter(adoptions).for_each_concurrent(READINGS, std::convert::identity).await;
+    /// The first complete list of a watch: all of it is made known to the store and put in force, and what it lacks is
+    /// gone.
+    async fn sync(&mut self, number: usize) {
+        self.hide_unlisted(number);
+        let keys: Vec<Key> = self.webhooks.keys_of(number).cloned().collect();
+        let mut unknown: HashMap<Namespace, Vec<Unknown>> = HashMap::new();
+        for one in keys.iter().filter_map(|key| self.unknown(key)).collect::<Vec<_>>() {
+            self.placed.insert(one.webhook().uid);
+            unknown.entry(Arc::clone(&one.webhook().namespace)).or_default().push(one);
+        }
+        let (store, namespaces) = (&*self.store, &*self.namespaces);
+        let adoptions = futures::stream::iter(unknown.into_values());
+        adoptions.for_each_concurrent(READINGS, |unknown| adopt(store, namespaces, unknown)).await;
         for key in &keys {
             if let Some(seen) = self.webhooks.get(key).cloned() {
                 self.compile(key, &seen);
             }
         }
-        self.table.set_synced();
-        info!(webhooks = keys.len(), "all Webhooks are listed");
+        let place = self.place(number);
+        self.table.coverage().listed(place);
+        info!(
+            namespace = place.map(|namespace| &**namespace),
+            webhooks = keys.len(),
+            "all Webhooks are listed"
+        );
     }
 
-    /// Makes a Webhook known to the store, if it is not, with the numbers of its status.
-    fn adoption(&self, key: &Key) -> Option<BoxFuture<'static, ()>> {
+    /// What a watch is of: a namespace, or none for all.
+    fn place(&self, number: usize) -> Option<&Namespace> {
+        match &self.scope {
+            Scope::All => None,
+            Scope::Namespaces(list) => list.get(number),
+        }
+    }
+
+    /// What the store knows of the place of a watch and its list lacks is gone; what nobody serves is as good as that.
+    fn hide_unlisted(&self, number: usize) {
+        let place = self.place(number);
+        let is_there = |webhook: &WebhookRef| {
+            place.is_none_or(|place| webhook.namespace == *place) || !self.scope.serves(&webhook.namespace)
+        };
+        for WebhookRef { uid, namespace, name } in self.store.known().into_iter().filter(is_there) {
+            let listed = self.webhooks.get(&Key { namespace, name });
+            self.store.set_gone(uid, listed.is_none_or(|seen| seen.webhook.uid != uid));
+        }
+    }
+
+    /// A Webhook that the store does not know, or not where it is.
+    fn unknown(&self, key: &Key) -> Option<Unknown> {
         let object = self.object(key)?;
-        let webhook = identity(&object).filter(|webhook| self.store.summary(webhook.uid).is_none())?;
-        let summary = adopt::summary(webhook, object.status.as_ref());
-        let store = Arc::clone(&self.store);
-        Some(Box::pin(async move {
-            if let Err(error) = store.adopt(summary).await {
-                error!(error = chain(&error), "cannot make a Webhook known to the store");
-            }
-        }))
+        let webhook = identity(&object).filter(|webhook| !self.placed.contains(&webhook.uid))?;
+        Unknown::of(webhook, &object, &*self.store)
     }
 
     /// Puts a Webhook in force that changed: at once when there is nothing to read, else as soon as it is read.
@@ -225,12 +271,13 @@ impl Feed {
         let Some(webhook) = self.object(key) else { return };
         let references = references::of(&webhook.spec);
         self.index.refers(key, &references);
-        if references.is_empty() && self.store.summary(uid).is_some() {
+        let is_known = self.store.summary(uid).is_some();
+        if references.is_empty() && is_known && self.unknown(key).is_none() {
             self.work.remove(key);
             self.upsert(self.compiler.compile(&webhook, &References::default()));
             return;
         }
-        if self.table.get(uid).is_none() {
+        if self.table.get(uid).is_none() && is_known {
             self.upsert(self.compiler.reading(&webhook));
         }
         self.work.add(key);
@@ -249,7 +296,15 @@ impl Feed {
             self.work.done(&key);
             return;
         };
-        let adoption = self.adoption(&key);
+        if let Some(unknown) = self.unknown(&key) {
+            self.placed.insert(uid);
+            let (store, namespaces) = (Arc::clone(&self.store), Arc::clone(&self.namespaces));
+            self.readings.push(Box::pin(async move {
+                adopt(&*store, &namespaces, vec![unknown]).await;
+                Reading { key, uid, references: None }
+            }));
+            return;
+        }
         let client = self.client.clone();
         let references = references::of(&object.spec).into_iter().map(|reference| {
             let place = Key { namespace: key.namespace.clone(), name: reference.name.clone() };
@@ -258,17 +313,16 @@ impl Feed {
         });
         let references: Vec<_> = references.collect();
         self.readings.push(Box::pin(async move {
-            if let Some(adoption) = adoption {
-                adoption.await;
-            }
             let references = read::references(&client, &key.namespace, references).await;
-            Reading { key, uid, references }
+            Reading { key, uid, references: Some(references) }
         }));
     }
 
     fn on_reading(&mut self, reading: Reading) {
         let Reading { key, uid, references } = reading;
-        if !self.work.done(&key) {
+        let is_newest = self.work.done(&key);
+        let Some(references) = references else { return self.on_adopted(&key, uid) };
+        if !is_newest {
             return;
         }
         let is_same = |object: &Arc<Webhook>| identity(object).is_some_and(|webhook| webhook.uid == uid);
@@ -287,6 +341,23 @@ impl Feed {
         }
         if changed || !in_force.is_some_and(|before| is_equal(&before, &route)) {
             self.table.upsert(route);
+        }
+    }
+
+    /// The store knows a Webhook now, and it can be put in force.
+    fn on_adopted(&mut self, key: &Key, uid: WebhookUid) {
+        match self.webhooks.get(key).cloned() {
+            Some(seen) if seen.webhook.uid == uid => {
+                if self.store.summary(uid).is_none() {
+                    // The store has failed, and said so.
+                    self.placed.remove(&uid);
+                    self.work.retry(key, Instant::now());
+                    return;
+                }
+                self.compile(key, &seen);
+            }
+            // It went meanwhile, when the store could not be told.
+            _ => self.left(uid),
         }
     }
 
@@ -319,7 +390,7 @@ fn serves_on(in_force: Option<&Route>, webhook: &Webhook) -> bool {
 /// Whether two routes of one Webhook do the same, given that what they refer to has not changed.
 fn is_equal(a: &Route, b: &Route) -> bool {
     let endpoints = match (&a.endpoint, &b.endpoint) {
-        (Ok(_), Ok(_)) => true,
+        (Ok(a), Ok(b)) => a.denied == b.denied,
         (Err(a), Err(b)) => a == b,
         (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
     };

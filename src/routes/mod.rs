@@ -4,9 +4,11 @@
 //! the table like the cluster.
 
 pub mod compile;
+pub mod coverage;
 pub mod feed;
 pub mod hold;
 pub mod master_key;
+pub mod namespaces;
 pub mod references;
 mod subscribers;
 pub mod table;
@@ -68,6 +70,19 @@ pub struct Endpoint {
     pub tls: TlsMaterial,
     /// What must never be kept of an answer.
     pub masks: Masks,
+    /// The URL spells out an address that is denied: the Webhook is not ready, and its attempts fail by the same rule as
+    /// those for a name that resolves to one.
+    pub denied: Option<Unready>,
+}
+
+impl Route {
+    /// Why the Webhook is not ready, if it is not.
+    pub fn unready(&self) -> Option<&Unready> {
+        match &self.endpoint {
+            Ok(endpoint) => endpoint.denied.as_ref(),
+            Err(unready) => Some(unready),
+        }
+    }
 }
 
 /// A certificate chain and its private key.

@@ -1,10 +1,10 @@
 //! The table of routes: plain state, tested by calling it.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use super::Route;
+use super::coverage::{Coverage, Unserved};
 use super::subscribers::Subscribers;
 use crate::model::event::Attributes;
 use crate::model::ids::{Namespace, WebhookRef, WebhookUid};
@@ -14,7 +14,7 @@ use crate::store::Wakes;
 #[derive(Debug, Default)]
 pub struct Table {
     routes: RwLock<Routes>,
-    synced: AtomicBool,
+    coverage: Arc<Coverage>,
     for_engine: Wakes,
     for_controller: Wakes,
 }
@@ -23,6 +23,8 @@ pub struct Table {
 struct Routes {
     by_namespace: HashMap<Namespace, Subscribers>,
     by_uid: HashMap<WebhookUid, Arc<Route>>,
+    /// Those that were seen to go.
+    left: HashSet<WebhookUid>,
 }
 
 impl Routes {
@@ -52,17 +54,33 @@ impl Table {
         routes.take(uid);
         routes.by_namespace.entry(Arc::clone(&route.webhook.namespace)).or_default().insert(&route);
         routes.by_uid.insert(uid, route);
+        routes.left.remove(&uid);
         drop(routes);
         self.wake(uid);
     }
 
-    /// Takes a Webhook out; tells whether it was there.
+    /// Takes a Webhook out that is gone; tells whether it was there.
     pub fn remove(&self, uid: WebhookUid) -> bool {
-        let removed = self.routes.write().unwrap_or_else(PoisonError::into_inner).take(uid).is_some();
+        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+        let removed = routes.take(uid).is_some();
+        routes.left.insert(uid);
+        drop(routes);
         if removed {
             self.wake(uid);
         }
         removed
+    }
+
+    /// Whether a Webhook was seen to go.
+    pub fn has_left(&self, uid: WebhookUid) -> bool {
+        self.read().left.contains(&uid)
+    }
+
+    /// Forgets of all but these that they were seen to go.
+    pub fn keep_left(&self, known: &[WebhookRef]) {
+        let known: HashSet<WebhookUid> = known.iter().map(|webhook| webhook.uid).collect();
+        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+        routes.left.retain(|uid| known.contains(uid));
     }
 
     fn wake(&self, uid: WebhookUid) {
@@ -83,6 +101,11 @@ impl Table {
         routes.by_namespace.get(namespace).map(|list| list.all().to_vec()).unwrap_or_default()
     }
 
+    /// Whether a namespace has a Webhook.
+    pub fn has_webhook(&self, namespace: &str) -> bool {
+        self.read().by_namespace.contains_key(namespace)
+    }
+
     /// One Webhook.
     pub fn get(&self, uid: WebhookUid) -> Option<Arc<Route>> {
         self.read().by_uid.get(&uid).cloned()
@@ -98,14 +121,27 @@ impl Table {
         self.read().by_namespace.keys().cloned().collect()
     }
 
-    /// Called once the first complete list is in the table: from then on what does not match has no Webhook.
-    pub fn set_synced(&self) {
-        self.synced.store(true, Ordering::Release);
+    /// Of which namespaces this table knows all Webhooks.
+    pub fn coverage(&self) -> &Arc<Coverage> {
+        &self.coverage
     }
 
-    /// Whether the first complete list is in the table. Before, nothing may be accepted.
-    pub fn is_synced(&self) -> bool {
-        self.synced.load(Ordering::Acquire)
+    /// Whether it is known who receives in a namespace; see [`Coverage::check`].
+    ///
+    /// # Errors
+    /// Why not: then nothing may be accepted for it.
+    pub fn check(&self, namespace: &str) -> Result<(), Unserved> {
+        self.coverage.check(namespace)
+    }
+
+    /// Whether a namespace is served now.
+    pub fn serves(&self, namespace: &str) -> bool {
+        self.check(namespace).is_ok()
+    }
+
+    /// The complete list of all namespaces' Webhooks is in the table.
+    pub fn set_synced(&self) {
+        self.coverage.listed(None);
     }
 
     /// Webhooks whose route changed or went. One consumer: the delivery engine.

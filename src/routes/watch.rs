@@ -1,8 +1,11 @@
 //! Watches that go on: over the namespaces that are served, through broken objects and a restarted apiserver.
 
+mod steady;
+
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 use k8s_openapi::NamespaceResourceScope;
@@ -14,7 +17,13 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
+use super::coverage::Coverage;
+use crate::model::causes::{chain, clean};
 use crate::model::ids::Namespace;
+use steady::{Sight, steady};
+
+/// A watch that failed begins anew after this at the latest.
+pub const LONGEST: Duration = Duration::from_secs(30);
 
 /// Which namespaces are served.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,14 +63,26 @@ impl Scope {
         }
     }
 
-    fn apis<K>(&self, client: &Client) -> Vec<Api<K>>
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
-    {
+    /// What each of the watches is of: a namespace, or none for all together.
+    pub fn places(&self) -> Vec<Option<Namespace>> {
         match self {
-            Self::All => vec![Api::all(client.clone())],
-            Self::Namespaces(list) => list.iter().map(|name| Api::namespaced(client.clone(), name)).collect(),
+            Self::All => vec![None],
+            Self::Namespaces(list) => list.iter().cloned().map(Some).collect(),
         }
+    }
+
+    /// Which of the watches a namespace is in.
+    pub fn watch_of(&self, namespace: &str) -> Option<usize> {
+        match self {
+            Self::All => Some(0),
+            Self::Namespaces(list) => list.iter().position(|served| &**served == namespace),
+        }
+    }
+
+    /// A failed watch tries again after at most this: soon, and not too often where there are many.
+    fn longest_pause(&self) -> Duration {
+        let many = u32::try_from(self.watches()).unwrap_or(u32::MAX);
+        Duration::from_millis(250).saturating_mul(many).clamp(Duration::from_secs(5), LONGEST)
     }
 }
 
@@ -69,76 +90,85 @@ impl Scope {
 pub type Watched<T> = (usize, Event<T>);
 
 /// Watches our own objects. One that does not fit its type is passed on as such and stops nothing; a failed watch is
-/// begun anew with backoff. Never ends.
-pub fn objects<K>(client: &Client, scope: &Scope) -> BoxStream<'static, Watched<DeserializeGuard<K>>>
+/// begun anew, soon, and tells the coverage. Never ends.
+pub fn objects<K>(
+    client: &Client,
+    scope: &Scope,
+    coverage: &Arc<Coverage>,
+) -> BoxStream<'static, Watched<DeserializeGuard<K>>>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
     K: Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let watches = scope.apis::<DeserializeGuard<K>>(client).into_iter().map(|api| {
+    numbered(client, scope, coverage, |api: Api<DeserializeGuard<K>>| {
         kube::runtime::watcher(api, watcher::Config::default())
             .modify(|object| object.meta_mut().managed_fields = None)
-            .default_backoff()
             .boxed()
-    });
-    numbered(watches, K::kind(&()).as_ref())
+    })
 }
 
 /// Watches metadata only of the objects that carry a label.
 pub fn labelled_metadata<K>(
     client: &Client,
     scope: &Scope,
+    coverage: &Arc<Coverage>,
     label: &str,
 ) -> BoxStream<'static, Watched<PartialObjectMeta<K>>>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
     K: Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let watches = scope.apis::<PartialObjectMeta<K>>(client).into_iter().map(|api| {
-        kube::runtime::watcher(api, watcher::Config::default().labels(label)).default_backoff().boxed()
-    });
-    numbered(watches, K::kind(&()).as_ref())
+    let config = watcher::Config::default().labels(label);
+    numbered(client, scope, coverage, move |api: Api<PartialObjectMeta<K>>| {
+        kube::runtime::watcher(api, config.clone()).boxed()
+    })
 }
 
 /// Watches the objects that have this name.
-pub fn named<K>(client: &Client, scope: &Scope, name: &str) -> BoxStream<'static, Watched<K>>
+pub fn named<K>(
+    client: &Client,
+    scope: &Scope,
+    coverage: &Arc<Coverage>,
+    name: &str,
+) -> BoxStream<'static, Watched<K>>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
     K: Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let field = format!("metadata.name={name}");
-    let watches = scope.apis::<K>(client).into_iter().map(|api| {
-        kube::runtime::watcher(api, watcher::Config::default().fields(&field)).default_backoff().boxed()
-    });
-    numbered(watches, K::kind(&()).as_ref())
+    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    numbered(client, scope, coverage, move |api: Api<K>| kube::runtime::watcher(api, config.clone()).boxed())
 }
 
-fn numbered<T: Send + 'static>(
-    watches: impl Iterator<Item = BoxStream<'static, watcher::Result<Event<T>>>>,
-    kind: &str,
-) -> BoxStream<'static, Watched<T>> {
-    let numbered = watches.enumerate().map(|(number, watch)| {
-        let kind = kind.to_owned();
-        watch
-            .filter_map(move |event| {
-                let event = event
-                    .inspect_err(|error| {
-                        warn!(kind, %error, "watch failed, trying again");
-                    })
-                    .ok();
-                std::future::ready(event.map(|event| (number, event)))
-            })
-            .boxed()
+/// One watch for each place of the scope.
+fn numbered<K, T: Send + 'static>(
+    client: &Client,
+    scope: &Scope,
+    coverage: &Arc<Coverage>,
+    watch: impl Fn(Api<K>) -> BoxStream<'static, watcher::Result<Event<T>>> + Clone + Send + 'static,
+) -> BoxStream<'static, Watched<T>>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Send + 'static,
+{
+    coverage.watches(&K::kind(&()));
+    let longest = scope.longest_pause();
+    let watches = scope.places().into_iter().enumerate().map(|(number, place)| {
+        let api = match &place {
+            None => Api::all(client.clone()),
+            Some(namespace) => Api::namespaced(client.clone(), namespace),
+        };
+        let (watch, kind) = (watch.clone(), K::kind(&()).into_owned());
+        let sight = Sight { coverage: Arc::clone(coverage), kind, place };
+        steady(move || watch(api.clone()), sight, longest).map(move |event| (number, event)).boxed()
     });
-    stream::select_all(numbered).boxed()
+    stream::select_all(watches).boxed()
 }
 
 /// What a failed call to the apiserver says, without any part of an object.
 pub fn why(error: &kube::Error) -> String {
     match error {
-        kube::Error::Api(status) => status.message.clone(),
-        kube::Error::Service(source) => format!("the API server cannot be reached: {source}"),
-        kube::Error::HyperError(source) => format!("the API server cannot be reached: {source}"),
+        kube::Error::Api(status) => clean(&status.message).into_owned(),
+        kube::Error::Service(source) => format!("the API server cannot be reached: {}", chain(&**source)),
+        kube::Error::HyperError(source) => format!("the API server cannot be reached: {}", chain(source)),
         kube::Error::SerdeError(_) => "the answer of the API server cannot be understood".to_owned(),
         _ => "the call to the API server failed".to_owned(),
     }
@@ -224,9 +254,9 @@ impl<T: Clone> Mirror<T> {
         Vec::new()
     }
 
-    /// Whether each watch has been listed completely once.
-    pub fn is_complete(&self) -> bool {
-        self.0.iter().all(|watch| watch.listed)
+    /// Whether a watch has been listed completely once.
+    pub fn is_listed(&self, watch: usize) -> bool {
+        self.0.get(watch).is_some_and(|watch| watch.listed)
     }
 
     /// What is known of an object.
@@ -237,6 +267,11 @@ impl<T: Clone> Mirror<T> {
     /// Every object.
     pub fn keys(&self) -> impl Iterator<Item = &Key> {
         self.0.iter().flat_map(|watch| watch.known.keys())
+    }
+
+    /// Every object of a watch.
+    pub fn keys_of(&self, watch: usize) -> impl Iterator<Item = &Key> {
+        self.0.get(watch).into_iter().flat_map(|watch| watch.known.keys())
     }
 }
 
@@ -257,6 +292,7 @@ impl<T> Watch<T> {
 pub fn reflect<K>(
     client: &Client,
     scope: &Scope,
+    coverage: &Arc<Coverage>,
 ) -> (reflector::Store<K>, impl Stream<Item = K> + Send + 'static)
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
@@ -266,7 +302,7 @@ where
     writer.apply_watcher_event(&Event::Init);
     writer.apply_watcher_event(&Event::InitDone);
     let (reader, mut mirror) = (objects.clone(), Mirror::new(scope));
-    let touched = self::objects::<K>(client, scope).filter_map(move |(watch, event)| {
+    let touched = self::objects::<K>(client, scope, coverage).filter_map(move |(watch, event)| {
         let mut touched = None;
         if let Event::Apply(object) | Event::InitApply(object) = &event {
             let meta = object.meta();
@@ -323,13 +359,13 @@ mod tests {
         let mut mirror = Mirror::new(&Scope::All);
         assert_eq!(mirror.apply(0, Event::Init), []);
         assert_eq!(mirror.apply(0, Event::InitApply((key("a"), 1))), [put("a", None)]);
-        assert!(!mirror.is_complete());
+        assert!(!mirror.is_listed(0));
         assert_eq!(mirror.apply(0, Event::InitDone), []);
-        assert!(mirror.is_complete());
+        assert!(mirror.is_listed(0));
         assert_eq!(mirror.apply(0, Event::Apply((key("b"), 1))), [put("b", None)]);
         assert_eq!(mirror.apply(0, Event::Init), []);
         assert_eq!(mirror.apply(0, Event::InitApply((key("a"), 2))), [put("a", Some(1))]);
-        assert!(mirror.is_complete(), "a re-list forgets nothing");
+        assert!(mirror.is_listed(0), "a re-list forgets nothing");
         assert_eq!(mirror.apply(0, Event::InitDone), [Change::Gone { key: key("b"), old: 1 }]);
         assert_eq!(mirror.get(&key("a")), Some(&2));
         assert_eq!(mirror.apply(0, Event::Delete((key("a"), 2))), [Change::Gone { key: key("a"), old: 2 }]);
@@ -344,16 +380,27 @@ mod tests {
         mirror.apply(0, Event::Init);
         mirror.apply(0, Event::InitApply((key("a"), 1)));
         mirror.apply(0, Event::InitDone);
-        assert!(!mirror.is_complete());
+        assert_eq!((mirror.is_listed(0), mirror.is_listed(1), mirror.is_listed(2)), (true, false, false));
         mirror.apply(1, Event::Init);
         assert_eq!(mirror.apply(1, Event::InitDone), []);
-        assert!(mirror.is_complete());
-        assert_eq!(mirror.keys().count(), 1);
+        assert!(mirror.is_listed(1));
+        assert_eq!([mirror.keys().count(), mirror.keys_of(0).count(), mirror.keys_of(1).count()], [1, 1, 0]);
     }
 
     #[test]
     fn no_list_of_namespaces_serves_all() {
         assert!(Scope::from_list::<&str>(&[]).serves("team-a"));
         assert!(!Scope::from_list(&["team-b"]).serves("team-a"));
+    }
+
+    #[test]
+    fn each_namespace_has_its_place_and_its_watch() {
+        let scope = Scope::from_list(&["team-b", "team-a"]);
+        assert_eq!(scope.places(), [Some("team-a".into()), Some("team-b".into())]);
+        assert_eq!([scope.watch_of("team-b"), scope.watch_of("team-c")], [Some(1), None]);
+        assert_eq!((Scope::All.places(), Scope::All.watch_of("any")), (vec![None], Some(0)));
+        assert_eq!(scope.longest_pause(), Duration::from_secs(5));
+        let many: Vec<String> = (0..500).map(|number| format!("n-{number}")).collect();
+        assert_eq!(Scope::from_list(&many).longest_pause(), LONGEST);
     }
 }

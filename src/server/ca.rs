@@ -51,9 +51,35 @@ pub(super) struct Validity {
 pub(super) struct Leaf {
     pub(super) certified: CertifiedKey,
     pub(super) validity: Validity,
+    /// Of the CA that signed it: who verifies the one looks at the other.
+    pub(super) ca: Validity,
+}
+
+/// Why a certificate is no good now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Invalid {
+    /// It was made by a clock that was ahead, or by one that is.
+    #[error(
+        "is not valid before {0}, and by the clock of this machine it is {1}: one of the two clocks was wrong"
+    )]
+    NotYet(UnixMillis, UnixMillis),
+    #[error("has expired")]
+    Expired,
 }
 
 impl Validity {
+    /// Whether it is valid at this time: it has two ends.
+    pub(super) fn check(self, now: UnixMillis) -> Result<(), Invalid> {
+        let from = self.from - SKEW;
+        if now < from {
+            Err(Invalid::NotYet(from, now))
+        } else if now >= self.to {
+            Err(Invalid::Expired)
+        } else {
+            Ok(())
+        }
+    }
+
     /// When two thirds of the time are over.
     pub(super) fn two_thirds(self) -> UnixMillis {
         self.from + self.to.since(self.from) * 2 / 3
@@ -118,11 +144,13 @@ impl Authority {
         let certificate = params.signed_by(&key, &issuer)?;
         let private = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes())?;
         let signing = rustls::crypto::aws_lc_rs::sign::any_supported_type(&private)?;
-        Ok(Leaf { certified: CertifiedKey::new(vec![certificate.der().clone()], signing), validity })
+        let certified = CertifiedKey::new(vec![certificate.der().clone()], signing);
+        Ok(Leaf { certified, validity, ca: self.validity })
     }
 
-    fn expired(&self, now: UnixMillis) -> bool {
-        now >= self.validity.to
+    /// Whether it is good for signing at this time.
+    pub(super) fn check(&self, now: UnixMillis) -> Result<(), Invalid> {
+        self.validity.check(now)
     }
 }
 
@@ -167,16 +195,20 @@ impl Authorities {
         let before = self.former.len();
         self.former.retain(|pem| parse(pem.as_bytes()).is_some_and(|(validity, _)| now < validity.to));
         let mut changed = self.former.len() != before;
-        if self.next.is_none() && now + SUCCESSOR >= self.signing.validity.to {
+        // One that was made while a clock was ahead has signed nothing, and could not for as long.
+        changed |= self.next.take_if(|next| next.check(now).is_err()).is_some();
+        let is_valid = self.signing.check(now).is_ok();
+        if self.next.is_none() && (now + SUCCESSOR >= self.signing.validity.to || !is_valid) {
             self.next = Some(Authority::make(now)?);
             changed = true;
         }
         let due = |next: &Authority| now >= next.validity.from + ANNOUNCED;
         // Without time for a whole serving certificate there is no waiting.
-        let pressed = now + LEAF_LIFE >= self.signing.validity.to;
+        let pressed = now + LEAF_LIFE >= self.signing.validity.to || !is_valid;
         if let Some(next) = self.next.take_if(|next| due(next) || pressed) {
             let signed = std::mem::replace(&mut self.signing, next);
-            if !signed.expired(now) {
+            // One that is not valid yet stays, too: by the clock of another machine it may be.
+            if signed.check(now) != Err(Invalid::Expired) {
                 self.former.push(signed.certificate);
             }
             changed = true;
@@ -309,6 +341,43 @@ mod tests {
             assert!(verifies(&ca.bundle(), &leaf, "localhost", now), "fresh bundle, month {month}");
             assert!(verifies(&last_month, &leaf, "localhost", now), "bundle of last month, month {month}");
             last_month = ca.bundle();
+        }
+    }
+
+    #[test]
+    fn a_ca_of_a_clock_that_was_ahead_is_made_anew_once_and_both_are_trusted() {
+        for (ahead, replaced) in [
+            (SKEW, false),
+            (SKEW + Duration::from_secs(1), true),
+            (days(2), true),
+            (days(300), true),
+            (days(4000), true),
+        ] {
+            let mut ca = Authorities::make(START + ahead).unwrap();
+            let first = ca.signing.certificate.clone();
+            assert_eq!(ca.signing.check(START).is_err(), replaced, "{ahead:?}");
+            assert_eq!(ca.advance(START).unwrap(), replaced, "{ahead:?}");
+            assert_eq!((ca.signing.certificate == first, ca.bundle().contains(&first)), (!replaced, true));
+            let leaf = ca.signing.issue(&names(), START).unwrap();
+            assert!(verifies(&ca.bundle(), &leaf, "localhost", START), "{ahead:?}");
+            assert_eq!((leaf.validity.check(START), leaf.ca.check(START)), (Ok(()), Ok(())));
+            assert!(!ca.advance(START).unwrap(), "{ahead:?}: nothing is left to do");
+            // Who is still ahead, or comes to be, has nothing to do with it, as long as it lives.
+            let is_short = ahead >= days(300);
+            assert!(is_short || !ca.advance(START + ahead).unwrap(), "{ahead:?}: no two clocks in turn");
+        }
+    }
+
+    #[test]
+    fn a_successor_of_a_clock_that_was_ahead_or_away_never_signs() {
+        for (made, now) in [(250, 100), (250, 248), (250, 4000)] {
+            let mut ca = Authorities::make(START).unwrap();
+            assert!(ca.advance(START + days(made)).unwrap());
+            let next = ca.next.as_ref().unwrap().certificate.clone();
+            let now = START + days(now);
+            assert!(ca.advance(now).unwrap());
+            assert!(!ca.bundle().contains(&next) && ca.signing.check(now).is_ok(), "{now}");
+            assert!(ca.next.as_ref().is_none_or(|next| next.check(now).is_ok()), "{now}");
         }
     }
 

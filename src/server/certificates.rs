@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::ca::{Authorities, Authority, Leaf, Validity};
+use super::ca::{Authorities, Authority, Invalid, Leaf, Validity};
 use super::mutual::{FRONT, Mutual};
 use super::quiet::Quiet;
 use super::tls::{Error, Served, server_config};
@@ -61,18 +61,22 @@ struct State {
     authorities: Option<Arc<Authorities>>,
     leaf: Option<Issued>,
     client: Option<Issued>,
+    /// Why the CA in the Secret is no good, until another one is there.
+    invalid: Option<Invalid>,
 }
 
 #[derive(Clone)]
 struct Issued {
     by: String,
     validity: Validity,
+    ca: Validity,
 }
 
 impl Issued {
-    /// Whether two thirds of its time are not over, and this CA still is the one that signs.
+    /// Whether it is valid, two thirds of its time are not over, and this CA still is the one that signs.
     fn is_fresh(&self, signing: &Authority, now: UnixMillis) -> bool {
-        self.by == signing.certificate && now < self.validity.two_thirds()
+        let is_valid = self.validity.check(now).is_ok();
+        is_valid && self.by == signing.certificate && now < self.validity.two_thirds()
     }
 }
 
@@ -141,7 +145,8 @@ impl Certificates {
     /// # Errors
     /// Why not.
     pub fn check(&self) -> Result<(), String> {
-        self.check_one("serving", self.lock().leaf.as_ref())
+        let state = self.lock();
+        self.check_one("serving", state.leaf.as_ref(), state.invalid)
     }
 
     /// Readiness of a front: whether it has a valid client certificate.
@@ -149,17 +154,28 @@ impl Certificates {
     /// # Errors
     /// Why not.
     pub fn check_client(&self) -> Result<(), String> {
-        self.check_one("client", self.lock().client.as_ref())
+        let state = self.lock();
+        self.check_one("client", state.client.as_ref(), state.invalid)
     }
 
-    fn check_one(&self, which: &str, issued: Option<&Issued>) -> Result<(), String> {
-        match issued {
-            None => Err(format!("the {which} certificate is not made yet")),
-            Some(leaf) if self.clock.now() >= leaf.validity.to => {
-                Err(format!("the {which} certificate has expired"))
-            }
-            Some(_) => Ok(()),
-        }
+    fn check_one(
+        &self,
+        which: &str,
+        issued: Option<&Issued>,
+        invalid: Option<Invalid>,
+    ) -> Result<(), String> {
+        let Some(leaf) = issued else {
+            let why = invalid.map(|invalid| format!(": {}", self.told(invalid)));
+            return Err(format!("the {which} certificate is not made yet{}", why.unwrap_or_default()));
+        };
+        let now = self.clock.now();
+        leaf.validity.check(now).map_err(|invalid| format!("the {which} certificate {invalid}"))?;
+        leaf.ca.check(now).map_err(|invalid| self.told(invalid))
+    }
+
+    fn told(&self, invalid: Invalid) -> String {
+        let secret = self.path();
+        format!("the CA in Secret {secret} {invalid}; a new one is made as soon as the Secret can be written")
     }
 
     /// Keeps everything fresh until told to stop. Failures are tried again soon; meanwhile the CA that was read
@@ -201,7 +217,9 @@ impl Certificates {
     /// Makes the CA known to whoever trusts it, before a certificate that it signs is shown.
     fn adopt(&self, authorities: &Arc<Authorities>) -> Result<(), Error> {
         let bundle = authorities.bundle();
-        self.lock().authorities = Some(Arc::clone(authorities));
+        let mut state = self.lock();
+        (state.authorities, state.invalid) = (Some(Arc::clone(authorities)), None);
+        drop(state);
         if let Some(mutual) = &self.mutual {
             mutual.trust(&bundle)?;
         }
@@ -236,7 +254,7 @@ impl Certificates {
         let put = |which: &str, leaf: Leaf, shown: &Served| {
             info!(expires = %leaf.validity.to, which, "new certificate");
             shown.set(leaf.certified);
-            Some(Issued { by: signing.certificate.clone(), validity: leaf.validity })
+            Some(Issued { by: signing.certificate.clone(), validity: leaf.validity, ca: leaf.ca })
         };
         if !is_fresh(&state.leaf) {
             state.leaf = put("serving", signing.issue(&self.names, now)?, &self.served);
@@ -263,8 +281,15 @@ impl Certificates {
                 }
                 Some(secret) => {
                     let mut authorities = self.read_secret(&secret)?;
-                    if !authorities.advance(self.clock.now())? {
+                    let now = self.clock.now();
+                    let invalid = authorities.signing.check(now).err();
+                    if !authorities.advance(now)? {
                         return Ok(Arc::new(authorities));
+                    }
+                    if let Some(invalid) = invalid
+                        && self.lock().invalid.replace(invalid).is_none()
+                    {
+                        warn!(secret = CA_NAME, "the CA {invalid}; another one takes its place");
                     }
                     let secret = to_secret(&authorities, secret);
                     let replace = self.secrets.replace(CA_NAME, &params, &secret);

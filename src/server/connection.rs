@@ -5,9 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use super::reply::Reply;
 
 /// How long a connection may wait for what.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +33,12 @@ pub(super) struct Activity {
 
 #[derive(Clone, Copy, Debug)]
 struct State {
+    /// Under way.
     requests: usize,
+    /// Answered, but for what remains of their bodies.
+    remaining: usize,
+    /// Answers that are made while they are sent.
+    answers: usize,
     waits_for: Wait,
     since: Instant,
 }
@@ -43,7 +52,8 @@ enum Wait {
 impl Activity {
     /// Of a connection that was accepted now.
     pub(super) fn new() -> Self {
-        let state = State { requests: 0, waits_for: Wait::Head, since: Instant::now() };
+        let state =
+            State { requests: 0, remaining: 0, answers: 0, waits_for: Wait::Head, since: Instant::now() };
         Self { state: Mutex::new(state), give_way: CancellationToken::new() }
     }
 
@@ -57,26 +67,40 @@ impl Activity {
         InRequest(Arc::clone(self))
     }
 
-    /// Since when no request is under way, if none is.
-    pub(super) fn idle_since(&self) -> Option<Instant> {
-        let state = self.lock();
-        (state.requests == 0).then_some(state.since)
+    /// Counts an answer that is made while it is sent, until the guard is dropped.
+    pub(super) fn answer(self: &Arc<Self>) -> InAnswer {
+        self.lock().answers += 1;
+        InAnswer(Arc::clone(self))
     }
 
-    /// When the connection has been waited for long enough; none while a request is under way.
+    /// Since when no request or answer is under way, if none is.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let state = self.lock();
+        (state.requests + state.answers == 0).then_some(state.since)
+    }
+
+    /// Whether nothing is under way that could still end: an answer of which nothing has been taken for as long as a
+    /// connection may be idle is given up.
+    pub(super) fn is_over(&self, patience: &Patience) -> bool {
+        let state = self.lock();
+        state.requests == 0 && (state.answers == 0 || state.since + patience.idle <= Instant::now())
+    }
+
+    /// When the connection has been waited for long enough; none while a request is under way. An answer has time from
+    /// each of its parts on.
     pub(super) fn deadline(&self, patience: &Patience) -> Option<Instant> {
         let state = self.lock();
         let limit = match state.waits_for {
             Wait::Head => patience.head,
             Wait::Anything => patience.idle,
         };
-        (state.requests == 0).then(|| state.since + limit)
+        (state.requests + state.remaining == 0).then(|| state.since + limit)
     }
 
     /// While nothing is under way, bytes are the head of a request.
     fn bytes_came(&self) {
         let mut state = self.lock();
-        if state.requests == 0 && state.waits_for == Wait::Anything {
+        if state.requests + state.remaining == 0 && state.waits_for == Wait::Anything {
             state.waits_for = Wait::Head;
             state.since = Instant::now();
         }
@@ -87,12 +111,90 @@ impl Activity {
 #[derive(Debug)]
 pub(super) struct InRequest(Arc<Activity>);
 
+impl InRequest {
+    /// It is answered, and what remains of its body is awaited: as long as that, the connection is in nobody's way, and
+    /// may be asked for its place.
+    pub(super) fn remains(self) -> Remains {
+        self.0.lock().remaining += 1;
+        Remains(Arc::clone(&self.0))
+    }
+}
+
 impl Drop for InRequest {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.requests = state.requests.saturating_sub(1);
         state.waits_for = Wait::Anything;
         state.since = Instant::now();
+    }
+}
+
+/// What remains of the body of an answered request.
+#[derive(Debug)]
+pub(super) struct Remains(Arc<Activity>);
+
+impl Drop for Remains {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.remaining = state.remaining.saturating_sub(1);
+        state.since = Instant::now();
+    }
+}
+
+/// An answer that is made while it is sent.
+#[derive(Debug)]
+pub(super) struct InAnswer(Arc<Activity>);
+
+impl InAnswer {
+    /// A part of it was taken.
+    fn moves(&self) {
+        self.0.lock().since = Instant::now();
+    }
+}
+
+impl Drop for InAnswer {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.answers = state.answers.saturating_sub(1);
+        state.since = Instant::now();
+    }
+}
+
+/// The body of an answer on its connection.
+#[derive(Debug)]
+pub(super) struct Answering {
+    body: Reply,
+    /// None: it is whole, and costs nothing more.
+    under_way: Option<InAnswer>,
+}
+
+impl Answering {
+    pub(super) fn new(body: Reply, activity: &Arc<Activity>) -> Self {
+        let under_way = body.is_made().then(|| activity.answer());
+        Self { body, under_way }
+    }
+}
+
+impl Body for Answering {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
+        if let Some(under_way) = &self.under_way {
+            under_way.moves();
+        }
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -153,6 +255,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::time::advance;
 
@@ -162,6 +265,28 @@ mod tests {
 
     fn left(activity: &Activity) -> Option<u64> {
         activity.deadline(&PATIENCE).map(|at| at.duration_since(Instant::now()).as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_has_time_from_each_part_and_is_given_up_when_none_is_taken() {
+        let activity = Arc::new(Activity::new());
+        let parts = futures::stream::repeat_with(|| Ok(Bytes::from_static(b"part")));
+        let request = activity.request();
+        let mut body = Answering::new(Reply::made(parts), &activity);
+        drop(request);
+        for _ in 0..3 {
+            advance(Duration::from_secs(100)).await;
+            assert_eq!((activity.idle_since(), activity.is_over(&PATIENCE)), (None, false));
+            body.frame().await.unwrap().unwrap();
+            assert_eq!(left(&activity), Some(120));
+        }
+        advance(Duration::from_mins(2)).await;
+        assert_eq!((left(&activity), activity.is_over(&PATIENCE)), (Some(0), true));
+        drop(body);
+        assert!(activity.idle_since().is_some());
+
+        let whole = Answering::new(Reply::from(Bytes::from_static(b"all")), &activity);
+        assert!(activity.idle_since().is_some(), "a whole one is the connection's business: {whole:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Body;
-use http_body_util::Full;
 use serde::Serialize;
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -16,6 +15,7 @@ use super::auth::{Action, User};
 use super::body::Bodies;
 use super::publish::{Error, Match, Preview, Publisher, Receipt};
 use super::quiet::Quiet;
+use super::reply::Reply;
 use super::status::{Answer, Failure, Reason, json};
 use crate::model::cloudevents::{self, Decoded, Publication};
 use crate::model::ids::Namespace;
@@ -48,9 +48,12 @@ where
 {
     let dry_run = dry_run(parts.uri.query().unwrap_or_default(), RESOURCE)?;
     // Before the body is read: who is to come again need not have sent it.
-    publisher.ready().map_err(|error| later(&error))?;
-    let body = bodies.read(namespace, &parts.headers, body).await?;
     let namespace = Namespace::from(namespace);
+    publisher.ready(&namespace).map_err(|error| later(&error))?;
+    if !publisher.exists(&namespace).await {
+        return Err(Failure::no_such_namespace(&namespace));
+    }
+    let body = bodies.read(&namespace, &parts.headers, body).await?;
     let started = Instant::now();
     let turn = publisher.turn(&namespace, body.bytes.len()).await;
     let publication = cloudevents::decode(&parts.headers, &body.bytes).map_err(refusal)?;
@@ -75,7 +78,7 @@ where
 /// Answers the validation handshake of the CloudEvents webhook specification: any origin may send here, at any
 /// rate; whether an event is taken is decided by its token.
 pub(super) fn options(headers: &HeaderMap, allow: &'static str) -> Answer {
-    let mut answer = Response::new(Full::default());
+    let mut answer = Response::new(Reply::default());
     answer.headers_mut().insert(http::header::ALLOW, HeaderValue::from_static(allow));
     if headers.contains_key("webhook-request-origin") {
         answer.headers_mut().insert("webhook-allowed-origin", HeaderValue::from_static("*"));
@@ -108,7 +111,8 @@ fn later(error: &Error) -> Failure {
     }
     let message = match error {
         Error::Store(cause) => format!("{error}: {cause}; nothing was stored"),
-        Error::RoutesNotReady | Error::TooFast { .. } => format!("{error}; nothing was stored"),
+        Error::Unserved { source, .. } => format!("{error}: {source}; nothing was stored"),
+        Error::TooFast { .. } => format!("{error}; nothing was stored"),
         Error::Timeout => {
             format!("{error}: publish again with the same source and id, nothing is sent twice")
         }
@@ -213,7 +217,7 @@ pub(super) fn result_of(reason: Reason) -> &'static str {
     match reason {
         Reason::Unauthorized => "unauthenticated",
         Reason::Forbidden => "forbidden",
-        Reason::RequestEntityTooLarge => "too_large",
+        Reason::RequestEntityTooLarge | Reason::RequestHeaderFieldsTooLarge => "too_large",
         Reason::TooManyRequests => "throttled",
         Reason::ServiceUnavailable | Reason::InternalError => "unavailable",
         Reason::BadRequest

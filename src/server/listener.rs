@@ -10,7 +10,9 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::Request;
+use http::header::{CONNECTION, HOST};
+use http::request::Parts;
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
@@ -21,15 +23,17 @@ use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::connection::{Activity, Patience, Watched};
+use super::connection::{Activity, Answering, InRequest, Patience, Watched};
+use super::http1::{Guard, Heads, METHOD, Shared};
 use super::quiet::Quiet;
-use super::status::Answer;
+use super::rest::{self, RequestBody};
+use super::status::{Answer, Failure, Reason};
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
@@ -42,8 +46,17 @@ pub struct Peer {
 
 /// Answers requests.
 pub trait Handler: Send + Sync + 'static {
-    /// Answers one request; never fails.
-    fn handle(&self, peer: Peer, request: Request<Incoming>) -> impl Future<Output = Answer> + Send;
+    /// Answers one request; never fails. What it does not read of the body is taken in afterwards.
+    fn handle<'a>(
+        &'a self,
+        peer: Peer,
+        request: Request<&'a mut RequestBody>,
+    ) -> impl Future<Output = Answer> + Send + 'a;
+
+    /// Whether this is somebody whose requests may have the large heads of [`Limits::trusted`].
+    fn trusts(&self, _: &Peer) -> bool {
+        false
+    }
 }
 
 /// What a listener allows.
@@ -57,8 +70,10 @@ pub struct Limits {
     pub head: Duration,
     /// Between two requests.
     pub idle: Duration,
-    /// Size of a request's head, in bytes.
-    pub head_bytes: u32,
+    /// Size of a request's head.
+    pub heads: Heads,
+    /// Of those whom the handler trusts. They are few, so what they may have in memory is bounded, too.
+    pub trusted: Heads,
     /// Requests at once on one HTTP/2 connection.
     pub streams: u32,
     /// For requests under way when the listener is told to stop.
@@ -72,7 +87,9 @@ impl Default for Limits {
             handshake: Duration::from_secs(10),
             head: Duration::from_secs(10),
             idle: Duration::from_mins(2),
-            head_bytes: 32 << 10,
+            heads: Heads { bytes: 64 << 10, headers: 100 },
+            // As much as an API server of Kubernetes takes itself, since it sends on what it was sent.
+            trusted: Heads { bytes: 1 << 20, headers: 10_000 },
             streams: 256,
             drain: Duration::from_secs(20),
         }
@@ -87,6 +104,9 @@ const FAREWELL: Duration = Duration::from_millis(500);
 const WINDOWS: (u32, u32) = (256 << 10, 1 << 20);
 /// Of HTTP/1: the buffer of a connection that is being read.
 const BUFFER: usize = 128 << 10;
+/// So much larger than our limits are those of the libraries, which refuse without a word: theirs are never met before
+/// ours, but for a head of HTTP/2 that is beyond all measure.
+const ABOVE: usize = 96 << 10;
 
 /// Serves until told to stop; returns when the last connection has ended, or after [`Limits::drain`].
 pub async fn serve<H: Handler>(
@@ -229,14 +249,20 @@ impl<H: Handler> Server<H> {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let io = TokioIo::new(Watched { socket, activity: Some(Arc::clone(activity)) });
-        let connection = http1::Builder::new()
-            .max_header_size(usize::try_from(self.limits.head_bytes).unwrap_or(usize::MAX))
-            .max_buf_size(BUFFER)
+        let (heads, shared) = (self.heads(&peer), Arc::<Shared>::default());
+        let watched = Watched { socket, activity: Some(Arc::clone(activity)) };
+        let io = TokioIo::new(Guard::new(watched, heads, Arc::clone(&shared)));
+        let mut builder = http1::Builder::new();
+        if heads.headers > self.limits.heads.headers {
+            builder.max_headers(heads.headers);
+        }
+        let connection = builder
+            .max_header_size(heads.bytes + ABOVE)
+            .max_buf_size(BUFFER.max(heads.bytes + ABOVE))
             // The patience of `drive` is finer: it tells an idle connection from a slow head.
             .header_read_timeout(None)
             .timer(TokioTimer::new())
-            .serve_connection(io, self.service(peer, activity));
+            .serve_connection(io, self.service(peer, heads, activity, Protocol::Http1(shared)));
         self.drive(connection, http1::Connection::graceful_shutdown, activity).await;
     }
 
@@ -245,36 +271,52 @@ impl<H: Handler> Server<H> {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let io = TokioIo::new(Watched { socket, activity: None });
+        let heads = self.heads(&peer);
+        let most = u32::try_from(heads.bytes + ABOVE).unwrap_or(u32::MAX);
         let connection = http2::Builder::new(Tracked(self.tasks.clone()))
-            .max_header_list_size(self.limits.head_bytes)
+            .max_header_list_size(most)
             .max_concurrent_streams(self.limits.streams)
             .initial_stream_window_size(WINDOWS.0)
             .initial_connection_window_size(WINDOWS.1)
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(10))
             .timer(TokioTimer::new())
-            .serve_connection(io, self.service(peer, activity));
+            .serve_connection(io, self.service(peer, heads, activity, Protocol::Http2));
         self.drive(connection, http2::Connection::graceful_shutdown, activity).await;
+    }
+
+    fn heads(&self, peer: &Peer) -> Heads {
+        if self.handler.trusts(peer) { self.limits.trusted } else { self.limits.heads }
     }
 
     fn service(
         &self,
         peer: Peer,
+        heads: Heads,
         activity: &Arc<Activity>,
+        protocol: Protocol,
     ) -> impl hyper::service::Service<
         Request<Incoming>,
-        Response = Answer,
+        Response = Response<Answering>,
         Error = std::convert::Infallible,
         Future: Send + 'static,
     > + Send
     + use<H> {
-        let (handler, activity) = (Arc::clone(&self.handler), Arc::clone(activity));
+        let requests = Arc::new(Requests {
+            handler: Arc::clone(&self.handler),
+            peer,
+            heads,
+            activity: Arc::clone(activity),
+            protocol,
+            tasks: self.tasks.clone(),
+            shutdown: self.shutdown.clone(),
+        });
         service_fn(move |request| {
-            let (handler, peer, under_way) = (Arc::clone(&handler), peer.clone(), activity.request());
+            let (requests, under_way) = (Arc::clone(&requests), requests.activity.request());
             async move {
-                let answer = handler.handle(peer, request).await;
-                drop(under_way);
-                Ok(answer)
+                let activity = Arc::clone(&requests.activity);
+                let answer = requests.answer(request, under_way).await;
+                Ok(answer.map(|body| Answering::new(body, &activity)))
             }
         })
     }
@@ -296,7 +338,116 @@ impl<H: Handler> Server<H> {
             () = impatience(activity, &patience) => {}
         }
         farewell(connection.as_mut());
-        while timeout(FAREWELL, connection.as_mut()).await.is_err() && activity.idle_since().is_none() {}
+        while timeout(FAREWELL, connection.as_mut()).await.is_err() && !activity.is_over(&patience) {}
+    }
+}
+
+/// What a connection speaks.
+enum Protocol {
+    /// HTTP/1, behind a guard.
+    Http1(Arc<Shared>),
+    Http2,
+}
+
+/// Answers the requests of one connection.
+struct Requests<H> {
+    handler: Arc<H>,
+    heads: Heads,
+    peer: Peer,
+    activity: Arc<Activity>,
+    protocol: Protocol,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl<H: Handler> Requests<H> {
+    /// Answers one request, when what remains of its body has been taken in.
+    async fn answer(&self, request: Request<Incoming>, under_way: InRequest) -> Answer {
+        let began = Instant::now();
+        let (parts, body) = request.into_parts();
+        let mut body = RequestBody::new(body, &parts);
+        let refused = self.refused(&parts);
+        let ends = refused.is_some();
+        let mut answer = match refused {
+            Some(failure) => failure.into_answer(),
+            None => self.handler.handle(self.peer.clone(), Request::from_parts(parts, &mut body)).await,
+        };
+        if !body.is_over() {
+            self.rest(&mut answer, body, under_way, began).await;
+        } else if ends {
+            self.end_with(&mut answer);
+        }
+        answer
+    }
+
+    /// Why a request is not even looked at.
+    fn refused(&self, parts: &Parts) -> Option<Failure> {
+        if let Protocol::Http1(shared) = &self.protocol
+            && parts.method.as_str() == METHOD
+            && let Some(failure) = shared.refused()
+        {
+            return Some(failure);
+        }
+        if size(parts) > self.heads.bytes || parts.headers.len() > self.heads.headers {
+            return Some(self.heads.refusal());
+        }
+        // What says so of HTTP/1 is the guard.
+        let host = matches!(self.protocol, Protocol::Http1(_)) || has_one_host(parts);
+        (!host)
+            .then(|| Failure::new(Reason::BadRequest, "the host must be given, and once: :authority or Host"))
+    }
+
+    /// Takes in what remains of a body. Whoever needs the connection's place, or has the server stop, does not wait for it.
+    async fn rest(&self, answer: &mut Answer, mut body: RequestBody, under_way: InRequest, began: Instant) {
+        let remains = under_way.remains();
+        tokio::select! {
+            () = body.take_in(began + rest::PATIENCE) => {}
+            () = self.activity.give_way.cancelled() => {}
+            () = self.shutdown.cancelled() => {}
+        }
+        if body.is_over() {
+            return;
+        }
+        self.end_with(answer);
+        if matches!(self.protocol, Protocol::Http2) {
+            let (give_way, shutdown) = (self.activity.give_way.clone(), self.shutdown.clone());
+            self.tasks.spawn(async move {
+                let _remains = remains;
+                tokio::select! {
+                    () = body.wait_out(Instant::now() + rest::AFTERWARDS) => {}
+                    () = give_way.cancelled() => {}
+                    () = shutdown.cancelled() => {}
+                }
+            });
+        }
+    }
+
+    /// Of HTTP/1: the connection ends with this answer, and in such a way that it arrives.
+    fn end_with(&self, answer: &mut Answer) {
+        if let Protocol::Http1(shared) = &self.protocol {
+            shared.linger();
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+}
+
+/// Of a head, as [`Heads`] counts it.
+fn size(parts: &Parts) -> usize {
+    let headers: usize =
+        parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+    let path = parts.uri.path_and_query().map_or(0, |path| path.as_str().len());
+    headers + path + parts.method.as_str().len()
+}
+
+/// Whether it is said once for whom a request of HTTP/2 is (RFC 9113, section 8.3.1).
+fn has_one_host(parts: &Parts) -> bool {
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let (host, more) = (hosts.next(), hosts.next());
+    let authority = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
+    match (authority, host) {
+        _ if more.is_some() => false,
+        (Some(authority), Some(host)) => authority.eq_ignore_ascii_case(host.as_bytes()),
+        (authority, host) => authority.is_some() || host.is_some(),
     }
 }
 
@@ -336,7 +487,7 @@ impl Drop for Listed<'_> {
 /// Returns when the connection has been waited for long enough. Polled with its connection, so that what a
 /// connection's bytes change is seen at once.
 async fn impatience(activity: &Activity, patience: &Patience) {
-    let mut alarm = pin!(sleep_until(tokio::time::Instant::now() + patience.head));
+    let mut alarm = pin!(sleep_until(Instant::now() + patience.head));
     std::future::poll_fn(|cx| {
         let Some(deadline) = activity.deadline(patience) else { return std::task::Poll::Pending };
         if alarm.deadline() != deadline {

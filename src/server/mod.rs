@@ -5,6 +5,7 @@
 //! | part | question |
 //! | --- | --- |
 //! | [`listener`], `connection` | who may hold a place for how long |
+//! | [`http1`], [`rest`] | does a head mean one thing only, and does a client read the answer while it sends |
 //! | [`certificates`], `ca`, `tls`, `mutual` | by what certificate are we known |
 //! | `paths`, `accept`, `body` | what is asked for, is the form one we speak, is the body within bounds |
 //! | [`auth`] | who asks, and may he |
@@ -12,7 +13,7 @@
 //! | [`forward`] | a front's answers: what the pod with the store says |
 //! | `events`, [`publish`] | what publishing does; publishing as a library call |
 //! | [`apis`] | what makes it an API of Kubernetes: discovery, and the delivery log as a resource |
-//! | [`status`] | how it is answered |
+//! | [`status`], [`reply`] | how it is answered |
 //! | [`ops`] | probes and metrics |
 
 mod accept;
@@ -24,6 +25,7 @@ pub mod certificates;
 mod connection;
 mod events;
 pub mod forward;
+pub mod http1;
 pub mod listener;
 mod local;
 mod mutual;
@@ -31,6 +33,8 @@ pub mod ops;
 mod paths;
 pub mod publish;
 mod quiet;
+pub mod reply;
+pub mod rest;
 pub mod status;
 pub mod tls;
 
@@ -38,7 +42,6 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, Request};
 use http_body::Body;
-use hyper::body::Incoming;
 
 use crate::metrics::{Metrics, Received};
 use apis::deliveries::{self, Log};
@@ -51,6 +54,7 @@ use listener::{Handler, Peer};
 use local::Local;
 use paths::Target;
 use publish::Publisher;
+use rest::RequestBody;
 use status::{Answer, Failure};
 
 /// Settings of a [`Door`].
@@ -199,8 +203,12 @@ impl Target<'_> {
 }
 
 impl Handler for Door {
-    async fn handle(&self, peer: Peer, request: Request<Incoming>) -> Answer {
+    async fn handle<'a>(&'a self, peer: Peer, request: Request<&'a mut RequestBody>) -> Answer {
         self.answer(&peer, request).await
+    }
+
+    fn trusts(&self, peer: &Peer) -> bool {
+        self.gate.vouches(peer)
     }
 }
 

@@ -7,12 +7,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::Incoming;
 
 use super::listener::{Handler, Limits, Peer};
+use super::reply::Reply;
+use super::rest::RequestBody;
 use super::status::Answer;
 use crate::metrics::Metrics;
+use crate::model::causes::clean;
 
 type Look = Arc<dyn Fn() -> Check + Send + Sync>;
 
@@ -79,11 +80,11 @@ fn report(endpoint: &str, checks: &RwLock<Vec<(&'static str, Look)>>) -> Report 
             Check::Passed => writeln!(text, "[+]{name} ok"),
             Check::Warns(reason) => {
                 report.warns = true;
-                writeln!(text, "[!]{name} warns: {reason}")
+                writeln!(text, "[!]{name} warns: {}", clean(&reason))
             }
             Check::Failed(reason) => {
                 report.passed = false;
-                writeln!(text, "[-]{name} failed: {reason}")
+                writeln!(text, "[-]{name} failed: {}", clean(&reason))
             }
         };
     }
@@ -138,7 +139,7 @@ fn probe(report: Report, verbose: bool) -> Answer {
 }
 
 fn plain(code: StatusCode, text: String) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(text)));
+    let mut answer = Response::new(Reply::from(Bytes::from(text)));
     *answer.status_mut() = code;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     answer
@@ -150,7 +151,7 @@ pub fn limits() -> Limits {
 }
 
 impl Handler for Ops {
-    async fn handle(&self, _: Peer, request: Request<Incoming>) -> Answer {
+    async fn handle<'a>(&'a self, _: Peer, request: Request<&'a mut RequestBody>) -> Answer {
         self.answer(&request)
     }
 }
@@ -212,6 +213,19 @@ mod tests {
         let failed =
             "[+]ping ok\n[!]store warns: little room\n[-]routes failed: not read yet\nreadyz check failed\n";
         assert_eq!((code, &*body), (503, failed));
+    }
+
+    #[tokio::test]
+    async fn no_check_repeats_the_userinfo_of_a_url() {
+        let health = Health::default();
+        health.ready("proxy", || Check::Warns("http://user:canary@proxy:3128 is slow".to_owned()));
+        health.ready("routes", || Err("user:canary@proxy:3128 is away".to_owned()));
+        health.live("proxy", || Err("http://user:canary@proxy:3128 is away".to_owned()));
+        let ops = Ops::new(health, Metrics::default());
+        for path in ["/readyz?verbose", "/livez"] {
+            let body = get(&ops, path).await.2;
+            assert!(body.contains("***@proxy:3128 is away") && !body.contains("canary"), "{body}");
+        }
     }
 
     #[tokio::test]

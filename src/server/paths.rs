@@ -88,7 +88,11 @@ impl Target<'_> {
 /// What a method and a path ask for.
 pub(super) fn find<'p>(method: &Method, path: &'p str) -> Result<Target<'p>, Failure> {
     let target = target(path).ok_or_else(|| Failure::no_such_path(path))?;
-    if target.allows(method) { Ok(target) } else { Err(Failure::method_not_allowed(target.allow())) }
+    match target {
+        _ if target.allows(method) => Ok(target),
+        Target::Deliveries { .. } | Target::Delivery { .. } => Err(Failure::log_is_read_only()),
+        _ => Err(Failure::method_not_allowed(target.allow())),
+    }
 }
 
 fn target(path: &str) -> Option<Target<'_>> {
@@ -236,6 +240,24 @@ mod tests {
         }
         let path = format!("{base}/0190/redeliver");
         assert_eq!(find(&Method::GET, &path), Err(Failure::method_not_allowed("POST")));
+    }
+
+    #[test]
+    fn what_would_delete_or_change_the_log_is_told_what_does() {
+        for path in ["deliveries", "namespaces/team-a/deliveries", "namespaces/team-a/deliveries/0190"] {
+            for method in [Method::DELETE, Method::PUT, Method::PATCH, Method::POST] {
+                let failure = find(&method, &format!("{BASE}/{path}")).unwrap_err();
+                assert_eq!(failure, Failure::log_is_read_only(), "{method} {path}");
+            }
+        }
+        let answer = Failure::log_is_read_only();
+        for part in ["cannot be created, changed or deleted", "retention.age", "deliveries/NAME/expunge"] {
+            assert!(answer.message.contains(part), "{}", answer.message);
+        }
+        assert_eq!(
+            (answer.clone().into_answer().status(), &answer.into_answer().headers()["allow"]),
+            (http::StatusCode::METHOD_NOT_ALLOWED, &"GET".parse().unwrap())
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::clock::Clock;
 use crate::metrics::{Metrics, Received};
@@ -16,7 +16,9 @@ use crate::model::ids::{EventUid, Minter, Namespace};
 use crate::model::rate::{Meter, RateLimit};
 use crate::model::time::UnixMillis;
 use crate::per_namespace::PerNamespace;
+use crate::routes::coverage::Unserved;
 use crate::routes::hold::{Hold, hold};
+use crate::routes::namespaces::{Found, Namespaces};
 use crate::routes::{Route, Table};
 use crate::store::records::DedupKey;
 use crate::store::{self, Appended, NewDelivery, NewEvent, Store};
@@ -28,8 +30,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Who would receive is not known yet.
-    #[error("the list of Webhooks is not complete yet")]
-    RoutesNotReady,
+    #[error("nothing can be published into namespace {namespace} now")]
+    Unserved {
+        /// Which namespace.
+        namespace: Namespace,
+        /// Why.
+        source: Unserved,
+    },
     /// The store does not take it.
     #[error("the store takes no events")]
     Store(#[from] store::Error),
@@ -54,12 +61,14 @@ impl Error {
     /// When to try again.
     pub fn retry_after(&self) -> Duration {
         match self {
-            Self::RoutesNotReady => Duration::from_secs(1),
+            Self::Unserved { source: Unserved::NotRead, .. } => Duration::from_secs(1),
             Self::TooFast { retry_after, .. } => *retry_after,
             Self::Store(
                 store::Error::Full | store::Error::NearlyFull { .. } | store::Error::OverQuota { .. },
             ) => Duration::from_secs(30),
-            Self::Store(_) | Self::Timeout => Duration::from_secs(5),
+            Self::Unserved { source: Unserved::Refused(_), .. } | Self::Store(_) | Self::Timeout => {
+                Duration::from_secs(5)
+            }
         }
     }
 
@@ -108,8 +117,12 @@ pub struct Publisher {
     clock: Clock,
     metrics: Metrics,
     rate: Option<RateLimit>,
+    /// Asked for those without a Webhook; none: all exist.
+    namespaces: Option<Namespaces>,
     /// Of namespaces that have published of late.
     meters: Mutex<HashMap<Namespace, Meter>>,
+    /// What the meters count from: a wall clock that is set changes nothing.
+    since: Instant,
     turns: PerNamespace,
 }
 
@@ -143,7 +156,18 @@ impl Publisher {
         metrics: Metrics,
     ) -> Self {
         let turns = PerNamespace::new(1);
-        Self { store, table, minter, clock, metrics, rate: None, meters: Mutex::default(), turns }
+        Self {
+            store,
+            table,
+            minter,
+            clock,
+            metrics,
+            rate: None,
+            namespaces: None,
+            meters: Mutex::default(),
+            since: Instant::now(),
+            turns,
+        }
     }
 
     /// Each namespace may publish so many events.
@@ -152,10 +176,24 @@ impl Publisher {
         Self { rate: Some(rate), ..self }
     }
 
+    /// Refuses namespaces that do not exist.
+    #[must_use]
+    pub fn with_namespaces(self, namespaces: Namespaces) -> Self {
+        Self { namespaces: Some(namespaces), ..self }
+    }
+
+    /// Whether a namespace exists. One that cannot be asked for, because the right is missing or the API server is
+    /// away, is taken to exist: its producers can do nothing about that.
+    pub async fn exists(&self, namespace: &Namespace) -> bool {
+        let Some(namespaces) = &self.namespaces else { return true };
+        self.table.has_webhook(namespace) || namespaces.look_up(namespace).await != Found::Nothing
+    }
+
     /// Counts events of a namespace. More at once than a burst are taken as a burst: they would never be taken
     /// otherwise.
-    fn meter(&self, namespace: &Namespace, events: usize, now: UnixMillis) -> Result<(), Error> {
+    fn meter(&self, namespace: &Namespace, events: usize) -> Result<(), Error> {
         let Some(rate) = &self.rate else { return Ok(()) };
+        let now = UnixMillis::default() + self.since.elapsed();
         let wanted = events.min(usize::try_from(rate.burst).unwrap_or(usize::MAX));
         let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
         if meters.len() >= METERS {
@@ -173,14 +211,13 @@ impl Publisher {
         Err(Error::TooFast { namespace: Arc::clone(namespace), limit: rate.requests, retry_after })
     }
 
-    /// Whether publishing would be tried now.
+    /// Whether publishing into a namespace would be tried now.
     ///
     /// # Errors
     /// Why not.
-    pub fn ready(&self) -> Result<(), Error> {
-        if !self.table.is_synced() {
-            return Err(Error::RoutesNotReady);
-        }
+    pub fn ready(&self, namespace: &str) -> Result<(), Error> {
+        let unserved = |source| Error::Unserved { namespace: namespace.into(), source };
+        self.table.check(namespace).map_err(unserved)?;
         Ok(self.store.accepting()?)
     }
 
@@ -208,9 +245,9 @@ impl Publisher {
     /// # Errors
     /// They would not be stored.
     pub fn prepare(&self, namespace: &Namespace, events: Vec<Decoded>) -> Result<Prepared, Error> {
-        self.ready()?;
+        self.ready(namespace)?;
         let now = self.clock.now();
-        self.meter(namespace, events.len(), now)?;
+        self.meter(namespace, events.len())?;
         Ok(Prepared(events.into_iter().map(|event| self.prepare_one(namespace, event, now)).collect()))
     }
 
@@ -231,7 +268,7 @@ impl Publisher {
     /// # Errors
     /// It can't be said now.
     pub fn preview(&self, namespace: &Namespace, events: &[Decoded]) -> Result<Vec<Preview>, Error> {
-        self.ready()?;
+        self.ready(namespace)?;
         let now = self.clock.now();
         events.iter().map(|event| self.preview_one(namespace, &event.attributes, now)).collect()
     }
@@ -245,7 +282,7 @@ impl Publisher {
         let mut webhooks: Vec<_> =
             self.table.namespace(namespace).into_iter().map(|r| self.meet(r, event)).collect();
         webhooks.sort_unstable_by(|a, b| a.route.webhook.name.cmp(&b.route.webhook.name));
-        let duplicate = self.store.duplicate_of(dedup_key(namespace, event), now)?.is_some();
+        let duplicate = self.store.duplicate_of(namespace, dedup_key(namespace, event), now)?.is_some();
         Ok(Preview { duplicate, webhooks })
     }
 

@@ -5,14 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
-use http_body_util::Full;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, Status, StatusCause, StatusDetails};
 use serde::Serialize;
 
+use super::reply::Reply;
 use crate::api::DELIVERY_GROUP;
 
-/// An answer with its whole body in memory.
-pub type Answer = Response<Full<Bytes>>;
+/// An answer.
+pub type Answer = Response<Reply>;
 
 /// Why a request is refused: `reason` of a `Status`, each with its code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub enum Reason {
     UnsupportedMediaType,
     /// 429: too much, later again.
     TooManyRequests,
+    /// 431: its head is too large.
+    RequestHeaderFieldsTooLarge,
     /// 500: our fault.
     InternalError,
     /// 503: not now, later again.
@@ -65,6 +67,7 @@ impl Reason {
             Self::RequestEntityTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+            Self::RequestHeaderFieldsTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
             Self::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -86,6 +89,7 @@ impl Reason {
             Self::RequestEntityTooLarge => "RequestEntityTooLarge",
             Self::UnsupportedMediaType => "UnsupportedMediaType",
             Self::TooManyRequests => "TooManyRequests",
+            Self::RequestHeaderFieldsTooLarge => "RequestHeaderFieldsTooLarge",
             Self::InternalError => "InternalError",
             Self::ServiceUnavailable => "ServiceUnavailable",
         }
@@ -128,6 +132,13 @@ impl Failure {
         Self { name: Some(shown.into()), ..Self::new(Reason::NotFound, message).of(resource) }
     }
 
+    /// 404 of a namespace, as kube-apiserver says it.
+    pub fn no_such_namespace(name: &str) -> Self {
+        let message =
+            format!("namespaces \"{name}\" not found: events are published into a namespace that exists");
+        Self::new(Reason::NotFound, message)
+    }
+
     /// 404 of a path.
     pub fn no_such_path(path: &str) -> Self {
         let shown: String = path.chars().filter(|c| !c.is_control()).take(200).collect();
@@ -138,6 +149,16 @@ impl Failure {
     pub fn method_not_allowed(allow: &'static str) -> Self {
         let failure = Self::new(Reason::MethodNotAllowed, format!("the method must be one of: {allow}"));
         Self { allow: Some(allow), ..failure }
+    }
+
+    /// 405 of what is done to the log in another way, or not at all.
+    pub fn log_is_read_only() -> Self {
+        // The same for each: kubectl delete asks for one after the other, and prints what it is told.
+        let message = "deliveries are a log, and cannot be created, changed or deleted: those that have ended go by \
+                       themselves (retention.age, retention.bytes), all of a Webhook with the Webhook; to erase an event's \
+                       payload now, create deliveries/NAME/expunge; to send it again, create deliveries/NAME/redeliver";
+        let failure = Self::new(Reason::MethodNotAllowed, message).of("deliveries");
+        Self { allow: Some("GET"), ..failure }
     }
 
     /// 503 or 429, with the time after which to try again.
@@ -208,7 +229,7 @@ impl Failure {
 /// An answer with a JSON body. No cache may keep it.
 pub fn json(code: StatusCode, body: &impl Serialize) -> Answer {
     let body = serde_json::to_vec(body).unwrap_or_default();
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    let mut answer = Response::new(Reply::from(Bytes::from(body)));
     *answer.status_mut() = code;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
@@ -290,6 +311,7 @@ mod tests {
             (Reason::RequestEntityTooLarge, 413),
             (Reason::UnsupportedMediaType, 415),
             (Reason::TooManyRequests, 429),
+            (Reason::RequestHeaderFieldsTooLarge, 431),
             (Reason::InternalError, 500),
             (Reason::ServiceUnavailable, 503),
         ] {

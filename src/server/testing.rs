@@ -187,6 +187,8 @@ pub(super) struct Recorder {
     pub(super) asked: Mutex<Vec<Redelivery>>,
     /// What becomes of it; none: it is queued.
     pub(super) redelivered: Mutex<Option<Redelivered>>,
+    /// Deliveries whose attempt is under way.
+    pub(super) sending: Mutex<HashSet<DeliveryName>>,
     /// What was to be erased.
     pub(super) erased: Mutex<Vec<Expunge>>,
     seen: Mutex<HashMap<[u8; 16], EventUid>>,
@@ -233,7 +235,7 @@ impl Store for Recorder {
         if self.refuses.load(Ordering::SeqCst) { Err(Error::Full) } else { Ok(()) }
     }
 
-    fn duplicate_of(&self, key: DedupKey, _: UnixMillis) -> Result<Option<EventUid>> {
+    fn duplicate_of(&self, _: &str, key: DedupKey, _: UnixMillis) -> Result<Option<EventUid>> {
         Ok(self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&key.0).copied())
     }
 
@@ -275,6 +277,10 @@ impl Store for Recorder {
         .boxed()
     }
 
+    fn redate(&self, _: UnixMillis) -> BoxFuture<'_, Result<()>> {
+        unreachable!("the door does not look after times")
+    }
+
     fn retain(&self, _: UnixMillis) -> BoxFuture<'_, Result<u64>> {
         unreachable!("the door lets nothing go")
     }
@@ -289,6 +295,10 @@ impl Store for Recorder {
         unreachable!("the door adopts nothing")
     }
 
+    fn set_gone(&self, _: WebhookUid, _: bool) {
+        unreachable!("the door tells nobody gone")
+    }
+
     fn update(&self, _: WebhookUid, _: Change) -> BoxFuture<'_, Result<()>> {
         unreachable!("the door updates nothing")
     }
@@ -298,7 +308,7 @@ impl Store for Recorder {
         log.iter().map(|line| line.webhook.clone()).collect()
     }
 
-    fn purge(&self, _: WebhookUid) -> BoxFuture<'_, Result<()>> {
+    fn purge(&self, _: WebhookUid) -> BoxFuture<'_, Result<u64>> {
         unreachable!("the door purges nothing")
     }
 
@@ -332,6 +342,10 @@ impl Store for Recorder {
             Ok(self.log.lock().unwrap().iter().find(|line| line.name == name).cloned())
         }
         .boxed()
+    }
+
+    fn is_under_way(&self, _: WebhookUid, name: DeliveryName) -> bool {
+        self.sending.lock().unwrap_or_else(PoisonError::into_inner).contains(&name)
     }
 
     fn event(&self, uid: EventUid) -> BoxFuture<'_, Result<Option<Arc<Event>>>> {

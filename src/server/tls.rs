@@ -5,12 +5,16 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+
+use super::auth::version1;
 
 /// What can go wrong with certificates.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +101,24 @@ impl ResolvesClientCert for Served {
 #[derive(Debug)]
 struct Possession(Arc<CryptoProvider>);
 
+impl Possession {
+    /// That a signature of the handshake is of this certificate's key, also when it is of a version that the library does
+    /// not read.
+    fn of(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+        usual: impl FnOnce(&WebPkiSupportedAlgorithms) -> Result<HandshakeSignatureValid, rustls::Error>,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        if version1::is(certificate) && version1::possesses(certificate, message, signature, algorithms) {
+            return Ok(HandshakeSignatureValid::assertion());
+        }
+        usual(algorithms)
+    }
+}
+
 impl ClientCertVerifier for Possession {
     fn client_auth_mandatory(&self) -> bool {
         false
@@ -121,7 +143,9 @@ impl ClientCertVerifier for Possession {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        self.of(message, certificate, signature, |algorithms| {
+            verify_tls12_signature(message, certificate, signature, algorithms)
+        })
     }
 
     fn verify_tls13_signature(
@@ -130,7 +154,9 @@ impl ClientCertVerifier for Possession {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        self.of(message, certificate, signature, |algorithms| {
+            verify_tls13_signature(message, certificate, signature, algorithms)
+        })
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -10,6 +10,8 @@
 //! 2. A delivery is claimed by one claimant at a time until the claim is recorded, released or expired.
 //! 3. After a failed sync nothing more is written ([`Error::Poisoned`]): the process must end.
 //! 4. What is read ([`Store::summary`], [`Store::query`]) reflects every call that has returned.
+//! 5. Times are wall-clock. After [`Store::redate`], none that is kept is later than the time that it was given, and
+//!    what waits is due no later than after its own wait from then.
 //!
 //! `Held` is not stored: it is derived from the Webhook's live state by whoever reads.
 
@@ -17,6 +19,7 @@
 mod behaviour;
 pub mod embedded;
 pub mod records;
+mod redate;
 pub mod replays;
 pub mod wakes;
 
@@ -103,6 +106,9 @@ impl Error {
         }
     }
 }
+
+/// A clock that was set back by less is taken for the same: nothing waits for longer than this because of it.
+pub const SLACK: Duration = Duration::from_secs(2);
 
 /// A store's result.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -242,7 +248,9 @@ pub enum Change {
 /// A durable queue and log. See the module for what each engine promises.
 pub trait Store: Replays + Send + Sync + 'static {
     /// Stores the events with their deliveries, all or nothing, in the order given; returns after the sync.
-    /// Two events with the same dedup key within the window, also within one call, give one and a duplicate.
+    /// Two events with the same dedup key within the window, also within one call, give one and a duplicate; keys of
+    /// namespaces that have the same name, one after the other, never meet. Of an event without deliveries nothing
+    /// is kept, its key neither.
     /// [`Error::OverQuota`] when too much waits in a namespace already, [`Error::NearlyFull`] when the disk has
     /// little room and it uses more than others; tests are taken all the same.
     fn append(&self, events: Vec<NewEvent>) -> BoxFuture<'_, Result<Vec<Appended>>>;
@@ -254,12 +262,18 @@ pub trait Store: Replays + Send + Sync + 'static {
     /// [`Error::Poisoned`], [`Error::Full`] or [`Error::Closed`] say why not.
     fn accepting(&self) -> Result<()>;
 
-    /// The first id under a dedup key within the window, if any (for a dry run; [`Store::append`] decides).
+    /// The first id under a dedup key of a namespace within the window, if any (for a dry run; [`Store::append`]
+    /// decides).
     ///
     /// # Errors
     ///
     /// When it cannot be read, or the store is closed.
-    fn duplicate_of(&self, key: records::DedupKey, now: UnixMillis) -> Result<Option<EventUid>>;
+    fn duplicate_of(
+        &self,
+        namespace: &str,
+        key: records::DedupKey,
+        now: UnixMillis,
+    ) -> Result<Option<EventUid>>;
 
     /// Claims due deliveries of one Webhook. Tests (`test: true`) are never claimed: who appends a test makes
     /// its one attempt and records it.
@@ -284,16 +298,31 @@ pub trait Store: Replays + Send + Sync + 'static {
     /// is dropped. On the disk, an engine may leave the bytes in its files until it next rewrites them.
     fn expunge(&self, expunge: Expunge) -> BoxFuture<'_, Result<Expunged>>;
 
+    /// Tells what time it is. If the clock was set back by more than [`SLACK`] since anything was written, also by an
+    /// earlier process, times that are kept and later than `now` become `now`, and what waits for a retry waits as
+    /// long as it was to, at most, from now on. In bounded steps, what waits first; [`Store::work`] names the
+    /// Webhooks of what is due sooner. Otherwise it costs nothing. One at a time: a second call does nothing.
+    fn redate(&self, now: UnixMillis) -> BoxFuture<'_, Result<()>>;
+
     /// Lets go what [`Retention`] does not keep at `now`, in bounded steps, oldest first; the number of deliveries
     /// that went. An event goes with its last delivery; that it is a duplicate stays known. When much has gone, also by
     /// purges, it gives the space back to the disk before it returns.
     fn retain(&self, now: UnixMillis) -> BoxFuture<'_, Result<u64>>;
 
-    /// What a namespace uses. From memory.
+    /// What a namespace uses: of those that had the same name, the one that has a Webhook which is not gone. From
+    /// memory.
     fn usage(&self, namespace: &str) -> Usage;
 
-    /// Makes a Webhook known, with counters to start from if it is not known yet.
+    /// Makes a Webhook known, with counters to start from if it is not known yet. One that has the same name, in the
+    /// very same namespace (by [`Summary::namespace_uid`]), as one that is gone takes over all that the store still
+    /// has of that one: its queue, its log and its numbers. Outcomes and claims of attempts that began
+    /// before still name the former uid.
     fn adopt(&self, summary: Summary) -> BoxFuture<'_, Result<()>>;
+
+    /// Says whether a Webhook is gone. Of one that is, nothing is found, read, claimed, redelivered, expunged or
+    /// counted, from when this returns; outcomes of attempts under way are still recorded, for a successor (see
+    /// [`Store::adopt`]). From memory: after an opening nobody is gone until it is said again.
+    fn set_gone(&self, webhook: WebhookUid, is_gone: bool);
 
     /// Applies a change to a known Webhook.
     fn update(&self, webhook: WebhookUid, change: Change) -> BoxFuture<'_, Result<()>>;
@@ -301,17 +330,22 @@ pub trait Store: Replays + Send + Sync + 'static {
     /// The numbers of one Webhook. From memory.
     fn summary(&self, webhook: WebhookUid) -> Option<Arc<Summary>>;
 
-    /// Every known Webhook: with the feed's list, this tells which are gone. From memory.
+    /// Every known Webhook, those that are gone too: with the feed's list, this tells which are. From memory.
     fn known(&self) -> Vec<WebhookRef>;
 
-    /// Erases everything of one Webhook: log, pending deliveries, summary, and events that no other needs.
-    fn purge(&self, webhook: WebhookUid) -> BoxFuture<'_, Result<()>>;
+    /// Erases everything of one Webhook: log, pending deliveries, summary, and events that no other needs. Answers
+    /// how many deliveries waited, which nobody gets now. Nothing happens if another has taken over meanwhile.
+    fn purge(&self, webhook: WebhookUid) -> BoxFuture<'_, Result<u64>>;
 
     /// A page of the log.
     fn query(&self, query: Query) -> BoxFuture<'_, Result<Page>>;
 
     /// One delivery.
     fn delivery(&self, name: DeliveryName) -> BoxFuture<'_, Result<Option<Delivery>>>;
+
+    /// Whether an attempt of a delivery is under way, as far as this process knows: it is claimed, or a test that has
+    /// not been recorded. From memory.
+    fn is_under_way(&self, webhook: WebhookUid, name: DeliveryName) -> bool;
 
     /// One event with its body.
     fn event(&self, uid: EventUid) -> BoxFuture<'_, Result<Option<Arc<Event>>>>;

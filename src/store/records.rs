@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::model::event::Attributes;
-use crate::model::ids::{DeliveryName, EventUid, Namespace, ReplayId, WebhookRef, WebhookUid};
+use crate::model::ids::{DeliveryName, EventUid, Namespace, NamespaceUid, ReplayId, WebhookRef, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::model::trouble::{Failing, Failure, LastFailure, Trouble};
 
@@ -112,6 +112,8 @@ pub enum EndReason {
     Interrupted,
     /// The payload was erased.
     Expunged,
+    /// The one attempt that somebody asked for, outside the retries, failed.
+    RedeliveryFailed,
 }
 
 impl EndReason {
@@ -125,6 +127,7 @@ impl EndReason {
             Self::TestFailed => "TestFailed",
             Self::Interrupted => "Interrupted",
             Self::Expunged => "Expunged",
+            Self::RedeliveryFailed => "RedeliveryFailed",
         }
     }
 }
@@ -273,12 +276,16 @@ pub struct Delivery {
     /// Who had the event's payload and the answers erased, and when.
     #[serde(rename = "g", default, skip_serializing_if = "Option::is_none")]
     pub expunged: Option<Asked>,
+    /// The `CloudEvents` source; none when it was erased, or when a program wrote it that did not keep this.
+    #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
+    pub event_source: Option<Arc<str>>,
 }
 
 impl Delivery {
-    /// Attempts after the first, without probes.
+    /// Attempts after the first, without probes and without those that somebody asked for.
     pub fn retry_count(&self) -> usize {
-        self.attempts_made().saturating_sub(1)
+        let counts = |attempt: &&Attempt| attempt.asked_by.is_none() && !attempt.probe;
+        self.attempts.iter().filter(counts).count().saturating_sub(1)
     }
 
     /// Attempts without probes.
@@ -529,6 +536,12 @@ pub struct Summary {
     /// The last failed attempt since the last success.
     #[serde(rename = "lf", default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<Box<LastFailure>>,
+    /// Which namespace it is in; none: not known.
+    #[serde(rename = "nu", default, skip_serializing_if = "Option::is_none")]
+    pub namespace_uid: Option<NamespaceUid>,
+    /// Erasing it has begun: nobody takes over what is left.
+    #[serde(rename = "er", default, skip_serializing_if = "std::ops::Not::not")]
+    pub erasing: bool,
 }
 
 impl Summary {
@@ -549,6 +562,8 @@ impl Summary {
             disabled: None,
             trouble: None,
             last_failure: None,
+            namespace_uid: None,
+            erasing: false,
         }
     }
 
@@ -609,19 +624,29 @@ impl Summary {
         self.pending_bytes = self.pending_bytes.saturating_sub(bytes);
     }
 
-    /// Takes into account that nothing waits any more.
-    #[must_use]
-    pub fn discarded(&self) -> Self {
-        Self { pending: 0, pending_bytes: 0, ..self.clone() }
-    }
-
-    /// Takes into account that the Webhook is enabled again: what was wrong with it says nothing any more.
-    pub fn enabled(&mut self) {
+    /// Takes into account that it is enabled again: its failures in a row are forgotten.
+    pub fn enable(&mut self) {
         self.disabled = None;
         self.failed_since_success |= self.consecutive_failures > 0;
         self.consecutive_failures = 0;
         self.failing_since = None;
         self.trouble = None;
+    }
+
+    /// Takes into account that a Webhook of the same namespace and name, made anew, goes on with what this one left,
+    /// as if the spec had changed.
+    pub fn succeed_to(&mut self, webhook: WebhookRef) {
+        self.webhook = webhook;
+        self.trouble = None;
+        if self.disabled.is_some() {
+            self.enable();
+        }
+    }
+
+    /// Takes into account that nothing waits any more.
+    #[must_use]
+    pub fn discarded(&self) -> Self {
+        Self { pending: 0, pending_bytes: 0, ..self.clone() }
     }
 
     fn attempt_failed(&mut self, outcome: &Outcome) {

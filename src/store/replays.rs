@@ -7,16 +7,15 @@
 //! neither loses nor repeats one. The counts are kept with every outcome, so that nobody ever scans for them.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use super::Result;
 use super::records::{Delivery, State};
+use super::{Result, SLACK};
 use crate::model::filter::Filter;
-use crate::model::ids::{DeliveryName, Namespace, ReplayId, WebhookUid};
+use crate::model::ids::{DeliveryName, Namespace, NamespaceUid, ReplayId, WebhookUid};
 use crate::model::time::UnixMillis;
 
 /// Which deliveries a replay takes. Tests never.
@@ -28,7 +27,7 @@ pub struct Selection {
     /// Success, Failed or both.
     #[serde(rename = "s")]
     pub states: Vec<State>,
-    /// Accepted at this time or later, as far as its name tells.
+    /// Accepted at this time or later.
     #[serde(rename = "f")]
     pub from: UnixMillis,
     /// Accepted before this time.
@@ -49,9 +48,14 @@ impl Selection {
         Judge { selection: self, filter }
     }
 
-    /// The names that it can have.
-    pub fn names(&self) -> Range<DeliveryName> {
-        DeliveryName::first_at(self.from)..DeliveryName::first_at(self.to)
+    /// No delivery that it takes has a name before this.
+    pub fn first(&self) -> DeliveryName {
+        DeliveryName::first_at(self.from)
+    }
+
+    /// Whether no delivery behind this one is taken: they go by acceptance, but for those that came at the same time.
+    pub fn ends_before(&self, name: DeliveryName, line: &Delivery) -> bool {
+        name >= DeliveryName::first_at(self.to) && line.accepted_at >= self.to + SLACK
     }
 }
 
@@ -63,10 +67,11 @@ pub struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    /// Whether this one is taken, if it has one of the names.
+    /// Whether this one is taken.
     pub fn takes(&self, line: &Delivery) -> bool {
-        let Selection { namespace, states, as_of, .. } = self.selection;
+        let Selection { namespace, states, from, to, event_types: _, as_of } = self.selection;
         !line.test
+            && (*from..*to).contains(&line.accepted_at)
             && states.contains(&line.state)
             && line.webhook.namespace == *namespace
             && line.quiet_since() <= *as_of
@@ -169,6 +174,9 @@ pub struct Replay {
     /// What it takes.
     #[serde(rename = "s")]
     pub selection: Selection,
+    /// In which namespace of that name, if the store has to tell them apart.
+    #[serde(rename = "nu", default, skip_serializing_if = "Option::is_none")]
+    pub namespace_uid: Option<NamespaceUid>,
     /// Nothing more is put.
     #[serde(rename = "x", default)]
     pub cancelled: bool,
@@ -192,6 +200,7 @@ impl Replay {
             name,
             digest,
             selection,
+            namespace_uid: None,
             cancelled: false,
             finished_at: None,
             rest: Counts::default(),
@@ -256,7 +265,8 @@ pub trait Replays {
     /// One that runs, is being cancelled, or was finished. From memory.
     fn replay(&self, id: ReplayId) -> Option<Arc<Replay>>;
 
-    /// All of them. From memory.
+    /// All of them, but for finished ones of a namespace that none of the Webhooks is in that are known and not gone:
+    /// what another namespace of the same name has sent says nothing about this one. From memory.
     fn replays(&self) -> Vec<Arc<Replay>>;
 }
 

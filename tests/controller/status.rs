@@ -43,7 +43,41 @@ async fn a_delivery_is_followed_to_its_end() {
     assert!(!seen.to_string().contains("canary"), "{seen}");
     let printed = world.kubectl.ok(&["get", "hook", "orders", "-n", &world.namespace]).await.unwrap();
     let row: Vec<_> = printed.lines().nth(1).unwrap().split_whitespace().collect();
-    assert_eq!(&row[..5], ["orders", "https://hooks.example.com/orders", "True", "True", "0"]);
+    assert_eq!(&row[..6], ["orders", "https://hooks.example.com/orders", "True", "Active", "True", "0"]);
+}
+
+#[tokio::test]
+async fn a_first_success_is_shown_at_once() {
+    let world = World::new("first").await;
+    world.webhook("orders", json!({})).await;
+    world.until("hook", "orders", "EndpointHealthy=Unknown/NoDeliveries").await;
+    let webhook = world.route("orders");
+    let name = world.publish(&webhook, 1).await.remove(0);
+    world
+        .wait("hook", "orders", "pending", |hook| hook["status"]["deliveries"][0]["state"] == "Pending")
+        .await;
+    let begun = Instant::now();
+    world.record(&webhook, name, 200, Next::Success).await;
+    world.until("hook", "orders", "EndpointHealthy=True/Delivering").await;
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(3), "{took:?}, though two writes may come at once");
+}
+
+#[tokio::test]
+async fn a_webhook_with_the_longest_name_has_its_events() {
+    let world = World::new("long").await;
+    let name = format!("{}orders", "orders.".repeat(35));
+    world.webhook(&name, json!({ "active": false })).await;
+    let hook = world.until("hook", &name, "Ready=True/Paused").await;
+    assert_eq!(hook["status"]["state"], "Paused");
+    let told = eventually(SOON, "the Event", async || match world.events("Ready").await.pop() {
+        Some(event) => Ok(event),
+        None => Err("none".to_owned()),
+    });
+    let event = told.await.unwrap();
+    assert_eq!((&event["regarding"]["name"], &event["type"]), (&json!(name), &json!("Normal")), "{event}");
+    let described = world.kubectl.ok(&["describe", "hook", &name, "-n", &world.namespace]).await.unwrap();
+    assert!(described.contains("the route is live and paused"), "{described}");
 }
 
 #[tokio::test]
@@ -147,7 +181,15 @@ async fn gone_disables_until_somebody_asks_or_the_spec_changes() {
         let at = Clock::system().now();
         let disable = Some(Disabled { generation, at, reason: DisableReason::Gone });
         let next = Next::Failed(EndReason::Gone);
-        let outcome = Outcome { name, webhook: webhook.uid, attempt: Some(attempt(410)), next, disable, at };
+        let outcome = Outcome {
+            name,
+            webhook: webhook.uid,
+            attempt: Some(attempt(410)),
+            next,
+            disable,
+            failing: None,
+            at,
+        };
         world.store.record(vec![outcome]).await.unwrap();
     };
     gone().await;

@@ -171,6 +171,7 @@ impl World {
             status_interval: Duration::from_secs(5),
             purge_grace: Duration::from_secs(1),
             shutdown_grace: Duration::from_millis(100),
+            max_body_bytes: 1 << 20,
         });
         self.tasks.spawn(feed.run(self.stop.clone()));
         self.tasks.spawn(controllers.run(self.stop.clone()));

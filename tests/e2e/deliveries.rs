@@ -4,7 +4,8 @@ use hookwright::api::delivery::Delivery;
 use hookwright::api::webhook::DeliveryState;
 use hookwright_harness::kubectl::Output;
 use hookwright_harness::process::direct;
-use hookwright_harness::receiver::Answer;
+use hookwright_harness::publisher::Event;
+use hookwright_harness::receiver::{Answer, Gate};
 use hookwright_harness::wait::eventually;
 use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -335,6 +336,72 @@ async fn what_failed_is_redelivered_once_its_receiver_is_mended_until_it_is_eras
     let status = &ended["status"];
     assert_eq!((&status["state"], &status["reason"]), (&json!("Failed"), &json!("Expunged")));
     assert_eq!(status["expunged"]["by"], json!(mender));
+    Ok(())
+}
+
+#[tokio::test]
+async fn kubectl_says_what_is_sent_and_what_cannot_be_deleted() -> anyhow::Result<()> {
+    let team = team("says").await?;
+    let gate = Gate::closed();
+    team.receiver.answer("/slow", Answer::ok().behind(&gate));
+    team.receiver.answer("/broken", Answer::status(503));
+    team.webhook("slow", json!({"eventTypes": ["slow.*"]})).await?;
+    team.webhook("broken", json!({"eventTypes": ["broken.*"], "maxRetries": 0})).await?;
+    let strange = format!("slow.\u{202e}{}", "x".repeat(180));
+    team.publish("slow.one", &json!({})).await?;
+    team.batch(&[Event::new("strange", &strange, json!({}))]).await?;
+    team.publish("broken.one", &json!({})).await?;
+    let words = |text: &str| -> Vec<Vec<String>> {
+        lines(text).iter().map(|row| row.split_whitespace().map(ToOwned::to_owned).collect()).collect()
+    };
+    let sending = eventually(SOON, "both to be sent", async || {
+        let table = get(&team, &["dlv", "--no-headers", "--field-selector", "spec.webhook=slow"]).await;
+        let table = table.map_err(|error| error.to_string())?;
+        let rows = words(&table);
+        if rows.iter().filter(|row| row[6] == "sending").count() == 2 { Ok(rows) } else { Err(table) }
+    })
+    .await?;
+    assert!(sending.iter().all(|row| row[3] == "Pending" && row.len() == 8), "{sending:?}");
+    let shown = format!(r"slow.\u{{202e}}{}…", "x".repeat(26));
+    assert!(sending.iter().any(|row| row[2] == shown), "{sending:?}");
+    gate.open();
+
+    let failed = in_state(&team, "spec.webhook=broken", "Failed").await?;
+    assert_eq!(
+        (&failed["spec"]["eventSource"], &failed["status"]["reason"]),
+        (&json!("/harness"), &json!("RetriesExhausted"))
+    );
+    let name = failed["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let mender = account(&team, "mender", "hookwright-admin").await?;
+    change(&team, &mender, &name, "redeliver").await?.unwrap();
+    let again = eventually(SOON, "the redelivery to fail", async || {
+        let line = get(&team, &["dlv", &name, "-o", "json"]).await.map_err(|error| error.to_string())?;
+        let line: Value = serde_json::from_str(&line).unwrap_or_default();
+        let is_done = line["status"]["attempts"].as_array().is_some_and(|all| all.len() == 2);
+        if is_done { Ok(line) } else { Err(line.to_string()) }
+    })
+    .await?;
+    let status = &again["status"];
+    assert_eq!(
+        (&status["state"], &status["reason"], &status["retryCount"]),
+        (&json!("Failed"), &json!("RedeliveryFailed"), &json!(0))
+    );
+
+    for what in [&["delete", "dlv", &name][..], &["delete", "dlv", "--all"]] {
+        let told = refused(&team, &[what, &["-n", &team.namespace]].concat()).await?;
+        assert!(told.contains("deliveries are a log") && told.contains("deliveries/NAME/expunge"), "{told}");
+    }
+    let collection = format!("{BASE}/namespaces/{}/deliveries", team.namespace);
+    let told = refused(&team, &["delete", "--raw", &collection]).await?;
+    assert_eq!(told.matches("deliveries are a log").count(), 1, "{told}");
+
+    team.webhook("paused", json!({"active": false})).await?;
+    team.apply("waits", json!({"signing": {"secretRefs": [{"name": "none", "key": "secret"}]}})).await?;
+    for (webhook, state) in [("slow", "Active"), ("paused", "Paused"), ("waits", "NotReady")] {
+        team.await_webhook(webhook, state, |webhook| webhook["status"]["state"] == state).await?;
+        let rows = words(&get(&team, &["hook", webhook, "--no-headers"]).await?);
+        assert_eq!(rows[0][3], state, "{rows:?}");
+    }
     Ok(())
 }
 

@@ -207,7 +207,8 @@ async fn gone_disables_until_the_spec_changes_or_somebody_asks() -> anyhow::Resu
         .await?;
     assert!(condition(&webhook, "Disabled").is_null());
 
-    team.receiver.set_script("/orders", vec![Answer::status(410)], Answer::ok());
+    // The status line decides, also when the connection ends in the middle of the body.
+    team.receiver.set_script("/orders", vec![Answer::status(410).cut_after("half")], Answer::ok());
     team.publish("order.created", &json!({"n": 3})).await?;
     team.await_webhook("orders", "Disabled again", disabled).await?;
     team.patch("orders", json!({"maxRetries": 4})).await?;
@@ -218,10 +219,34 @@ async fn gone_disables_until_the_spec_changes_or_somebody_asks() -> anyhow::Resu
 #[tokio::test]
 async fn an_address_that_is_not_allowed_is_never_reached() -> anyhow::Result<()> {
     let team = Team::new("denied").await?;
-    team.apply("literal", json!({"url": "https://169.254.169.254/latest"})).await?;
+    team.apply("literal", json!({"url": "https://169.254.169.254/latest", "maxRetries": 0})).await?;
     let webhook = team
         .await_webhook("literal", "Stalled", |webhook| condition(webhook, "Stalled")["status"] == "True")
         .await?;
-    assert_eq!(condition(&webhook, "Ready")["reason"], "AddressDenied");
+    let ready = condition(&webhook, "Ready");
+    assert_eq!(ready["reason"], "AddressDenied");
+    let remedy = "to allow exactly this address (--allow-cidr 169.254.169.254/32): no wider range opens it";
+    assert!(ready["message"].as_str().is_some_and(|message| message.contains(remedy)), "{ready}");
+
+    // Its attempts are made, and fail by the same rule as those for a name that resolves to it.
+    team.publish("order.created", &json!({})).await?;
+    let webhook =
+        team.await_webhook("literal", "failed", |webhook| newest(webhook)["state"] == "Failed").await?;
+    let error = &newest(&webhook)["errorMessage"];
+    assert_eq!(error, "AddressDenied: address 169.254.169.254 is a cloud's metadata service");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_answer_that_is_cut_is_a_success_by_its_status() -> anyhow::Result<()> {
+    let team = Team::new("cut").await?;
+    team.receiver.answer("/orders", Answer::ok().cut_after("half"));
+    team.webhook("orders", json!({"maxRetries": 0})).await?;
+    team.publish("order.created", &json!({})).await?;
+    let webhook =
+        team.await_webhook("orders", "an end", |webhook| newest(webhook)["durationMs"].is_number()).await?;
+    let newest = newest(&webhook);
+    assert_eq!((&newest["state"], &newest["responseStatus"]), (&json!("Success"), &json!(200)), "{newest}");
+    assert_eq!(team.receiver.count("/orders"), 1);
     Ok(())
 }

@@ -186,3 +186,25 @@ async fn nobody_but_the_front_proxy_may_say_for_whom_it_asks() -> anyhow::Result
     assert_eq!(code, 403, "the certificate alone gives no right: {status}");
     Ok(())
 }
+
+/// That a user in so many groups that their names fill more than any usual header is answered through kube-apiserver.
+pub(crate) async fn many_groups(team: &Team) -> anyhow::Result<()> {
+    team.through_kube_apiserver().await?;
+    let mut arguments = vec!["get".to_owned(), "dlv".to_owned(), "-n".to_owned(), team.namespace.clone()];
+    arguments.push("--as=alice".to_owned());
+    for number in 0..3_000 {
+        arguments.push(format!("--as-group=oidc:a-group-with-quite-a-long-name-{number:04}"));
+    }
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let refused = team.kubectl.run(&arguments).await?;
+    assert!(refused.stderr.contains("cannot list resource"), "{}{}", refused.stdout, refused.stderr);
+    let arguments = [&*arguments, &["--as-group=system:masters"]].concat();
+    let answer = team.kubectl.run(&arguments).await?;
+    assert!(answer.stderr.contains("No resources found"), "{}{}", answer.stdout, answer.stderr);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_user_in_3000_groups_is_answered_through_kube_apiserver() -> anyhow::Result<()> {
+    many_groups(&Team::new("groups").await?).await
+}

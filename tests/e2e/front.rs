@@ -116,6 +116,87 @@ async fn publishing_and_the_log_are_the_same_through_a_front() -> anyhow::Result
     Ok(())
 }
 
+/// Webhooks and events of a log with one line for each of both.
+const CROWD: (usize, usize) = (10, 1500);
+
+/// A log of many lines that stay as they are.
+async fn crowd(team: &Team) -> anyhow::Result<usize> {
+    for number in 0..CROWD.0 {
+        team.webhook(&format!("paused-{number}"), json!({"active": false})).await?;
+    }
+    let events: Vec<_> = (0..CROWD.1)
+        .map(|n| Event::new(format!("event-{n:05}"), format!("order.{}", n % 7), json!({"n": n})))
+        .collect();
+    for batch in events.chunks(500) {
+        team.batch(batch).await?;
+    }
+    Ok(CROWD.0 * CROWD.1)
+}
+
+/// Resident memory of a process in KiB now, or at most since it was last asked with `reset`.
+fn memory(id: u32, what: &str) -> anyhow::Result<usize> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(what)).unwrap_or_default();
+    Ok(line.split_whitespace().next().unwrap_or_default().parse()?)
+}
+
+#[tokio::test]
+async fn a_list_without_limit_is_whole_and_costs_little_memory() -> anyhow::Result<()> {
+    let (team, _alone) = team_alone("whole").await?;
+    let count = crowd(&team).await?;
+    let namespace = &*team.namespace;
+    let sorted = ["get", "dlv", "-n", namespace, "--no-headers", "--sort-by=.spec.eventId"];
+    let printed = team.kubectl.ok(&sorted).await?;
+    assert_eq!(printed.lines().count(), count, "kubectl sorts all of them");
+    let all = ["get", "dlv", "-n", namespace, "-o", "json", "--chunk-size=0"];
+    let all: Value = serde_json::from_str(&team.kubectl.ok(&all).await?)?;
+    assert_eq!(all["items"].as_array().map(Vec::len), Some(count));
+    let some = ["get", "dlv", "-n", namespace, "--no-headers", "--chunk-size=0", "--field-selector"];
+    let one =
+        team.kubectl.ok(&[&some[..], &["spec.webhook=paused-3,spec.eventType=order.0"]].concat()).await?;
+    assert_eq!(one.lines().count(), CROWD.1.div_ceil(7), "{one}");
+
+    let (fronts, store) = addresses(&team).await;
+    let processes = {
+        let operator = team.world.operator.lock().await;
+        [operator.id(), operator.fronts()[0].id()].map(Option::unwrap_or_default)
+    };
+    let path = format!("{BASE}/namespaces/{namespace}/deliveries");
+    let reader = admin(&team, fronts[0]).await?;
+    let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    // The first time also fills what the store keeps in memory of its tables.
+    for (round, accept) in [&[][..], &[], &table[..]].into_iter().enumerate() {
+        let mut before = [0; 2];
+        for (process, before) in processes.iter().zip(&mut before) {
+            std::fs::write(format!("/proc/{process}/clear_refs"), "5")?;
+            *before = memory(*process, "VmRSS:")?;
+        }
+        let answer = reader.send(Method::GET, &path, accept, "").await?;
+        let list = answer.json();
+        let lines = list["items"].as_array().or_else(|| list["rows"].as_array()).map(Vec::len);
+        assert_eq!((answer.status, lines, &list["metadata"]["continue"]), (200, Some(count), &Value::Null));
+        let size = answer.body.len() / 1024;
+        assert!(size > 7000, "{size} KiB");
+        for (process, before) in processes.iter().zip(before) {
+            let more = memory(*process, "VmHWM:")?.saturating_sub(before);
+            assert!(
+                round == 0 || more < size / 2,
+                "{more} KiB more for an answer of {size} KiB, of {process}"
+            );
+        }
+    }
+    let straight = producer(&team, store).await?;
+    let refused = straight.send(Method::GET, &path, &[], "").await?;
+    assert_eq!(refused.status, 403, "a producer may not read");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_user_in_3000_groups_is_answered_through_a_front() -> anyhow::Result<()> {
+    let (team, _store) = team("groups").await?;
+    doors::many_groups(&team).await
+}
+
 #[tokio::test]
 async fn each_role_may_do_the_same_through_a_front() -> anyhow::Result<()> {
     let (team, _store) = team("roles").await?;

@@ -14,6 +14,7 @@ mod references;
 mod replaying;
 mod restarting;
 mod rotation;
+mod scoped;
 mod testing;
 #[allow(dead_code, reason = "the same ground as the other tests, of which these use a part")]
 mod world;

@@ -82,6 +82,45 @@ async fn admins_declare_viewers_read_and_edit_is_not_enough() -> anyhow::Result<
 }
 
 #[tokio::test]
+async fn what_nobody_wanted_may_come_again_and_a_namespace_must_exist() -> anyhow::Result<()> {
+    let team = Team::new("unwanted").await?;
+    let event = Event::new("order-1", "order.created", json!({}));
+    let publish = async || team.publisher.publish_binary(&team.namespace, &event).await?.accepted();
+    for _ in 0..2 {
+        let receipt = publish().await?;
+        assert_eq!((&receipt["matched"], &receipt["duplicate"]), (&json!(0), &Value::Null), "{receipt}");
+    }
+    team.webhook("orders", json!({})).await?;
+    let first = publish().await?;
+    assert_eq!((&first["matched"], &first["duplicate"]), (&json!(1), &Value::Null), "{first}");
+    team.receiver.await_requests("/orders", 1, SOON).await?;
+    let again = publish().await?;
+    assert_eq!((&again["duplicate"], &again["id"]), (&json!(true), &first["id"]), "{again}");
+
+    let account = format!("--serviceaccount={}:producer", team.namespace);
+    let binding =
+        ["create", "clusterrolebinding", &*team.namespace, "--clusterrole=hookwright-publisher", &*account];
+    team.kubectl.ok(&binding).await?;
+    let nowhere = format!("{}-no-more", team.namespace);
+    hookwright_harness::wait::eventually(SOON, "a 404", async || {
+        let answer =
+            team.publisher.publish_binary(&nowhere, &event).await.map_err(|error| error.to_string())?;
+        let status = answer.json();
+        let said = status["message"].as_str().unwrap_or_default();
+        let is_it = answer.status == 404 && said.starts_with(&format!("namespaces \"{nowhere}\" not found"));
+        if is_it && status["reason"] == "NotFound" { Ok(()) } else { Err(status.to_string()) }
+    })
+    .await?;
+    team.kubectl.ok(&["create", "namespace", &nowhere]).await?;
+    hookwright_harness::wait::eventually(SOON, "a 202", async || {
+        let answer =
+            team.publisher.publish_binary(&nowhere, &event).await.map_err(|error| error.to_string())?;
+        answer.accepted().map(drop).map_err(|error| error.to_string())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn nothing_crosses_a_namespace() -> anyhow::Result<()> {
     let (team, other) = (Team::new("here").await?, Team::new("there").await?);
     team.webhook("orders", json!({})).await?;

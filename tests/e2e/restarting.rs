@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::{join_all, try_join_all};
+use hookwright_harness::pki::{Authority, Pair};
 use hookwright_harness::publisher::{Event, Publisher};
 use hookwright_harness::wait::eventually;
 use serde_json::{Value, json};
@@ -202,4 +203,57 @@ async fn without_the_operator_namespaces_go_once_its_api_service_has_gone() -> a
     team.receiver.await_requests("/orders", 2, SOON).await?;
     assert_eq!(through.publish_structured(&team.namespace, &event).await?.status, 404);
     Ok(())
+}
+
+/// Lays a CA into the Secret of the operator, which may not be changed or may.
+async fn put_authority(team: &Team, authority: &Authority, immutable: bool) -> anyhow::Result<()> {
+    let namespace = team.world.operator.lock().await.namespace().to_owned();
+    let Pair { certificate, key } = authority.pair();
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "immutable": immutable,
+        "metadata": {"name": "hookwright-ca", "namespace": namespace},
+        "stringData": {"tls.crt": certificate, "tls.key": key, "ca.crt": certificate}});
+    team.kubectl.ok(&["delete", "secret", "hookwright-ca", "-n", &namespace]).await?;
+    team.kubectl.apply(&secret.to_string()).await.map(drop)
+}
+
+async fn readiness(team: &Team) -> anyhow::Result<String> {
+    Ok(team.world.operator.lock().await.get("/readyz?verbose").await?.text().await?)
+}
+
+#[tokio::test]
+async fn a_ca_that_is_not_valid_yet_is_made_anew() -> anyhow::Result<()> {
+    let team = Team::of(&World::alone(&[]).await?, "ahead").await?;
+    team.webhook("orders", json!({})).await?;
+    team.through_kube_apiserver().await?;
+    let in_two_days = std::time::SystemTime::now() + std::time::Duration::from_hours(48);
+    let ahead = Authority::made_at("hookwright-ca@ahead", in_two_days)?;
+
+    // While the Secret cannot be written, it says why it is not ready.
+    team.world.operator.lock().await.kill9();
+    put_authority(&team, &ahead, true).await?;
+    team.world.operator.lock().await.spawn()?;
+    eventually(SOON, "it to say so", async || {
+        let text = readiness(&team).await.map_err(|error| format!("{error:#}"))?;
+        let says = text.contains("the CA in Secret hookwright-system/hookwright-ca is not valid before");
+        if says { Ok(()) } else { Err(text) }
+    })
+    .await?;
+
+    team.world.operator.lock().await.kill9();
+    put_authority(&team, &ahead, false).await?;
+    team.world.operator.lock().await.start_process().await?;
+    team.kubectl.ok(&["wait", API_SERVICE, "--for=condition=Available", "--timeout=90s"]).await?;
+    let ready = readiness(&team).await?;
+    assert!(ready.contains("certificate ok"), "{ready}");
+    assert!(team.world.operator.lock().await.log().contains("another one takes its place"));
+    let doomed = team.world.plane.namespace("doomed").await?;
+    team.kubectl.ok(&["delete", "namespace", &doomed, "--timeout=60s"]).await?;
+    let bundle = team.world.operator.lock().await.ca_pem().await?;
+    assert!(bundle.contains(ahead.pem().trim()), "who still shows the old one is trusted");
+    let token = team.world.plane.token(&team.namespace, "producer", Some("hookwright")).await?;
+    let operator = team.world.operator.lock().await;
+    let door = Publisher::new(operator.address(), &operator.server_name(), &bundle, &token)?;
+    drop(operator);
+    once_back(&door, &team.namespace, &Event::new("straight", "order.created", json!({}))).await?;
+    team.receiver.await_requests("/orders", 1, SOON).await.map(drop)
 }

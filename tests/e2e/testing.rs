@@ -104,3 +104,18 @@ async fn a_test_is_immutable_and_its_time_to_live_deletes_it() -> anyhow::Result
     finished(&team, "kept").await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn a_test_sends_nothing_that_the_door_would_refuse() -> anyhow::Result<()> {
+    let team = Team::new("unpublishable").await?;
+    team.webhook("orders", json!({})).await?;
+    let spec = json!({"webhookRef": {"name": "orders"}, "payload": "x".repeat(1_200_000)});
+    let test = json!({"apiVersion": "hookwright.dev/v1alpha1", "kind": "WebhookTest",
+                      "metadata": {"name": "large", "namespace": team.namespace}, "spec": spec});
+    let created = team.kubectl.run_with_input(&["create", "-f", "-"], &test.to_string()).await?;
+    anyhow::ensure!(created.stdout.contains("created"), "{}", created.stderr);
+    let test = finished(&team, "large").await?;
+    assert_eq!(condition(&test, "Succeeded")["reason"], "PayloadTooLarge", "{}", test["status"]);
+    assert_eq!(team.receiver.count("/orders"), 0);
+    Ok(())
+}

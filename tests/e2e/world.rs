@@ -62,8 +62,18 @@ impl World {
     }
 
     async fn own(arguments: &[&str], values: Value) -> anyhow::Result<Arc<Self>> {
-        let plane = Plane::Own(Box::new(ControlPlane::start().await?));
-        let operator = operator(&plane, arguments, values, 0).await?;
+        Self::on(ControlPlane::start().await?, arguments, values, 0).await
+    }
+
+    /// One on this control plane, with so many fronts.
+    pub(crate) async fn on(
+        plane: ControlPlane,
+        arguments: &[&str],
+        values: Value,
+        fronts: usize,
+    ) -> anyhow::Result<Arc<Self>> {
+        let plane = Plane::Own(Box::new(plane));
+        let operator = operator(&plane, arguments, values, fronts).await?;
         Ok(Arc::new(Self { plane, operator }))
     }
 
@@ -113,6 +123,11 @@ impl Team {
     /// One in this world.
     pub(crate) async fn of(world: &Arc<World>, prefix: &str) -> anyhow::Result<Self> {
         let namespace = world.plane.namespace(prefix).await?;
+        Self::within(world, namespace).await
+    }
+
+    /// One in this namespace, which is there.
+    pub(crate) async fn within(world: &Arc<World>, namespace: String) -> anyhow::Result<Self> {
         let kubectl = world.plane.kubectl();
         let receiver = Receiver::start().await?;
         let trust = json!({"apiVersion": "v1", "kind": "ConfigMap",

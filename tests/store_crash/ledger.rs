@@ -140,7 +140,7 @@ impl Ledger {
         }
         let now = Clock::system().now();
         for (key_number, tried) in std::mem::take(&mut self.tried_keys) {
-            let first = store.duplicate_of(key(key_number), now).unwrap();
+            let first = store.duplicate_of("team", key(key_number), now).unwrap();
             if let Some(known) = self.keys.get(&key_number) {
                 assert_eq!(first, Some(*known));
             } else {

@@ -158,7 +158,9 @@ impl Load {
             .map(|_| {
                 let hooks: Vec<_> = (0..HOOKS).filter(|_| self.random.next(3) == 0).collect();
                 let mut event = event(&self.minter, now, &hooks, false);
-                event.dedup = (self.random.next(4) == 0).then(|| key(self.random.next(1 << 20)));
+                // What nobody wants leaves nothing.
+                let is_keyed = self.random.next(4) == 0 && !hooks.is_empty();
+                event.dedup = is_keyed.then(|| key(self.random.next(1 << 20)));
                 event
             })
             .collect();

@@ -41,6 +41,38 @@ fn a_new_webhook_is_ready_and_its_health_unknown() {
 }
 
 #[test]
+fn the_state_says_whether_deliveries_are_sent() {
+    let (live, paused, waiting) = (route(&json!({})), route(&json!({ "active": false })), route(&unready()));
+    let denied = route(&json!({ "url": "https://10.0.0.1/" }));
+    let unhealthy = |summary: &mut Summary| summary.consecutive_failures = 5;
+    for (route, summary, state) in [
+        (&live, summary(|_| ()), WebhookState::Active),
+        (&paused, summary(|_| ()), WebhookState::Paused),
+        (&live, summary(disable(3, DisableReason::Gone)), WebhookState::Disabled),
+        (&paused, summary(disable(3, DisableReason::Failing)), WebhookState::Disabled),
+        (&live, summary(disable(2, DisableReason::Gone)), WebhookState::Active),
+        (&waiting, summary(|_| ()), WebhookState::NotReady),
+        (&denied, summary(|_| ()), WebhookState::NotReady),
+        (&denied, summary(unhealthy), WebhookState::NotReady),
+        (&live, summary(unhealthy), WebhookState::Probing),
+    ] {
+        assert_eq!(judged(route, &summary, &[]).state, Some(state));
+    }
+}
+
+#[test]
+fn what_strangers_write_is_legible() {
+    let mut line = delivery(1, State::Failed, &[(503, 1)]);
+    line.event_type = "a\u{202e}b".into();
+    line.event_id = format!("{}\n", "i".repeat(63)).into();
+    line.attempts[0].error = Some("a\u{1b}[2J".to_owned());
+    let status = judged(&route(&json!({})), &summary(|_| ()), &[line]);
+    let line = &status.deliveries[0];
+    assert_eq!((&*line.event_type, &*line.event_id), (r"a\u{202e}b", &*format!("{}…", "i".repeat(63))));
+    assert_eq!(line.error_message.as_deref(), Some(r"RetriesExhausted: a\u{1b}[2J"));
+}
+
+#[test]
 fn conditions_say_how_it_stands() {
     let (live, paused, waiting) = (route(&json!({})), route(&json!({ "active": false })), route(&unready()));
     let denied = route(&json!({ "url": "https://10.0.0.1/" }));

@@ -57,7 +57,7 @@ impl std::fmt::Debug for Trust {
 impl Trust {
     /// Publishes until told to stop. What is there stays.
     pub async fn run(self, stop: CancellationToken) {
-        let mut maps = named::<ConfigMap>(&self.client, &self.scope, CA_NAME);
+        let mut maps = named::<ConfigMap>(&self.client, &self.scope, self.table.coverage(), CA_NAME);
         let (mut mirror, mut pace) = (Mirror::new(&self.scope), Pace::default());
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -80,11 +80,15 @@ impl Trust {
     /// Compares what is and what should be, and does what is to be done.
     async fn look(&self, mirror: &Mirror<Found>, pace: &mut Pace) {
         let bundle = self.bundles.borrow().clone();
-        let Some(bundle) = bundle.filter(|_| self.table.is_synced() && mirror.is_complete()) else { return };
+        let Some(bundle) = bundle else { return };
         let wanted: HashSet<Namespace> = self.table.namespaces().into_iter().collect();
         let found = mirror.keys().map(|key| Namespace::clone(&key.namespace));
         let mut all: HashSet<Namespace> = wanted.iter().cloned().chain(found).collect();
         all.remove(&self.own);
+        // Where it is not known what there is, or what should be, nothing is done yet.
+        let is_listed =
+            |namespace: &str| self.scope.watch_of(namespace).is_some_and(|it| mirror.is_listed(it));
+        all.retain(|namespace| self.table.serves(namespace) && is_listed(namespace));
         pace.retain(|namespace| all.contains(namespace));
         let mut steps = Vec::new();
         for namespace in all {

@@ -47,7 +47,9 @@ pub(super) async fn run(context: &Context, stop: CancellationToken) {
 }
 
 async fn look(context: &Context, replay: &Replay) -> Result<(), Error> {
-    let is_ours = context.deps.scope.serves(&replay.selection.namespace);
+    // Of a namespace that cannot be read, nobody knows what is missing: what is to be done there waits as it is.
+    let namespace = &*replay.selection.namespace;
+    let is_ours = context.deps.scope.serves(namespace) && context.deps.table.serves(namespace);
     if replay.finished_at.is_some() || !is_ours || (!replay.cancelled && exists(context, replay).await?) {
         return Ok(());
     }

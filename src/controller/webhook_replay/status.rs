@@ -7,7 +7,7 @@ use kube::Resource as _;
 use super::step::status_of;
 use crate::api::{WebhookReplay, WebhookReplayStatus};
 use crate::controller::conditions::Maker;
-use crate::controller::once::{Reason, closed, open};
+use crate::controller::once::{self, Reason, closed, open};
 use crate::model::time::UnixMillis;
 use crate::routes::hold::Hold;
 use crate::store::Replay;
@@ -103,6 +103,14 @@ pub(super) fn ended(
             closed(maker, succeeded, reason, &message)
         };
     })
+}
+
+/// As it is, with no time that is still to come.
+pub(super) fn redated(replay: &WebhookReplay, now: UnixMillis) -> WebhookReplayStatus {
+    let mut status = status_of(replay);
+    once::redated(&mut status.started_at, now);
+    once::redated(&mut status.completed_at, now);
+    status
 }
 
 /// Whether it succeeded, and how it is said.

@@ -8,7 +8,8 @@ use kube::Resource as _;
 
 use crate::api::webhook_replay::ReplayState;
 use crate::api::{WebhookReplay, WebhookReplaySpec, WebhookReplayStatus};
-use crate::controller::once::{self, Afterwards, LOOK, PATIENCE, Reason, afterwards, created, time};
+use crate::controller::once::{self, Afterwards, LOOK, PATIENCE, Reason, afterwards, age, time};
+use crate::model::filter::is_pattern;
 use crate::model::ids::WebhookUid;
 use crate::model::time::UnixMillis;
 use crate::routes::compile::rate_limit;
@@ -32,6 +33,8 @@ pub(super) enum Target {
 #[derive(Debug)]
 pub(super) struct View<'a> {
     pub(super) replay: &'a WebhookReplay,
+    /// For how long this process knows it.
+    pub(super) known_for: Duration,
     /// What the store keeps of it.
     pub(super) record: Option<Arc<Replay>>,
     /// What the store keeps of a finished one of the same name and spec.
@@ -51,6 +54,8 @@ pub(super) enum Step {
     Later(Duration),
     /// Its time after the end is over: delete it.
     Delete,
+    /// Its status has a time that is still to come: write it anew.
+    Redate,
     /// It is being deleted: stop.
     Cancel,
     /// It waits for its Webhook: say so, and look again.
@@ -83,6 +88,7 @@ pub(super) fn step(view: &View<'_>) -> Step {
             Afterwards::Rest => Step::Rest,
             Afterwards::Later(wait) => Step::Later(wait),
             Afterwards::Delete => Step::Delete,
+            Afterwards::Redate => Step::Redate,
         };
     }
     if let Some(record) = &view.record {
@@ -112,7 +118,10 @@ fn not_begun(view: &View<'_>, status: &WebhookReplayStatus) -> Step {
     let namespace = view.replay.meta().namespace.as_deref().unwrap_or_default();
     let rate_is_read = spec.rate_limit.as_ref().is_none_or(|limit| rate_limit(limit).is_some());
     let Some(selection) = selection(spec, namespace, view.now).filter(|_| rate_is_read) else {
-        return fail("SpecInvalid", "the spec has a time or a duration that cannot be read".to_owned());
+        return fail(
+            "SpecInvalid",
+            "the spec has a time, a duration or an event type that cannot be read".to_owned(),
+        );
     };
     match &view.target {
         Target::Missing => missing(view, namespace),
@@ -126,7 +135,7 @@ fn missing(view: &View<'_>, namespace: &str) -> Step {
     let name = view.replay.spec.webhook_ref.as_ref().map_or("", |webhook| &webhook.name);
     let message = format!("Webhook {name:?} does not exist in namespace {namespace}");
     let word = "WebhookNotFound";
-    if view.now.since(created(view.replay)) < PATIENCE {
+    if age(view.replay, view.known_for, view.now) < PATIENCE {
         return Step::Wait(Reason { word, message, again: LOOK });
     }
     fail(word, format!("{message} (waited 5 minutes; create another WebhookReplay)"))
@@ -136,9 +145,12 @@ fn fail(word: &'static str, message: String) -> Step {
     Step::Fail(Reason { word, message, again: LOOK })
 }
 
-/// What a spec selects at this moment; none: a time cannot be read.
+/// What a spec selects at this moment; none: a time or an event type cannot be read.
 fn selection(spec: &WebhookReplaySpec, namespace: &str, now: UnixMillis) -> Option<Selection> {
     let select = &spec.select;
+    if !select.event_types.iter().flatten().all(|pattern| is_pattern(pattern)) {
+        return None;
+    }
     let state = |state: &ReplayState| match state {
         ReplayState::Failed => State::Failed,
         ReplayState::Success => State::Success,
@@ -186,7 +198,8 @@ mod tests {
         let replay = webhook_replay("night", spec, status);
         let target = Target::Webhooks(vec![uid()]);
         let (record, former) = (None, None);
-        let mut view = View { replay: &replay, record, former, is_succeeding: false, target, now: at(10) };
+        let (known_for, now) = (Duration::ZERO, at(10));
+        let mut view = View { replay: &replay, known_for, record, former, is_succeeding: false, target, now };
         change(&mut view);
         match step(&view) {
             Step::Wait(reason) => format!("Wait({})", reason.word),
@@ -197,7 +210,9 @@ mod tests {
             Step::Begin(..) => "Begin".to_owned(),
             Step::GoOn(_) => "GoOn".to_owned(),
             Step::Tell(_) => "Tell".to_owned(),
-            step @ (Step::Rest | Step::Delete | Step::Cancel | Step::Finish) => format!("{step:?}"),
+            step @ (Step::Rest | Step::Delete | Step::Redate | Step::Cancel | Step::Finish) => {
+                format!("{step:?}")
+            }
         }
     }
 
@@ -213,6 +228,10 @@ mod tests {
         let missing = |now| move |view: &mut View<'_>| (view.target, view.now) = (Target::Missing, at(now));
         assert_eq!(next(&same, &born, missing(299)), "Wait(WebhookNotFound)");
         assert_eq!(next(&same, &born, missing(300)), "Fail(WebhookNotFound)");
+        let behind = |view: &mut View<'_>| {
+            (view.target, view.now, view.known_for) = (Target::Missing, at(-86_400), PATIENCE);
+        };
+        assert_eq!(next(&same, &born, behind), "Fail(WebhookNotFound)", "kube-apiserver's clock is ahead");
         assert_eq!(next(&same, &born, |view| view.target = Target::Coming), "Later(250ms)");
     }
 
@@ -261,8 +280,15 @@ mod tests {
             replay.metadata.deletion_timestamp =
                 Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(1).to_jiff()));
             let target = Target::Missing;
-            let view =
-                View { replay: &replay, record, former: None, is_succeeding: false, target, now: at(2) };
+            let view = View {
+                known_for: Duration::ZERO,
+                replay: &replay,
+                record,
+                former: None,
+                is_succeeding: false,
+                target,
+                now: at(2),
+            };
             assert_eq!(format!("{:?}", step(&view)), expected);
         }
     }
@@ -274,6 +300,7 @@ mod tests {
         assert_eq!(next(&json!({}), &done, |view| view.now = at(9999)), "Rest");
         assert_eq!(next(&ttl, &done, |view| view.now = at(30)), "Later(30000ms)");
         assert_eq!(next(&ttl, &done, |view| view.now = at(60)), "Delete");
+        assert_eq!(next(&ttl, &done, |view| view.now = at(-86_400)), "Redate");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::metrics::Kind;
 use crate::model::event::Attributes;
 use crate::model::ids::{DeliveryName, EventUid};
 use crate::model::time::UnixMillis;
-use crate::model::verdict::Verdict;
+use crate::model::verdict::{Fault, Verdict};
 use crate::routes::{Endpoint, Route};
 use crate::store::{Delivery, EndReason, Event, NewDelivery, NewEvent, Next, Outcome, State};
 
@@ -91,7 +91,7 @@ async fn attempt(
     info!(webhook = %route.webhook, delivery = %name, status = attempt.status, verdict = verdict.as_str(), "test sent");
     let (state, reason) = match verdict {
         Verdict::Delivered => (State::Success, None),
-        Verdict::Refused => (State::Failed, Some(EndReason::AddressDenied)),
+        Verdict::Retry { fault: Fault::Denied, .. } => (State::Failed, Some(EndReason::AddressDenied)),
         Verdict::Retry { .. } | Verdict::Gone => (State::Failed, Some(EndReason::TestFailed)),
     };
     let ended_at = deps.clock.now();
@@ -122,6 +122,7 @@ async fn attempt(
         ended_at: Some(ended_at),
         redelivery: None,
         expunged: None,
+        event_source: None,
     }
 }
 

@@ -4,9 +4,10 @@ use kube::Resource as _;
 
 use super::step::status_of;
 use crate::api::{WebhookTest, WebhookTestStatus};
-use crate::controller::conditions::{Maker, cut_chars};
-use crate::controller::once::{Reason, closed, open};
+use crate::controller::conditions::Maker;
+use crate::controller::once::{self, Reason, closed, open};
 use crate::model::ids::DeliveryName;
+use crate::model::legible::legible;
 use crate::model::time::UnixMillis;
 use crate::store::{Attempt, Delivery, EndReason, State};
 
@@ -29,7 +30,7 @@ pub(super) fn begun(test: &WebhookTest, delivery: DeliveryName, now: UnixMillis)
 /// It failed without an attempt.
 pub(super) fn failed(test: &WebhookTest, reason: &str, message: &str, now: UnixMillis) -> WebhookTestStatus {
     with(test, now, |status, maker| {
-        status.error_message = Some(cut_chars(message, 512));
+        status.error_message = Some(legible(message, 512));
         status.completed_at = Some(now.to_string());
         status.conditions = closed(maker, false, reason, message);
     })
@@ -46,14 +47,22 @@ pub(super) fn ended(test: &WebhookTest, delivery: &Delivery, now: UnixMillis) ->
             status.started_at = Some(at.to_string());
             status.duration_ms = i64::try_from(duration.as_millis()).ok();
             status.response_status = code.map(i32::from);
-            status.response_content_type = content_type.as_deref().map(|text| cut_chars(text, 128));
+            status.response_content_type = content_type.as_deref().map(|text| legible(text, 128));
             status.response_length = code.and_then(|_| i64::try_from(*body_length).ok());
         }
-        status.error_message = (!succeeded).then(|| cut_chars(&message, 512));
+        status.error_message = (!succeeded).then(|| legible(&message, 512));
         let ended = attempt.map_or(now, |attempt| attempt.at + attempt.duration);
         status.completed_at = Some(ended.to_string());
         status.conditions = closed(maker, succeeded, reason, &message);
     })
+}
+
+/// As it is, with no time that is still to come.
+pub(super) fn redated(test: &WebhookTest, now: UnixMillis) -> WebhookTestStatus {
+    let mut status = status_of(test);
+    once::redated(&mut status.started_at, now);
+    once::redated(&mut status.completed_at, now);
+    status
 }
 
 /// Nobody knows what came of its attempt.
@@ -179,6 +188,15 @@ mod tests {
         let mut log = delivery(1, State::Failed, &[]);
         log.reason = Some(EndReason::Interrupted);
         assert_eq!(short(&ended(&test, &log, at(200)))[0], "Succeeded=False/Interrupted");
+    }
+
+    #[test]
+    fn times_that_are_still_to_come_become_now() {
+        let times =
+            json!({ "startedAt": "2026-11-24T09:59:00.000Z", "completedAt": "2026-11-25T10:00:00.000Z" });
+        let status = redated(&webhook_test("orders-1", 0, &times), at(0));
+        assert_eq!(status.started_at.as_deref(), Some("2026-11-24T09:59:00.000Z"));
+        assert_eq!(status.completed_at.as_deref(), Some("2026-11-24T10:00:00.000Z"));
     }
 
     #[test]

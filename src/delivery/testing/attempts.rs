@@ -11,10 +11,16 @@ use crate::delivery::client::HttpSender;
 use crate::delivery::egress::Guard;
 use crate::delivery::{Job, Sender as _, Sent};
 use crate::model::address::Policy;
-use crate::model::verdict::Verdict;
+use crate::model::verdict::{Fault, Verdict};
 use crate::routes::{Endpoint, TlsMaterial};
 
-pub(crate) const RETRY: Verdict = Verdict::Retry { after: None };
+pub(crate) const UNREACHABLE: Verdict = Verdict::Retry { fault: Fault::Unreachable, after: None };
+pub(crate) const TIMED_OUT: Verdict = Verdict::Retry { fault: Fault::TimedOut, after: None };
+pub(crate) const DENIED: Verdict = Verdict::Retry { fault: Fault::Denied, after: None };
+
+pub(crate) fn retry_after(fault: Fault, seconds: u64) -> Verdict {
+    Verdict::Retry { fault, after: Some(Duration::from_secs(seconds)) }
+}
 
 /// A guard without name servers: only names under localhost resolve.
 pub(crate) fn guard(allow: &[&str]) -> Arc<Guard> {

@@ -3,6 +3,7 @@
 pub(crate) mod attempts;
 pub(crate) mod frames;
 pub(crate) mod lines;
+pub(crate) mod name_server;
 pub(crate) mod receiver;
 pub(crate) mod store;
 pub(crate) mod world;
@@ -47,6 +48,7 @@ pub(crate) fn endpoint(url: &str) -> Endpoint {
         signer: Signer::new(SigningKey::derive(&[7; 32], "team-a", "orders"), Vec::new()),
         tls: TlsMaterial::default(),
         masks: Masks::default(),
+        denied: None,
     }
 }
 

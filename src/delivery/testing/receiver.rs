@@ -59,7 +59,7 @@ impl Authority {
         self.issue("client", ExtendedKeyUsagePurpose::ClientAuth)
     }
 
-    pub(super) fn server(&self, name: &str, clients: Option<&Self>) -> ServerConfig {
+    pub(crate) fn server(&self, name: &str, clients: Option<&Self>) -> ServerConfig {
         let (chain, key) = self.issue(name, ExtendedKeyUsagePurpose::ServerAuth);
         let chain = CertificateDer::pem_slice_iter(&chain).collect::<Result<_, _>>().unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -88,7 +88,10 @@ pub(crate) enum Act {
     /// One byte after the other, with a pause before each.
     Drip(Vec<u8>, Duration),
     Hang,
+    /// Ends TCP, and not TLS.
     Close,
+    /// Resets TCP.
+    Reset,
 }
 
 /// An answer with a body of known length.
@@ -189,8 +192,18 @@ impl Receiver {
         Self::run(config, Arc::new(|_: &str| Vec::new()), Pace { streams, ..Pace::default() }).await
     }
 
+    /// Answers 200 to all that comes here, as this host, and closes the connection after each.
+    pub(crate) fn start_on(listener: TcpListener, authority: &Authority, name: &str) -> Self {
+        let script = |_: &str| answer("200 OK", "connection: close\r\n", "");
+        Self::run_on(listener, authority.server(name, None), Arc::new(script), Pace::default())
+    }
+
     async fn run(config: ServerConfig, script: Script, pace: Pace) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        Self::run_on(listener, config, script, pace)
+    }
+
+    fn run_on(listener: TcpListener, config: ServerConfig, script: Script, pace: Pace) -> Self {
         let port = listener.local_addr().unwrap().port();
         let seen = Arc::new(Seen::default());
         let acceptor = TlsAcceptor::from(Arc::new(config));
@@ -309,11 +322,18 @@ async fn act_on(stream: &mut TlsStream<TcpStream>, act: Act) -> Option<()> {
         }
         Act::Hang => std::future::pending().await,
         Act::Close => return None,
+        Act::Reset => {
+            stream.flush().await.ok()?;
+            // What was written arrives before the reset only when it is read.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let linger = socket2::SockRef::from(stream.get_ref().0).set_linger(Some(Duration::ZERO));
+            return linger.ok().and(None);
+        }
     }
     stream.flush().await.ok()
 }
 
-async fn read_request(stream: &mut TlsStream<TcpStream>) -> Option<String> {
+pub(crate) async fn read_request(stream: &mut TlsStream<TcpStream>) -> Option<String> {
     let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
     loop {
         let read = stream.read(&mut buffer).await.ok().filter(|read| *read > 0)?;

@@ -114,6 +114,7 @@ impl Rows {
                 ended_at: None,
                 redelivery: None,
                 expunged: None,
+                event_source: None,
             };
             let row = Row { delivery: line, event: Arc::clone(&event) };
             self.by_name.insert(delivery.name, row);
@@ -219,7 +220,7 @@ impl Store for FakeStore {
         Ok(())
     }
 
-    fn duplicate_of(&self, _: DedupKey, _: UnixMillis) -> Result<Option<EventUid>> {
+    fn duplicate_of(&self, _: &str, _: DedupKey, _: UnixMillis) -> Result<Option<EventUid>> {
         Ok(None)
     }
 
@@ -291,6 +292,10 @@ impl Store for FakeStore {
         unreachable!("the engine expunges nothing")
     }
 
+    fn redate(&self, _: UnixMillis) -> BoxFuture<'_, Result<()>> {
+        async { Ok(()) }.boxed()
+    }
+
     fn retain(&self, _: UnixMillis) -> BoxFuture<'_, Result<u64>> {
         unreachable!("the engine lets nothing go")
     }
@@ -307,7 +312,7 @@ impl Store for FakeStore {
     fn update(&self, webhook: WebhookUid, change: Change) -> BoxFuture<'_, Result<()>> {
         if let Some(summary) = self.rows().summaries.get_mut(&webhook) {
             match change {
-                Change::Enable => summary.enabled(),
+                Change::Enable => summary.enable(),
                 Change::Disable(disabled) => summary.disabled = Some(disabled),
             }
         }
@@ -323,13 +328,15 @@ impl Store for FakeStore {
         self.rows().summaries.values().map(|summary| summary.webhook.clone()).collect()
     }
 
-    fn purge(&self, webhook: WebhookUid) -> BoxFuture<'_, Result<()>> {
+    fn purge(&self, webhook: WebhookUid) -> BoxFuture<'_, Result<u64>> {
         let mut rows = self.rows();
         rows.by_name.retain(|_, row| row.delivery.webhook.uid != webhook);
         rows.queues.remove(&webhook);
         drop(rows);
-        async { Ok(()) }.boxed()
+        async { Ok(0) }.boxed()
     }
+
+    fn set_gone(&self, _: WebhookUid, _: bool) {}
 
     fn query(&self, _: Query) -> BoxFuture<'_, Result<Page>> {
         async { Ok(Page { deliveries: self.all(), next: None }) }.boxed()
@@ -337,6 +344,10 @@ impl Store for FakeStore {
 
     fn delivery(&self, name: DeliveryName) -> BoxFuture<'_, Result<Option<Delivery>>> {
         async move { Ok(Some(self.get(name))) }.boxed()
+    }
+
+    fn is_under_way(&self, _: WebhookUid, name: DeliveryName) -> bool {
+        self.rows().queues.values().any(|queue| queue.claimed.contains_key(&name))
     }
 
     fn event(&self, _: EventUid) -> BoxFuture<'_, Result<Option<Arc<Event>>>> {

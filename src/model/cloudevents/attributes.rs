@@ -91,7 +91,9 @@ impl<'p> Collector<'p> {
     /// Takes an attribute, or notes what is wrong with it. `field` is where it stands.
     pub(super) fn take(&mut self, name: &str, value: String, field: String) {
         let rule = RULES.iter().find(|(known, _)| *known == name).map_or(ANYTHING, |(_, rule)| *rule);
-        if let Some(message) = name_violation(name).or_else(|| value_violation(&value, rule)) {
+        let message = name_violation(name).or_else(|| value_violation(&value, rule));
+        let message = message.or_else(|| (name == "datacontenttype").then(|| envelope_violation(&value))?);
+        if let Some(message) = message {
             return self.refuse_field(field, message);
         }
         self.bytes += name.len() + value.len();
@@ -188,6 +190,18 @@ fn value_violation(value: &str, (holds, sentence): Rule) -> Option<Cow<'static, 
         );
     }
     (!holds(value)).then_some(sentence.into())
+}
+
+/// What is wrong with the value of the attribute `type`.
+pub(super) fn type_violation(value: &str) -> Option<Cow<'static, str>> {
+    value_violation(value, NOT_EMPTY)
+}
+
+/// Data that are events themselves would be taken for events of their own, with our signature.
+fn envelope_violation(content_type: &str) -> Option<Cow<'static, str>> {
+    const ENVELOPE: &str = "must not begin with application/cloudevents, by which receivers know whole events: publish \
+                            the event that is inside by itself";
+    syntax::is_envelope(content_type).then_some(ENVELOPE.into())
 }
 
 /// A name as it is told back: cut, and without characters that a terminal would act on.

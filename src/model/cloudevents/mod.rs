@@ -100,5 +100,16 @@ pub fn decode(headers: &HeaderMap, body: &Bytes) -> Result<Publication, Error> {
     }
 }
 
+/// Whether a content type says that whole events are in the data. Such data is not published, and what was stored of it
+/// before that was so is not sent under this type.
+pub fn is_envelope(content_type: &str) -> bool {
+    syntax::is_envelope(content_type)
+}
+
+/// What is wrong with the type of an event; none: it can be published.
+pub fn type_violation(event_type: &str) -> Option<Cow<'static, str>> {
+    attributes::type_violation(event_type)
+}
+
 #[cfg(test)]
 mod tests;

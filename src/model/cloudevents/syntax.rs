@@ -179,6 +179,14 @@ pub(super) fn is_json(media_type: &str) -> bool {
     essence.split_once('/').is_some_and(|(_, subtype)| subtype == "json" || subtype.ends_with("+json"))
 }
 
+/// Whether a media type says that whole events are in the content, in any form: receivers tell by this beginning in which
+/// mode an event comes to them, and would take one that is inside for the one that was sent.
+pub(super) fn is_envelope(media_type: &str) -> bool {
+    const BEGINNING: &[u8] = b"application/cloudevents";
+    let essence = media_type.trim_start().as_bytes();
+    essence.get(..BEGINNING.len()).is_some_and(|start| start.eq_ignore_ascii_case(BEGINNING))
+}
+
 /// The first character that no attribute may have: a control, or one that Unicode calls a noncharacter.
 pub(super) fn forbidden_character(text: &str) -> Option<char> {
     text.chars().find(|&c| {
@@ -314,6 +322,24 @@ mod tests {
             ("json", false),
         ] {
             assert_eq!(is_json(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_media_types_of_whole_events_are_known_by_their_beginning() {
+        for (text, expected) in [
+            ("application/cloudevents+json", true),
+            ("Application/CloudEvents-Batch+JSON; charset=utf-8", true),
+            ("application/cloudevents", true),
+            ("application/cloudevents+avro", true),
+            ("application/cloudeventsx", true),
+            (" application/cloudevents+json", true),
+            ("application/cloudevent", false),
+            ("application/vnd.cloudevents+json", false),
+            ("text/plain; a=\"application/cloudevents+json\"", false),
+            ("", false),
+        ] {
+            assert_eq!(is_envelope(text), expected, "{text}");
         }
     }
 

@@ -4,17 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
-use rustls::RootCertStore;
+use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::REFERENCE_UNREADABLE;
+use super::{REFERENCE_UNREADABLE, pem};
 use crate::api::WebhookSpec;
 use crate::api::rules::{RESERVED_HEADER_PREFIXES, RESERVED_HEADERS};
 use crate::api::webhook::{CaKind, Header, SecretKeyRef};
 use crate::model::address::Policy;
 use crate::model::duration;
+use crate::model::filter::is_pattern;
 use crate::model::rate::RateLimit;
 use crate::model::retry;
 use crate::model::signature::HmacKey;
@@ -22,10 +22,10 @@ use crate::model::target::Target;
 use crate::routes::references::{Data, Found, Reference, References};
 use crate::routes::{ClientCertificate, Unready};
 
+/// Longest name of a header.
+const MAX_HEADER_NAME: usize = 128;
 /// Longest value of a header, in bytes.
 const MAX_HEADER: usize = 4096;
-/// Largest bundle of certificates, in bytes of PEM.
-const MAX_PEM: usize = 64 << 10;
 
 /// What the parts are made of.
 pub(super) struct Input<'a> {
@@ -51,42 +51,61 @@ fn invalid(message: &str) -> Unready {
 }
 
 pub(super) fn target(input: &Input<'_>) -> Result<Target, Unready> {
-    let target = Target::parse(&input.spec.url).map_err(|error| wrong("UrlInvalid", error.to_string()))?;
-    target.judge(input.policy).map_err(|denied| {
-        let Input { namespace, name, .. } = input;
-        wrong(
-            "AddressDenied",
-            format!(
-                "spec.url is not allowed: {denied}; change it (kubectl -n {namespace} edit hook {name}), or ask the \
-                 platform team to allow the range (--allow-cidr)"
-            ),
+    Target::parse(&input.spec.url).map_err(|error| wrong("UrlInvalid", error.to_string()))
+}
+
+/// What is wrong with an address that the URL spells out.
+pub(super) fn denied(input: &Input<'_>, target: &Target) -> Option<Unready> {
+    let denied = target.judge(input.policy).err()?;
+    let Input { namespace, name, .. } = input;
+    let message = format!(
+        "spec.url is not allowed: {denied}; change it (kubectl -n {namespace} edit hook {name}), or ask the platform team \
+         to {}",
+        denied.remedy()
+    );
+    Some(wrong("AddressDenied", message))
+}
+
+pub(super) fn event_types(spec: &WebhookSpec) -> Result<(), Unready> {
+    let fit =
+        (1..=64).contains(&spec.event_types.len()) && spec.event_types.iter().all(|one| is_pattern(one));
+    fit.then_some(()).ok_or_else(|| {
+        invalid(
+            "spec.eventTypes must be 1 to 64, each exact (order.created), a prefix (invoice.*), or * for all, without \
+             spaces and characters that cannot be seen",
         )
-    })?;
-    Ok(target)
+    })
 }
 
 pub(super) fn timeout(spec: &WebhookSpec) -> Result<Duration, Unready> {
-    duration::parse(&spec.timeout)
-        .filter(|timeout| (1..=60).contains(&timeout.as_secs()))
+    duration::within(&spec.timeout, Duration::from_secs(1)..=Duration::from_mins(1))
         .ok_or_else(|| invalid("spec.timeout must be a duration from 1s to 60s"))
 }
 
 pub(super) fn retry(spec: &WebhookSpec) -> Result<retry::Policy, Unready> {
-    let parse = |text: &str| duration::parse(text).filter(|duration| !duration.is_zero());
-    let (Some(initial), Some(max)) = (parse(&spec.backoff.initial), parse(&spec.backoff.max)) else {
-        return Err(invalid("spec.backoff.initial and spec.backoff.max must be durations such as 10s"));
+    let shortest = Duration::from_millis(100);
+    let initial = duration::within(&spec.backoff.initial, shortest..=Duration::from_hours(24));
+    let max = duration::within(&spec.backoff.max, shortest..=Duration::from_hours(168));
+    let (Some(initial), Some(max)) = (initial, max) else {
+        return Err(invalid(
+            "spec.backoff must have durations such as 10s: initial from 100ms to 24h, max from 100ms to 168h",
+        ));
     };
+    if max < initial {
+        return Err(invalid("spec.backoff.max must be at least as long as spec.backoff.initial"));
+    }
     Ok(retry::Policy {
         max_retries: u32::try_from(spec.max_retries).unwrap_or(0),
         initial,
         factor: u32::try_from(spec.backoff.factor).unwrap_or(1).max(1),
-        max: max.max(initial),
+        max,
     })
 }
 
 pub(super) fn rate_limit(spec: &WebhookSpec) -> Result<Option<RateLimit>, Unready> {
     let read = |limit| {
-        super::rate_limit(limit).ok_or_else(|| invalid("spec.rateLimit.per must be a duration such as 1s"))
+        super::rate_limit(limit)
+            .ok_or_else(|| invalid("spec.rateLimit.per must be a duration from 1s to 24h"))
     };
     spec.rate_limit.as_ref().map(read).transpose()
 }
@@ -107,13 +126,19 @@ fn one_header(
     let lower = header.name.to_ascii_lowercase();
     let reserved = RESERVED_HEADERS.contains(&lower.as_str())
         || RESERVED_HEADER_PREFIXES.iter().any(|prefix| lower.starts_with(prefix));
-    let name = HeaderName::from_bytes(header.name.as_bytes()).ok().filter(|_| !reserved);
-    let name =
-        name.ok_or_else(|| invalid("spec.headers must not have names that Hookwright or HTTP sets itself"))?;
+    if reserved {
+        return Err(invalid("spec.headers must not have names that Hookwright or HTTP sets itself"));
+    }
+    let fits = header.name.len() <= MAX_HEADER_NAME;
+    let name = HeaderName::from_bytes(header.name.as_bytes()).ok().filter(|_| fits).ok_or_else(|| {
+        invalid("spec.headers must have names of at most 128 letters, digits and any of !#$%&'*+-.^_`|~")
+    })?;
     match (&header.value, &header.value_from) {
         (Some(value), None) => {
-            let value = printable(value.as_bytes()).ok_or_else(|| {
-                wrong("HeaderValueInvalid", format!("the value of header {name} must be printable ASCII"))
+            let value = Some(value).filter(|value| value.trim_ascii() == **value);
+            let value = value.and_then(|value| printable(value.as_bytes())).ok_or_else(|| {
+                let must = "must be printable ASCII of at most 4096 characters without spaces at its ends";
+                wrong("HeaderValueInvalid", format!("the value of header {name} {must}"))
             })?;
             Ok((name, value))
         }
@@ -160,7 +185,7 @@ pub(super) fn hmac_keys(input: &Input<'_>, masks: &mut Vec<Vec<u8>>) -> Vec<Resu
                     "Secret {:?}, key {:?}: the signing key {error}; {}",
                     key.name,
                     key.key,
-                    write_key(input.namespace, key, Sample::SigningKey)
+                    mend_signing_key(input.namespace, key, value)
                 ),
             )
         })?;
@@ -168,6 +193,23 @@ pub(super) fn hmac_keys(input: &Input<'_>, masks: &mut Vec<Vec<u8>>) -> Vec<Resu
         Ok(parsed)
     });
     keys.collect()
+}
+
+/// How to mend a key that a receiver may know: what is there is kept, and never written over with another.
+fn mend_signing_key(namespace: &str, key: &SecretKeyRef, value: &[u8]) -> String {
+    let SecretKeyRef { name, key } = key;
+    let text: Vec<u8> = value.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    if HmacKey::parse(&[b"whsec_", text.as_slice()].concat()).is_err() {
+        return format!(
+            "nobody but the receiver can say what is meant, so write the key that it has, as whsec_ and the base64 of its \
+             bytes: kubectl -n {namespace} edit secret {name}"
+        );
+    }
+    format!(
+        "if that is all that is missing, this keeps the key: kubectl -n {namespace} patch secret {name} --type=merge -p \
+         \"{{\\\"stringData\\\":{{\\\"{key}\\\":\\\"whsec_$(kubectl -n {namespace} get secret {name} \
+         -o go-template='{{{{index .data \"{key}\" | base64decode}}}}' | tr -d '[:space:]')\\\"}}}}\""
+    )
 }
 
 /// What the command that mends a Secret writes into it.
@@ -198,9 +240,7 @@ pub(super) fn ca(input: &Input<'_>) -> Result<Option<Arc<[u8]>>, Unready> {
         }
         CaKind::ConfigMap => config_map_value(input, &ca.name, &ca.key)?,
     };
-    if is_ca_bundle(pem) {
-        return Ok(Some(pem.into()));
-    }
+    let Err(why) = pem::roots(pem) else { return Ok(Some(pem.into())) };
     let kind = match ca.kind {
         CaKind::ConfigMap => "ConfigMap",
         CaKind::Secret => "Secret",
@@ -208,7 +248,7 @@ pub(super) fn ca(input: &Input<'_>) -> Result<Option<Arc<[u8]>>, Unready> {
     Err(wrong(
         "CaMalformed",
         format!(
-            "{kind} {:?}, key {:?}, must be one or more CA certificates in PEM, at most 64 KiB: kubectl -n {} edit {} {}",
+            "{kind} {:?}, key {:?}, must be one or more CA certificates in PEM; it {why}: kubectl -n {} edit {} {}",
             ca.name,
             ca.key,
             input.namespace,
@@ -218,44 +258,45 @@ pub(super) fn ca(input: &Input<'_>) -> Result<Option<Arc<[u8]>>, Unready> {
     ))
 }
 
-fn is_ca_bundle(pem: &[u8]) -> bool {
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let mut roots = RootCertStore::empty();
-    pem.len() <= MAX_PEM
-        && certificates.is_ok_and(|certificates| {
-            !certificates.is_empty()
-                && certificates.into_iter().all(|certificate| roots.add(certificate).is_ok())
-        })
-}
-
 pub(super) fn client_certificate(input: &Input<'_>) -> Result<Option<ClientCertificate>, Unready> {
     let reference = input.spec.tls.as_ref().and_then(|tls| tls.client_certificate_ref.as_ref());
     let Some(reference) = reference else { return Ok(None) };
     let (namespace, name) = (input.namespace, &reference.name);
-    let mend = format!("kubectl -n {namespace} create secret tls {name} --cert=tls.crt --key=tls.key");
-    let data = secret(input, name, &mend)?;
+    let create = format!("kubectl -n {namespace} create secret tls {name} --cert=tls.crt --key=tls.key");
+    let data = secret(input, name, &create)?;
+    let mend = with_apply(namespace, &create);
     let (Some(chain), Some(key)) = (data.0.get("tls.crt"), data.0.get("tls.key")) else {
-        let text = format!("Secret {name:?} must have the keys tls.crt and tls.key; delete it, then {mend}");
+        let text = format!("Secret {name:?} must have the keys tls.crt and tls.key: {mend}");
         return Err(missing("SecretKeyMissing", text));
     };
-    if !is_pair(chain, key) {
+    if let Err(why) = pair(chain, key) {
         let text = format!(
-            "Secret {name:?}: tls.crt and tls.key must be a certificate chain and its private key in PEM; delete it, \
-             then {mend}"
+            "Secret {name:?}: tls.crt and tls.key must be a certificate chain and its private key in PEM; {why}: {mend}"
         );
         return Err(wrong("ClientCertificateMalformed", text));
     }
     Ok(Some((chain.as_slice().into(), key.as_slice().into())))
 }
 
-fn is_pair(chain: &[u8], key: &[u8]) -> bool {
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain).collect();
-    let (Ok(certificates), Ok(key)) = (certificates, PrivateKeyDer::from_pem_slice(key)) else {
-        return false;
-    };
-    chain.len() <= MAX_PEM
-        && !certificates.is_empty()
-        && CertifiedKey::from_der(certificates, key, &rustls::crypto::aws_lc_rs::default_provider()).is_ok()
+/// Whether this is a chain and its key; otherwise what is wrong.
+fn pair(chain: &[u8], key: &[u8]) -> Result<(), String> {
+    let certificates = pem::certificates(chain).map_err(|why| format!("tls.crt {why}"))?;
+    let key =
+        PrivateKeyDer::from_pem_slice(key).map_err(|_| "tls.key holds no private key in PEM".to_owned())?;
+    let pair = CertifiedKey::from_der(certificates, key, &rustls::crypto::aws_lc_rs::default_provider());
+    pair.map(drop).map_err(|error| {
+        let why = match error {
+            rustls::Error::InconsistentKeys(_) => "tls.key is not the key of tls.crt",
+            rustls::Error::InvalidCertificate(_) => "the first certificate of tls.crt cannot be read",
+            _ => "tls.key is of a kind that is not supported (use RSA of 2048 bits or more, P-256, P-384 or Ed25519)",
+        };
+        why.to_owned()
+    })
+}
+
+/// The command makes anew what is there, in place: nothing beside what it names is lost, nothing at all if it fails.
+fn with_apply(namespace: &str, create: &str) -> String {
+    format!("{create} --dry-run=client -o yaml | kubectl -n {namespace} apply -f -")
 }
 
 /// The value of a Secret's key.
@@ -322,6 +363,7 @@ fn config_map_value<'a>(input: &Input<'a>, name: &str, key: &str) -> Result<&'a 
         }
     };
     data.0.get(key).map(Vec::as_slice).ok_or_else(|| {
-        missing("CaNotFound", format!("ConfigMap {name:?} has no key {key:?}; delete it, then {create}"))
+        let mend = with_apply(namespace, &create);
+        missing("CaNotFound", format!("ConfigMap {name:?} has no key {key:?}: {mend}"))
     })
 }

@@ -39,7 +39,7 @@ fn secret(name: &str, found: Found) -> References {
 }
 
 fn unready(changes: &Value, references: &References) -> Unready {
-    compiler().compile(&webhook(changes), references).unwrap().endpoint.unwrap_err()
+    compiler().compile(&webhook(changes), references).unwrap().unready().unwrap().clone()
 }
 
 fn signing() -> Value {
@@ -151,7 +151,15 @@ fn cases() -> Vec<Case> {
             none(),
             "AddressDenied",
             true,
-            "10.0.0.1 is in 10.0.0.0/8",
+            "ask the platform team to allow it (--allow-cidr 10.0.0.1/32) or its range",
+        ),
+        (
+            "a metadata service, which no range opens",
+            json!({ "url": "https://169.254.169.254/latest" }),
+            none(),
+            "AddressDenied",
+            true,
+            "to allow exactly this address (--allow-cidr 169.254.169.254/32): no wider range opens it",
         ),
         (
             "a name that is this machine",
@@ -218,6 +226,22 @@ fn cases() -> Vec<Case> {
             "must be base64 of 24 to 64 bytes, has 23",
         ),
         (
+            "a signing key that lacks nothing but its prefix",
+            signing(),
+            secret("orders-signing", object(&[("secret", b"AAECAwQFBgcICQoLDA0ODxAREhMUFRYX\n")])),
+            "SecretMalformed",
+            true,
+            r#"-p "{\"stringData\":{\"secret\":\"whsec_$(kubectl -n team-a get secret orders-signing -o go-template='{{index .data "secret" | base64decode}}' | tr -d '[:space:]')\"}}""#,
+        ),
+        (
+            "a signing key that only its receiver can correct",
+            signing(),
+            secret("orders-signing", object(&[("secret", b"whsec_canary")])),
+            "SecretMalformed",
+            true,
+            "write the key that it has, as whsec_ and the base64 of its bytes: kubectl -n team-a edit secret orders-signing",
+        ),
+        (
             "a header value with a line break in the middle",
             header_from_secret(),
             secret("receiver", object(&[("token", b"canary\r\nX-Other: b")])),
@@ -247,7 +271,7 @@ fn cases() -> Vec<Case> {
             [(Reference::config_map("receiver-ca"), object(&[]))].into_iter().collect(),
             "CaNotFound",
             false,
-            r#"has no key "ca.crt""#,
+            r#"has no key "ca.crt": kubectl -n team-a create configmap receiver-ca --from-file=ca.crt=ca.crt --dry-run=client -o yaml | kubectl -n team-a apply -f -"#,
         ),
         (
             "a CA that is no certificate",
@@ -255,7 +279,7 @@ fn cases() -> Vec<Case> {
             secret("receiver-ca", object(&[("ca.crt", b"canary")])),
             "CaMalformed",
             true,
-            "kubectl -n team-a edit secret receiver-ca",
+            "it is no PEM: it has no line -----BEGIN CERTIFICATE-----: kubectl -n team-a edit secret receiver-ca",
         ),
         (
             "a CA Secret that is not there",
@@ -287,7 +311,7 @@ fn cases() -> Vec<Case> {
             secret("orders-client", object(&[("tls.crt", b"canary"), ("tls.key", b"canary")])),
             "ClientCertificateMalformed",
             true,
-            "must be a certificate chain and its private key in PEM",
+            "tls.crt is no PEM: it has no line -----BEGIN CERTIFICATE-----: kubectl -n team-a create secret tls orders-client",
         ),
         (
             "a Secret that could not be read",
@@ -308,6 +332,9 @@ fn what_is_wrong_has_a_reason_and_the_command_that_mends_it_and_no_part_of_a_val
         assert_eq!(unready.stalled, stalled, "{sentence}");
         assert!(unready.message.contains(part), "{sentence}: {}", unready.message);
         assert!(!unready.message.contains("canary"), "{sentence}: {}", unready.message);
+        assert!(!unready.message.contains("delete it"), "{sentence}: {}", unready.message);
+        let is_random = unready.message.contains("openssl rand");
+        assert!(!is_random || unready.reason != "SecretMalformed", "{sentence}: {}", unready.message);
     }
 }
 
@@ -315,7 +342,9 @@ fn what_is_wrong_has_a_reason_and_the_command_that_mends_it_and_no_part_of_a_val
 fn a_client_certificate_of_another_key_is_refused() {
     let ((pem, _), (_, other)) = (certificate(), certificate());
     let found = object(&[("tls.crt", pem.as_bytes()), ("tls.key", other.as_bytes())]);
-    assert_eq!(unready(&client(), &secret("orders-client", found)).reason, "ClientCertificateMalformed");
+    let unready = unready(&client(), &secret("orders-client", found));
+    assert_eq!(unready.reason, "ClientCertificateMalformed");
+    assert!(unready.message.contains("tls.key is not the key of tls.crt"), "{}", unready.message);
 }
 
 #[test]
@@ -326,6 +355,16 @@ fn a_webhook_that_is_not_ready_still_matches_and_has_its_key() {
     assert!(route.public_key.starts_with("whpk_"));
     let reading = compiler().reading(&webhook(&signing())).unwrap();
     assert_eq!(reading.endpoint.unwrap_err().reason, READING);
+}
+
+#[test]
+fn a_webhook_with_a_denied_address_is_not_ready_and_makes_its_attempts() {
+    for url in ["https://10.0.0.1/", "https://a.localhost/", "https://169.254.169.254/"] {
+        let route = compiler().compile(&webhook(&json!({ "url": url })), &References::default()).unwrap();
+        assert_eq!(route.unready().map(|unready| unready.reason), Some("AddressDenied"), "{url}");
+        assert!(route.endpoint.is_ok(), "{url}");
+        assert_eq!(crate::routes::hold::hold(&route, None), None, "{url}");
+    }
 }
 
 #[test]

@@ -1,16 +1,86 @@
-//! The numbers of a Webhook that the store does not know, from its status: an empty volume, a restored cluster.
+//! Making Webhooks known to the store that it does not know, or not which namespace they are in.
+//!
+//! Their numbers are those of their status: an empty volume, a restored cluster. Their namespace is asked for after they
+//! were seen, so that no answer is about a former one of the same name.
+
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use tracing::{error, info, warn};
 
-use crate::api::WebhookStatus;
 use crate::api::conditions::{DISABLED, ENDPOINT_HEALTHY};
+use crate::api::{Webhook, WebhookStatus};
+use crate::cli::chain;
 use crate::model::ids::WebhookRef;
 use crate::model::time::UnixMillis;
-use crate::store::Summary;
+use crate::routes::namespaces::{Found, Namespaces};
 use crate::store::records::{DisableReason, Disabled};
+use crate::store::{Store, Summary};
+
+/// That a namespace cannot be read is said once: it is mostly so of all of them.
+static SAID: AtomicBool = AtomicBool::new(false);
+
+/// One that is to be made known.
+pub(super) struct Unknown {
+    created: UnixMillis,
+    summary: Summary,
+    /// The store has it already, and lacks its namespace's uid.
+    is_known: bool,
+}
+
+impl Unknown {
+    /// This Webhook, unless the store knows it and where it is.
+    pub(super) fn of(webhook: WebhookRef, object: &Webhook, store: &dyn Store) -> Option<Self> {
+        let known = store.summary(webhook.uid);
+        if known.as_ref().is_some_and(|known| known.namespace_uid.is_some()) {
+            return None;
+        }
+        let created = object.metadata.creation_timestamp.as_ref();
+        let created = created.map_or_else(UnixMillis::default, |at| UnixMillis::from_jiff(at.0));
+        let summary = summary(webhook, object.status.as_ref());
+        Some(Self { created, summary, is_known: known.is_some() })
+    }
+
+    /// Its namespace.
+    pub(super) fn webhook(&self) -> &WebhookRef {
+        &self.summary.webhook
+    }
+}
+
+/// Makes Webhooks of one namespace known to the store.
+pub(super) async fn adopt(store: &dyn Store, namespaces: &Namespaces, unknown: Vec<Unknown>) {
+    let Some(first) = unknown.first() else { return };
+    let namespace = first.webhook().namespace.clone();
+    let found = namespaces.read(&namespace).await;
+    if let Found::Unreadable(why) | Found::NoAnswer(why) = &found
+        && !SAID.swap(true, Ordering::Relaxed)
+    {
+        warn!(
+            namespace = &*namespace,
+            why,
+            "cannot tell this namespace from others of the same name: a Webhook that is replaced there loses what waits \
+             for it"
+        );
+    }
+    let adoptions = unknown.into_iter().map(|Unknown { created, summary, is_known }| {
+        let webhook = summary.webhook.clone();
+        let summary = Summary { namespace_uid: found.uid_of(created), ..summary };
+        async move {
+            if let Err(error) = store.adopt(summary).await {
+                error!(%webhook, error = chain(&error), "cannot make a Webhook known to the store");
+                return;
+            }
+            let waiting = store.summary(webhook.uid).map_or(0, |summary| summary.pending);
+            if waiting > 0 && !is_known {
+                info!(%webhook, waiting, "made anew, it goes on with what the former Webhook of this name left");
+            }
+        }
+    });
+    futures::future::join_all(adoptions).await;
+}
 
 /// Counters that go on where the status has them, so that none goes backwards.
-pub(super) fn summary(webhook: WebhookRef, status: Option<&WebhookStatus>) -> Summary {
+fn summary(webhook: WebhookRef, status: Option<&WebhookStatus>) -> Summary {
     let mut summary = Summary::new(webhook);
     let Some(status) = status else { return summary };
     let count = |number: i64| u64::try_from(number).unwrap_or(0);

@@ -1,6 +1,7 @@
 //! The resource `deliveries`: the log, by get and list; what can be done to a line is in `change`.
 
 mod change;
+mod whole;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,19 +15,20 @@ use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use super::negotiate::{Count, Form, form};
-use super::object::{Line, Payload};
+use super::object::{Line, Payload, Standing};
 use super::options::{Include, ListOptions};
 use super::selector::Selection;
-use super::table::{partial, table};
+use super::table::{partial, row, table};
 use super::token::{self, ListId};
 use super::usages::Limits;
 use super::{API_VERSION, set};
 use crate::api::delivery::Delivery as Object;
 use crate::clock::Clock;
-use crate::model::ids::{DeliveryName, WebhookUid};
+use crate::model::ids::{DeliveryName, Namespace, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::routes::Table;
-use crate::routes::hold::{Hold, hold};
+use crate::routes::coverage::Whole;
+use crate::routes::hold::hold;
 use crate::server::auth::Action;
 use crate::server::quiet::Quiet;
 use crate::server::status::{Answer, Failure, Reason, json as answer};
@@ -38,7 +40,7 @@ pub(in crate::server) use change::{Change, nothing};
 /// Its name in paths and in RBAC.
 pub(in crate::server) const RESOURCE: &str = "deliveries";
 
-/// Lines that one request looks at, and how long it does so. A list that needs more answers what it has found, with
+/// Lines that one page looks at, and how long it does so. A page that needs more answers what it has found, with
 /// a token to go on: clients do so by themselves.
 const WORK: usize = 5000;
 const WORKS_FOR: Duration = Duration::from_millis(10);
@@ -71,6 +73,7 @@ pub struct Log {
     routes: Arc<Table>,
     clock: Clock,
     limits: Limits,
+    bounds: whole::Bounds,
 }
 
 impl std::fmt::Debug for Log {
@@ -92,7 +95,7 @@ pub(super) struct List<T> {
 impl Log {
     /// Reads this store, and derives from these routes what is Held.
     pub fn new(store: Arc<dyn Store>, routes: Arc<Table>, clock: Clock) -> Self {
-        Self { store, routes, clock, limits: Limits::NONE }
+        Self { store, routes, clock, limits: Limits::NONE, bounds: whole::Bounds::default() }
     }
 
     /// Says that these are the limits of each namespace.
@@ -105,6 +108,11 @@ impl Log {
         &*self.store
     }
 
+    /// Namespaces that have a Webhook.
+    pub(super) fn namespaces(&self) -> Vec<Namespace> {
+        self.routes.namespaces()
+    }
+
     pub(super) fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -113,29 +121,39 @@ impl Log {
         self.clock.now()
     }
 
-    /// A page of the log: of one namespace, or of all.
+    /// The log, of one namespace or of all: a page when the client says how many lines it wants, else all of it.
     ///
     /// # Errors
     ///
-    /// When the request cannot be understood, or the store or the routes are not ready.
+    /// When the request cannot be understood, the store or the routes are not ready, or all of it would be too much.
     pub async fn list(&self, namespace: Option<&str>, parts: &Parts) -> Result<Answer, Failure> {
         let form = form(&parts.headers, Count::Many)?;
         let options = ListOptions::parse(parts.uri.query().unwrap_or_default())?;
         let selection = Selection::parse(&options.fields, &options.labels)?;
         let id = ListId::of(&[namespace.unwrap_or_default(), &options.fields, &options.labels]);
         let from = if options.from.is_empty() { None } else { Some(token::read(id, &options.from)?) };
-        self.ready()?;
+        match namespace {
+            Some(namespace) => self.ready(namespace)?,
+            None => self.any_ready()?,
+        }
 
         let now = self.clock.now();
-        let mut lines = Lines { log: self, selection, holds: HashMap::new(), found: Vec::new() };
-        let last = lines.read(namespace, from, options.limit).await?;
         let mut metadata = json!({"resourceVersion": now.as_millis().to_string()});
+        let mut lines = Lines::new(self, selection);
+        let Some(limit) = options.limit else {
+            let asked = whole::Asked { namespace, from, form, include: options.include, metadata };
+            return self.whole(lines, asked).await;
+        };
+        let last = lines.read(namespace, from, limit).await?;
         if let Some(last) = last {
             set(&mut metadata, "continue", token::write(id, last));
         }
         let lines = lines.found;
         Ok(match form {
-            Form::Table => answer(StatusCode::OK, &table(&lines, options.include, &metadata, now)),
+            Form::Table => {
+                let rows = lines.iter().map(|line| row(line, options.include, now)).collect();
+                answer(StatusCode::OK, &table(rows, metadata))
+            }
             Form::Metadata => {
                 let (kind, api_version) = ("PartialObjectMetadataList", "meta.k8s.io/v1");
                 let items: Vec<Value> = lines.iter().map(partial).collect();
@@ -158,12 +176,12 @@ impl Log {
     ) -> Result<Answer, Failure> {
         let form = form(&parts.headers, Count::One)?;
         let include = include(parts.uri.query(), form)?;
-        self.ready()?;
+        self.ready(namespace)?;
         let line = self.line(namespace, name).await?;
         Ok(match form {
             Form::Table => {
                 let metadata = json!({"resourceVersion": line.metadata().resource_version});
-                answer(StatusCode::OK, &table(&[line], include, &metadata, self.clock.now()))
+                answer(StatusCode::OK, &table(vec![row(&line, include, self.clock.now())], metadata))
             }
             Form::Metadata => answer(StatusCode::OK, &partial(&line)),
             Form::Whole => answer(StatusCode::OK, &line.object()),
@@ -178,7 +196,7 @@ impl Log {
         parts: &Parts,
     ) -> Result<Answer, Failure> {
         crate::server::accept::json(&parts.headers)?;
-        self.ready()?;
+        self.ready(namespace)?;
         let line = self.line(namespace, name).await?;
         if let Some(by) = &line.delivery.expunged {
             let failure = Failure::new(Reason::Gone, change::erased(by));
@@ -188,13 +206,22 @@ impl Log {
         Ok(answer(StatusCode::OK, &Payload::new(&line, event.as_deref())))
     }
 
-    /// What waits cannot be told from what is Held before the routes are known.
-    fn ready(&self) -> Result<(), Failure> {
-        if self.routes.is_synced() {
-            return Ok(());
+    /// What waits cannot be told from what is Held before the routes of its namespace are known.
+    pub(super) fn ready(&self, namespace: &str) -> Result<(), Failure> {
+        self.routes.check(namespace).map_err(|why| {
+            let message = format!("namespace {namespace} is not served now: {why}: try again");
+            Failure::later(Reason::ServiceUnavailable, message, RETRY_AFTER)
+        })
+    }
+
+    /// The log of all namespaces is shown when it is known of each whether it is served.
+    pub(super) fn any_ready(&self) -> Result<(), Failure> {
+        match self.routes.coverage().whole() {
+            Whole::Served | Whole::Partly(_) => Ok(()),
+            Whole::Not(why) => {
+                Err(Failure::later(Reason::ServiceUnavailable, format!("{why}: try again"), RETRY_AFTER))
+            }
         }
-        let message = "the Webhooks are not all read yet: try again";
-        Err(Failure::later(Reason::ServiceUnavailable, message, RETRY_AFTER))
     }
 
     async fn line(&self, namespace: &str, name: &str) -> Result<Line, Failure> {
@@ -205,14 +232,15 @@ impl Log {
             return Err(missing());
         }
         let found = asked(self.store.delivery(parsed)).await?;
-        let delivery = found.filter(|found| &*found.webhook.namespace == namespace).ok_or_else(missing)?;
-        let hold = self.hold(delivery.webhook.uid);
-        Ok(Line::new(delivery, hold, self.clock.now()))
+        let here = |found: &Delivery| &*found.webhook.namespace == namespace && self.is_seen(found);
+        let delivery = found.filter(here).ok_or_else(missing)?;
+        let mut lines = Lines::new(self, Selection::default());
+        Ok(lines.line(delivery))
     }
 
-    fn hold(&self, webhook: WebhookUid) -> Option<Hold> {
-        let route = self.routes.get(webhook)?;
-        hold(&route, self.store.summary(webhook).as_deref())
+    /// Whether its Webhook is there: what the store has not been told yet to hide is hidden all the same.
+    fn is_seen(&self, delivery: &Delivery) -> bool {
+        self.routes.get(delivery.webhook.uid).is_some()
     }
 }
 
@@ -225,14 +253,22 @@ fn include(query: Option<&str>, form: Form) -> Result<Include, Failure> {
 }
 
 /// Lines that were found so far.
-struct Lines<'l> {
-    log: &'l Log,
+struct Lines {
+    store: Arc<dyn Store>,
+    routes: Arc<Table>,
+    clock: Clock,
     selection: Selection,
-    holds: HashMap<WebhookUid, Option<Hold>>,
+    webhooks: HashMap<WebhookUid, Standing>,
     found: Vec<Line>,
 }
 
-impl Lines<'_> {
+impl Lines {
+    /// None yet, of a log.
+    fn new(log: &Log, selection: Selection) -> Self {
+        let (store, routes, clock) = (Arc::clone(&log.store), Arc::clone(&log.routes), log.clock.clone());
+        Self { store, routes, clock, selection, webhooks: HashMap::new(), found: Vec::new() }
+    }
+
     /// Reads at most `limit` lines that are wanted, looking at a bounded number; answers the last line that it
     /// looked at when there may be more.
     async fn read(
@@ -250,7 +286,7 @@ impl Lines<'_> {
         query.limit = if looks_closer { limit.clamp(FIRST_BATCH, BATCH) } else { limit };
         let (mut looked_at, until) = (0, Instant::now() + WORKS_FOR);
         loop {
-            let page = asked(self.log.store.query(query.clone())).await?;
+            let page = asked(self.store.query(query.clone())).await?;
             // A page that the store gave up early took as much work as a full one.
             looked_at += page.deliveries.len().max(query.limit);
             for delivery in page.deliveries {
@@ -273,7 +309,7 @@ impl Lines<'_> {
 
     async fn read_one(&mut self, namespace: Option<&str>, name: &str) -> Result<(), Failure> {
         let Ok(name) = name.parse() else { return Ok(()) };
-        let found = asked(self.log.store.delivery(name)).await?;
+        let found = asked(self.store.delivery(name)).await?;
         let here =
             |found: &Delivery| namespace.is_none_or(|namespace| &*found.webhook.namespace == namespace);
         if let Some(delivery) = found.filter(here) {
@@ -290,7 +326,7 @@ impl Lines<'_> {
         };
         let webhook = match (namespace, self.selection.webhook()) {
             (Some(namespace), Some(name)) => {
-                let routes = self.log.routes.namespace(namespace);
+                let routes = self.routes.namespace(namespace);
                 Some(routes.iter().find(|route| &*route.webhook.name == name)?.webhook.uid)
             }
             _ => None,
@@ -314,12 +350,25 @@ impl Lines<'_> {
         })
     }
 
-    fn take(&mut self, delivery: Delivery) {
-        let log = self.log;
+    /// A line with what is derived at this moment.
+    fn line(&mut self, delivery: Delivery) -> Line {
         let uid = delivery.webhook.uid;
-        let hold = *self.holds.entry(uid).or_insert_with(|| log.hold(uid));
-        let line = Line::new(delivery, hold, log.clock.now());
-        if self.selection.admits(&line.delivery, line.state, &line.labels) {
+        let standing = *self.webhooks.entry(uid).or_insert_with(|| match self.routes.get(uid) {
+            Some(route) => {
+                Standing { hold: hold(&route, self.store.summary(uid).as_deref()), ..Standing::default() }
+            }
+            None => Standing { is_gone: true, ..Standing::default() },
+        });
+        let is_sending = !delivery.state.is_final() && self.store.is_under_way(uid, delivery.name);
+        Line::new(delivery, Standing { is_sending, ..standing }, self.clock.now())
+    }
+
+    /// Keeps a line that is wanted. That of a Webhook that is gone is wanted by nobody.
+    fn take(&mut self, delivery: Delivery) {
+        let webhook = delivery.webhook.uid;
+        let line = self.line(delivery);
+        let is_gone = self.webhooks.get(&webhook).is_none_or(|standing| standing.is_gone);
+        if !is_gone && self.selection.admits(&line.delivery, line.state, &line.labels) {
             self.found.push(line);
         }
     }

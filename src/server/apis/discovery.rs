@@ -7,11 +7,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use http_body_util::Full;
 use serde_json::{Value, json};
 
 use super::{API_VERSION, GROUP, RESOURCES, Resource, VERSION, openapi, set};
 use crate::server::accept;
+use crate::server::reply::Reply;
 use crate::server::status::{Answer, Failure};
 
 const JSON: &str = "application/json";
@@ -74,12 +74,12 @@ impl Made {
     }
 
     fn answer(&self, headers: &HeaderMap) -> Answer {
-        let mut answer = Response::new(Full::default());
+        let mut answer = Response::new(Reply::default());
         let known = headers.get_all(IF_NONE_MATCH).iter().any(|tags| matches(tags, &self.etag));
         if known {
             *answer.status_mut() = StatusCode::NOT_MODIFIED;
         } else {
-            *answer.body_mut() = Full::new(self.body.clone());
+            *answer.body_mut() = Reply::from(self.body.clone());
             answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
         }
         answer.headers_mut().insert(ETAG, self.etag.clone());

@@ -1,5 +1,6 @@
 //! A line of the log as an object of Kubernetes.
 
+use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -20,25 +21,43 @@ use crate::store::records::{Attempt, Delivery, EndReason, Event};
 const WEBHOOK_LABEL: &str = "hookwright.dev/webhook";
 const EVENT_TYPE_LABEL: &str = "hookwright.dev/event-type";
 
-/// A line of the log with what is derived from its Webhook at this moment.
+/// How it stands with a delivery at this moment, beside what is stored.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Standing {
+    /// Why its Webhook lets nothing be sent.
+    pub(super) hold: Option<Hold>,
+    /// Its Webhook does not exist any more.
+    pub(super) is_gone: bool,
+    /// An attempt of it is under way.
+    pub(super) is_sending: bool,
+}
+
+/// A line of the log with what is derived at this moment.
 #[derive(Debug)]
 pub(super) struct Line {
     pub(super) delivery: Delivery,
     pub(super) state: DeliveryState,
     pub(super) labels: Labels,
-    hold: Option<Hold>,
+    standing: Standing,
 }
 
 impl Line {
-    pub(super) fn new(delivery: Delivery, hold: Option<Hold>, now: UnixMillis) -> Self {
+    pub(super) fn new(delivery: Delivery, standing: Standing, now: UnixMillis) -> Self {
+        // What is being sent waits for nobody.
+        let hold = standing.hold.filter(|_| !standing.is_sending);
         let state = shown(&delivery, hold, now);
         let labels = labels(&delivery);
-        Self { delivery, state, labels, hold }
+        Self { delivery, state, labels, standing: Standing { hold, ..standing } }
+    }
+
+    /// Whether an attempt is under way.
+    pub(super) fn is_sending(&self) -> bool {
+        self.standing.is_sending && !self.delivery.state.is_final()
     }
 
     /// Why it waits for its Webhook.
     pub(super) fn held(&self) -> Option<Hold> {
-        self.hold.filter(|_| self.state == DeliveryState::Held)
+        self.standing.hold.filter(|_| self.state == DeliveryState::Held)
     }
 
     /// Why it is Held or Failed.
@@ -46,9 +65,9 @@ impl Line {
         self.held().map(Hold::as_str).or_else(|| self.delivery.reason.map(EndReason::as_str))
     }
 
-    /// When it is due, unless it is done.
+    /// When it is due, unless it is done, or nobody is left to send it to.
     pub(super) fn due(&self) -> Option<UnixMillis> {
-        self.delivery.due.filter(|_| !self.delivery.state.is_final())
+        self.delivery.due.filter(|_| !self.delivery.state.is_final() && !self.standing.is_gone)
     }
 
     pub(super) fn metadata(&self) -> ObjectMeta {
@@ -72,6 +91,7 @@ impl Line {
                 uid: delivery.webhook.uid.to_string(),
             },
             event_id: delivery.event_id.to_string(),
+            event_source: delivery.event_source.as_deref().map(ToOwned::to_owned),
             event_type: delivery.event_type.to_string(),
             test: delivery.test,
         };
@@ -115,13 +135,33 @@ fn attempt(attempt: &Attempt) -> DeliveryAttempt {
     }
 }
 
-/// What can be selected by label: Webhook and event type, where they may be the value of one.
+/// Characters of a text that cannot be a label's value which its label keeps, before a dash and as many hexadecimal digits
+/// of its SHA-256.
+const KEPT: (usize, usize) = (52, 10);
+
+/// What can be selected by label: Webhook and event type.
 fn labels(delivery: &Delivery) -> Labels {
     [(WEBHOOK_LABEL, &delivery.webhook.name), (EVENT_TYPE_LABEL, &delivery.event_type)]
         .into_iter()
-        .filter(|(_, value)| is_label_value(value))
-        .map(|(key, value)| (key.to_owned(), value.to_string()))
+        .filter(|(_, text)| !text.is_empty())
+        .map(|(key, text)| (key.to_owned(), label_value(text)))
         .collect()
+}
+
+/// A text as the value of a label: as it is, where it can be one; else its beginning, with `_` for each character that
+/// no value has, and a part of its hash. The same text has the same label for ever.
+fn label_value(text: &str) -> String {
+    if is_label_value(text) {
+        return text.to_owned();
+    }
+    let (kept, digits) = KEPT;
+    let fine = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
+    let beginning: String = text.chars().take(kept).map(fine).collect();
+    let beginning = beginning.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
+    let hash = digest(&SHA256, text.as_bytes());
+    let number = hash.as_ref().iter().take(digits / 2).fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
+    let hash = format!("{number:0digits$x}");
+    if beginning.is_empty() { hash } else { format!("{beginning}-{hash}") }
 }
 
 fn is_label_value(text: &str) -> bool {
@@ -240,6 +280,7 @@ pub(super) mod tests {
             ended_at: None,
             redelivery: None,
             expunged: None,
+            event_source: Some("/shop".into()),
         }
     }
 
@@ -265,7 +306,7 @@ pub(super) mod tests {
     }
 
     fn line(delivery: Delivery, hold: Option<Hold>) -> Line {
-        Line::new(delivery, hold, START)
+        Line::new(delivery, Standing { hold, ..Standing::default() }, START)
     }
 
     #[test]
@@ -287,7 +328,7 @@ pub(super) mod tests {
                 },
                 "spec": {
                     "webhookRef": {"name": "orders", "uid": line.delivery.webhook.uid.to_string()},
-                    "eventId": "7,=\\", "eventType": "order.created", "test": false,
+                    "eventId": "7,=\\", "eventSource": "/shop", "eventType": "order.created", "test": false,
                 },
                 "status": {
                     "state": "Failed", "reason": "RetriesExhausted", "retryCount": 1, "lastResponseStatus": 503,
@@ -349,13 +390,35 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_label_is_there_only_where_it_can_be_one() {
-        for (event_type, fine) in
-            [("order.created", true), ("a/b", false), (&*"x".repeat(64), false), ("a-", false), ("", false)]
-        {
-            let delivery = Delivery { event_type: event_type.into(), ..delivery("team-a", "orders", 7) };
-            assert_eq!(labels(&delivery).contains_key(EVENT_TYPE_LABEL), fine, "{event_type}");
+    fn what_cannot_be_a_label_has_one_made_of_its_beginning_and_hash() {
+        let (just, long) = ("x".repeat(63), "orders.".repeat(36));
+        for (text, label) in [
+            ("order.created", "order.created".to_owned()),
+            (&*just, just.clone()),
+            (&*long, format!("{}ord-7560f021b3", "orders.".repeat(7))),
+            ("a/b", "a_b-c14cddc033".to_owned()),
+            ("a-", "a--9baf440720".to_owned()),
+            ("/\u{202e}", "8477c6da08".to_owned()),
+        ] {
+            let made = label_value(text);
+            assert!(is_label_value(&made), "{made}");
+            assert_eq!(made, label, "{text}");
+            let line = Delivery { event_type: text.into(), ..delivery("team-a", text, 7) };
+            let labels = labels(&line);
+            assert_eq!((&labels[WEBHOOK_LABEL], &labels[EVENT_TYPE_LABEL]), (&label, &label));
         }
+        let other = label_value(&("orders.".repeat(35) + "orders-"));
+        assert_ne!(other, label_value(&long), "two that begin alike are told apart");
+        let without = Delivery { event_type: "".into(), ..delivery("team-a", "orders", 7) };
+        assert!(!labels(&without).contains_key(EVENT_TYPE_LABEL));
+    }
+
+    #[test]
+    fn what_somebody_asked_for_is_no_retry() {
+        let mut line = failed(delivery("team-a", "orders", 7));
+        let last = line.attempts[1].clone();
+        line.attempts.extend([1, 2].map(|_| Attempt { asked_by: Some("jane".into()), ..last.clone() }));
+        assert_eq!(line.retry_count(), 1);
     }
 
     #[test]

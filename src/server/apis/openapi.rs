@@ -141,7 +141,8 @@ fn with_metadata(mut schema: Value) -> Value {
             },
             "labels": {
                 "type": "object",
-                "description": "hookwright.dev/webhook and hookwright.dev/event-type, where they can be a label.",
+                "description": "hookwright.dev/webhook and hookwright.dev/event-type. What cannot be a label's value is cut to 52 \
+                                characters, _ for those that no value has, and ends in - and 10 digits of its SHA-256.",
                 "additionalProperties": {"type": "string"},
             },
         },

@@ -2,13 +2,14 @@
 
 use crate::server::status::{Failure, Reason};
 
-/// Most that one answer has; also what it has when nobody says how many.
+/// Most that one answer has, when a client says how many it wants.
 pub(super) const MOST: usize = 500;
 
 /// What a client asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ListOptions {
-    pub(super) limit: usize,
+    /// None: all of them.
+    pub(super) limit: Option<usize>,
     pub(super) from: String,
     pub(super) fields: String,
     pub(super) labels: String,
@@ -27,7 +28,7 @@ pub(super) enum Include {
 impl ListOptions {
     /// Reads a query. What means nothing here is left aside.
     pub(super) fn parse(query: &str) -> Result<Self, Failure> {
-        let mut options = Self { limit: MOST, ..Self::default() };
+        let mut options = Self::default();
         for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
             match &*key {
                 "limit" => options.limit = limit(&value)?,
@@ -66,10 +67,10 @@ pub(in crate::server) fn dry_run(query: &str, resource: &'static str) -> Result<
     Ok(asked)
 }
 
-fn limit(value: &str) -> Result<usize, Failure> {
+fn limit(value: &str) -> Result<Option<usize>, Failure> {
     match value.parse::<i64>() {
-        Ok(0) => Ok(MOST),
-        Ok(limit) if limit > 0 => Ok(usize::try_from(limit).unwrap_or(MOST).min(MOST)),
+        Ok(0) => Ok(None),
+        Ok(limit) if limit > 0 => Ok(Some(usize::try_from(limit).unwrap_or(MOST).min(MOST))),
         _ => Err(bad("limit", "must be a number, and not negative")),
     }
 }
@@ -93,15 +94,15 @@ mod tests {
 
     #[test]
     fn a_query_says_how_many_from_where_and_which() {
-        let all = ListOptions { limit: MOST, ..ListOptions::default() };
+        let all = ListOptions::default();
         for (query, expected) in [
             ("", all.clone()),
             ("limit=0&resourceVersion=&watch=false", all.clone()),
             (
                 "limit=20&resourceVersion=0&resourceVersionMatch=NotOlderThan",
-                ListOptions { limit: 20, ..all.clone() },
+                ListOptions { limit: Some(20), ..all.clone() },
             ),
-            ("limit=100000&timeoutSeconds=9", all.clone()),
+            ("limit=100000&timeoutSeconds=9", ListOptions { limit: Some(MOST), ..all.clone() }),
             ("continue=abc&resourceVersion=17", ListOptions { from: "abc".to_owned(), ..all.clone() }),
             (
                 "fieldSelector=spec.webhook%3Dorders&labelSelector=a+in+%28b%29",

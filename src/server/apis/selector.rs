@@ -11,17 +11,19 @@ enum Field {
     Namespace,
     Webhook,
     EventId,
+    EventSource,
     EventType,
     Test,
     State,
 }
 
 /// What can be selected by.
-const FIELDS: [(&str, Field); 7] = [
+const FIELDS: [(&str, Field); 8] = [
     ("metadata.name", Field::Name),
     ("metadata.namespace", Field::Namespace),
     ("spec.webhook", Field::Webhook),
     ("spec.eventId", Field::EventId),
+    ("spec.eventSource", Field::EventSource),
     ("spec.eventType", Field::EventType),
     ("spec.test", Field::Test),
     ("status.state", Field::State),
@@ -130,7 +132,7 @@ impl Selection {
                 required.equal && self.required(required.field) == Some(required.value.as_str())
             }
             Field::State => self.is_as_stored(),
-            Field::Name | Field::Test => false,
+            Field::Name | Field::EventSource | Field::Test => false,
         };
         !self.labels.is_empty() || !self.fields.iter().all(by_store)
     }
@@ -151,6 +153,7 @@ impl Selection {
                 Field::Namespace => &*delivery.webhook.namespace == value,
                 Field::Webhook => &*delivery.webhook.name == value,
                 Field::EventId => &*delivery.event_id == value,
+                Field::EventSource => delivery.event_source.as_deref() == Some(value),
                 Field::EventType => &*delivery.event_type == value,
                 Field::Test => delivery.test == (value == "true"),
                 Field::State => state_name(state) == value,
@@ -244,6 +247,9 @@ mod tests {
             ("spec.webhook!=orders".to_owned(), false),
             (r"spec.eventId=7\,\=\\".to_owned(), true),
             ("spec.eventId=7".to_owned(), false),
+            ("spec.eventSource=/shop".to_owned(), true),
+            ("spec.eventSource!=/shop".to_owned(), false),
+            ("spec.eventSource=/other".to_owned(), false),
             ("spec.eventType=order.created,spec.test=false".to_owned(), true),
             ("spec.eventType=order.created,spec.test!=false".to_owned(), false),
             ("spec.test=true".to_owned(), false),
@@ -279,6 +285,7 @@ mod tests {
             ("spec.webhook=orders,metadata.namespace=team-a", "", false),
             ("spec.webhook!=orders", "", true),
             ("spec.eventId=7", "", false),
+            ("spec.eventId=7,spec.eventSource=/shop", "", true),
             ("spec.eventId!=7", "", true),
             ("spec.eventId=7,spec.eventId=8", "", true),
             ("spec.eventType=order.created", "", false),

@@ -2,13 +2,19 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::object::Line;
 use super::options::Include;
 use super::selector::state_name;
+use crate::model::legible::legible;
 use crate::model::time::UnixMillis;
 use crate::routes::hold::Hold;
+
+/// Most characters of a Webhook's name, an event type, an event id and an error: a stranger's text must not push the other
+/// columns out of sight. An object has them whole.
+const WIDTHS: (usize, usize, usize, usize) = (63, 40, 64, 256);
 
 /// A cell of which nothing is known: not empty, so that a line has the same number of words whatever it says.
 const NOTHING: &str = "-";
@@ -20,25 +26,39 @@ const COLUMNS: [(&str, &str, u8, &str); 11] = [
     ("Event Type", "", 0, "What happened."),
     ("State", "", 0, "Pending, Retrying, Held, Success or Failed."),
     ("Code", "", 0, "HTTP status of the last answer."),
-    ("Retries", "", 0, "Attempts after the first."),
-    ("Next", "", 0, "In how long it is tried again, or what a Held one waits for."),
+    ("Retries", "", 0, "Attempts after the first, without those that somebody asked for."),
+    ("Next", "", 0, "In how long it is tried again, sending while it is, or what a Held one waits for."),
     ("Age", "", 0, "Since the event was accepted."),
     ("Event ID", "", 1, "The CloudEvents id."),
     ("Duration", "", 1, "Of the last attempt."),
     ("Error", "", 1, "Why the last attempt failed, or why it is Held or Failed."),
 ];
 
-/// The table of these lines. `metadata` is that of the list.
-pub(super) fn table(lines: &[Line], include: Include, metadata: &Value, now: UnixMillis) -> Value {
+/// A table as it is sent.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Table {
+    kind: &'static str,
+    api_version: &'static str,
+    metadata: Value,
+    column_definitions: Vec<Value>,
+    // The last: what is written row by row begins with a table that has none.
+    rows: Vec<Value>,
+}
+
+/// A table of these rows. `metadata` is that of the list.
+pub(super) fn table(rows: Vec<Value>, metadata: Value) -> Table {
     let columns = COLUMNS.map(|(name, format, priority, description)| {
         let kind = if name == "Retries" { "integer" } else { "string" };
         json!({"name": name, "type": kind, "format": format, "priority": priority, "description": description})
     });
-    let rows = lines.iter().map(|line| json!({"cells": cells(line, now), "object": beside(line, include)}));
-    json!({
-        "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
-        "columnDefinitions": columns, "rows": rows.collect::<Vec<_>>(),
-    })
+    let (kind, api_version) = ("Table", "meta.k8s.io/v1");
+    Table { kind, api_version, metadata, column_definitions: columns.into(), rows }
+}
+
+/// A line as a row.
+pub(super) fn row(line: &Line, include: Include, now: UnixMillis) -> Value {
+    json!({"cells": cells(line, now), "object": beside(line, include)})
 }
 
 fn beside(line: &Line, include: Include) -> Value {
@@ -60,18 +80,19 @@ fn cells(line: &Line, now: UnixMillis) -> [Value; 11] {
     let code = last.and_then(|last| last.status).map(|status| status.to_string());
     let error = last.and_then(|last| last.error.as_deref()).or_else(|| line.reason());
     let text = |text: Option<String>| Value::from(text.unwrap_or_else(|| NOTHING.to_owned()));
+    let (webhook, event_type, event_id, why) = WIDTHS;
     [
         Value::from(delivery.name.to_string()),
-        Value::from(&*delivery.webhook.name),
-        Value::from(&*delivery.event_type),
+        Value::from(legible(&delivery.webhook.name, webhook)),
+        Value::from(legible(&delivery.event_type, event_type)),
         Value::from(state_name(line.state)),
         text(code),
         Value::from(delivery.retry_count()),
         text(next(line, now)),
         Value::from(age(now.since(delivery.accepted_at))),
-        Value::from(&*delivery.event_id),
+        Value::from(legible(&delivery.event_id, event_id)),
         text(last.map(|last| took(last.duration))),
-        text(error.map(ToOwned::to_owned)),
+        text(error.map(|error| legible(error, why))),
     ]
 }
 
@@ -83,6 +104,9 @@ fn next(line: &Line, now: UnixMillis) -> Option<String> {
         Hold::NotReady => "when ready",
         Hold::EndpointUnhealthy => "after probe",
     };
+    if line.is_sending() {
+        return Some("sending".to_owned());
+    }
     if let Some(hold) = line.held() {
         return Some(waits_for(hold).to_owned());
     }
@@ -121,13 +145,19 @@ fn age(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::object::Standing;
     use super::super::object::tests::{START, delivery, failed};
+    use super::row as row_of;
     use super::*;
     use crate::store::records::{Delivery, State};
 
     fn row(delivery: Delivery, hold: Option<Hold>, later: u64) -> Vec<String> {
+        standing(delivery, Standing { hold, ..Standing::default() }, later)
+    }
+
+    fn standing(delivery: Delivery, standing: Standing, later: u64) -> Vec<String> {
         let now = START + Duration::from_secs(later);
-        let cells = cells(&Line::new(delivery, hold, now), now);
+        let cells = cells(&Line::new(delivery, standing, now), now);
         let text = |cell: &Value| cell.as_str().map_or_else(|| cell.to_string(), ToOwned::to_owned);
         cells.iter().skip(1).map(text).collect()
     }
@@ -225,6 +255,50 @@ mod tests {
     }
 
     #[test]
+    fn an_attempt_under_way_is_sent_whatever_holds_the_others() {
+        let sending = |hold| {
+            let row = standing(
+                delivery("team-a", "orders", 7),
+                Standing { hold, is_sending: true, is_gone: false },
+                9,
+            );
+            (row[2].clone(), row[5].clone())
+        };
+        for hold in [None, Some(Hold::Paused), Some(Hold::NotReady), Some(Hold::EndpointUnhealthy)] {
+            assert_eq!(sending(hold), ("Pending".to_owned(), "sending".to_owned()), "{hold:?}");
+        }
+        let done = failed(delivery("team-a", "orders", 7));
+        let done = standing(done, Standing { is_sending: true, ..Standing::default() }, 9);
+        assert_eq!((&*done[2], &*done[5]), ("Failed", "-"), "it has ended since");
+    }
+
+    #[test]
+    fn what_belongs_to_a_webhook_that_is_gone_is_not_tried_again() {
+        let gone = Standing { is_gone: true, ..Standing::default() };
+        assert_eq!(standing(delivery("team-a", "orders", 7), gone, 9)[5], "-");
+    }
+
+    #[test]
+    fn no_text_of_a_stranger_spoils_the_table() {
+        let mut line = failed(delivery("team-a", &"w".repeat(253), 7));
+        line.event_type = "order.\u{202e}detaerc".into();
+        line.event_id = format!("id\n{}", "9".repeat(1000)).into();
+        line.attempts[1].error = Some(format!("a\u{1b}[2J\nb{}", "e".repeat(1000)));
+        let short = row(line.clone(), None, 9);
+        assert_eq!(short[1], r"order.\u{202e}detaerc");
+        assert_eq!(short[0], format!("{}…", "w".repeat(62)));
+        line.event_type = "t".repeat(200).into();
+        let long = row(line, None, 9);
+        assert_eq!(long[1], format!("{}…", "t".repeat(39)));
+        assert!(long[7].starts_with(r"id\n999") && long[9].starts_with(r"a\u{1b}[2J\nb"), "{long:?}");
+        let lengths = long.iter().map(|cell| cell.chars().count());
+        assert!(
+            lengths.max() <= Some(256) && long.iter().all(|cell| !cell.contains(char::is_control)),
+            "{long:?}"
+        );
+    }
+
+    #[test]
     fn the_columns_that_are_always_shown_fit_a_terminal() {
         // As kubectl prints: three spaces between columns, and the heads in capitals.
         let widest = [
@@ -245,13 +319,14 @@ mod tests {
 
     #[test]
     fn beside_a_row_stands_what_was_asked_for() {
-        let lines = [Line::new(delivery("team-a", "orders", 7), None, START)];
+        let line = Line::new(delivery("team-a", "orders", 7), Standing::default(), START);
         for (include, kind) in [
             (Include::None, Value::Null),
             (Include::Metadata, json!("PartialObjectMetadata")),
             (Include::Object, json!("Delivery")),
         ] {
-            let table = table(&lines, include, &json!({"resourceVersion": "1"}), START);
+            let table = table(vec![row_of(&line, include, START)], json!({"resourceVersion": "1"}));
+            let table = json!(table);
             assert_eq!(table["rows"][0]["object"]["kind"], kind);
             assert_eq!(table["columnDefinitions"][0]["format"], "name");
             assert_eq!(table["rows"][0]["cells"].as_array().unwrap().len(), COLUMNS.len());

@@ -67,6 +67,10 @@ impl Log {
             let message = "usages have no fields to select by: leave fieldSelector out";
             return Err(Failure::new(Reason::BadRequest, message).of(RESOURCE));
         }
+        match namespace {
+            Some(namespace) => self.ready(namespace)?,
+            None => self.any_ready()?,
+        }
         let wanted = LabelSelector::parse(&options.labels)?.admits(&super::labels::Labels::new());
         let now = self.now().as_millis().to_string();
         let found = if wanted { self.used(namespace, &now) } else { Vec::new() };
@@ -96,8 +100,7 @@ impl Log {
 
     /// By namespace, in alphabetical order.
     fn used(&self, namespace: Option<&str>, now: &str) -> Vec<Object> {
-        let known = self.store().known();
-        let namespaces: BTreeSet<Arc<str>> = known.into_iter().map(|webhook| webhook.namespace).collect();
+        let namespaces: BTreeSet<Arc<str>> = self.namespaces().into_iter().collect();
         let wanted = namespaces.iter().filter(|known| namespace.is_none_or(|wanted| ***known == *wanted));
         wanted.map(|namespace| object(namespace, self.store().usage(namespace), self.limits(), now)).collect()
     }

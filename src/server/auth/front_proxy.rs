@@ -13,6 +13,7 @@ use k8s_openapi::api::authentication::v1::UserInfo;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client};
 use percent_encoding::percent_decode_str;
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
@@ -22,12 +23,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::cache::Cache;
-use super::{KEEP_YES, User, digest};
+use super::{KEEP_YES, User, digest, version1};
 use crate::clock::Clock;
 use crate::model::time::UnixMillis;
+use crate::routes::watch::why;
 use crate::server::listener::Peer;
 use crate::server::mutual::{FRONT, roots};
-use crate::server::quiet::Quiet;
+use crate::server::ops::Check;
 use crate::server::status::{Failure, Reason};
 
 const NAMESPACE: &str = "kube-system";
@@ -42,21 +44,37 @@ const CALL: Duration = Duration::from_secs(5);
 /// whatever the ConfigMap says.
 const USUAL: [&str; 4] = ["x-remote-user", "x-remote-uid", "x-remote-group", "x-remote-extra-"];
 
+/// What can be done where kube-apiserver cannot be known.
+const CURE: &str = "kubectl get dlv and publishing through kube-apiserver do not work without it, all else does; give \
+                    kube-apiserver its --requestheader-* flags, or install with apiService.enabled=false";
+
 /// Why the ConfigMap cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     /// kube-apiserver has no aggregation layer.
-    #[error("it has no {0}: kube-apiserver runs without the aggregation layer")]
+    #[error(
+        "ConfigMap {NAMESPACE}/{NAME} has no {0}: kube-apiserver runs without the aggregation layer \
+         (--requestheader-client-ca-file and what belongs to it); {CURE}"
+    )]
     Absent(&'static str),
     /// Not as kube-apiserver writes it.
-    #[error("its {0} is not a JSON list of strings")]
+    #[error("in ConfigMap {NAMESPACE}/{NAME}, {0} is not a JSON list of strings")]
     NotAList(&'static str),
     /// Not as kube-apiserver writes it.
-    #[error("its {0} has a name that no header can have")]
+    #[error("in ConfigMap {NAMESPACE}/{NAME}, {0} has a name that no header can have")]
     NotAHeader(&'static str),
     /// Not as kube-apiserver writes it.
-    #[error("its requestheader-client-ca-file holds no usable certificate")]
+    #[error("in ConfigMap {NAMESPACE}/{NAME}, requestheader-client-ca-file holds no usable certificate")]
     NoCertificate,
+}
+
+/// Why it is not read how kube-apiserver is known.
+#[derive(Debug)]
+enum Unread {
+    /// It may be, at the next try.
+    NoAnswer(String),
+    /// The cluster says that there is nothing to read.
+    Absent(String),
 }
 
 /// Client certificates of fronts whose good judgement is remembered, each for [`KEEP_YES`].
@@ -66,6 +84,8 @@ const REMEMBERED: usize = 64;
 #[derive(Debug)]
 pub(super) struct Trust {
     verifier: Arc<dyn ClientCertVerifier>,
+    /// Who may have signed a certificate that the verifier does not read, since it is of version 1.
+    authorities: Vec<CertificateDer<'static>>,
     /// Certificates that were judged good: a signature costs more than all else that a request does here.
     judged: Option<Cache<[u8; 32], ()>>,
     /// Common names; empty: any.
@@ -88,6 +108,7 @@ impl Trust {
         }
         Ok(Self {
             verifier: verifier(ca)?,
+            authorities: CertificateDer::pem_slice_iter(ca.as_bytes()).flatten().collect(),
             judged: None,
             allowed: list(data, "requestheader-allowed-names")?,
             user,
@@ -105,6 +126,7 @@ impl Trust {
         let [user, uid, group, extra] = USUAL;
         Ok(Self {
             verifier: verifier(bundle)?,
+            authorities: Vec::new(),
             judged: Some(Cache::new(KEEP_YES, REMEMBERED)),
             allowed: vec![FRONT.to_owned()],
             user: vec![HeaderName::from_static(user)],
@@ -140,9 +162,17 @@ impl Trust {
             return Err(FORGED);
         };
         let now = UnixTime::since_unix_epoch(now.since(UnixMillis::from_millis(0)));
-        self.verifier.verify_client_cert(leaf, intermediates, now).map_err(
-            |_| "the client certificate is not signed, or no longer, by the CA that kube-apiserver's is",
-        )?;
+        let signed = if version1::is(leaf) {
+            let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
+            version1::judge(leaf, &self.authorities, now, &algorithms)
+        } else {
+            self.verifier.verify_client_cert(leaf, intermediates, now).is_ok()
+        };
+        if !signed {
+            return Err(
+                "the client certificate is not signed, or no longer, by the CA that kube-apiserver's is",
+            );
+        }
         if self.allowed.is_empty() || common_name(leaf).is_some_and(|name| self.allowed.contains(&name)) {
             return Ok(());
         }
@@ -207,6 +237,8 @@ fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
 #[derive(Debug)]
 pub struct FrontProxy {
     kube_apiserver: ArcSwapOption<Trust>,
+    /// What is there says that kube-apiserver cannot be known, and why.
+    unknown: ArcSwapOption<String>,
     /// Whether kube-apiserver is a door at all.
     is_door: bool,
     fronts: ArcSwapOption<Trust>,
@@ -217,7 +249,7 @@ impl FrontProxy {
     /// Trusts nobody before [`Self::run`] has read whom to.
     pub fn new(clock: Clock) -> Self {
         let (kube_apiserver, fronts) = (ArcSwapOption::empty(), ArcSwapOption::empty());
-        Self { kube_apiserver, is_door: true, fronts, clock }
+        Self { kube_apiserver, unknown: ArcSwapOption::empty(), is_door: true, fronts, clock }
     }
 
     /// For an installation in which kube-apiserver does not come here.
@@ -241,21 +273,42 @@ impl FrontProxy {
         let user = match (front, trust) {
             (Some(trust), _) => trust.user(headers),
             (None, Some(trust)) => trust.judge(&peer.certificates, now).and_then(|()| trust.user(headers)),
-            (None, None) if !self.is_door || peer.certificates.is_empty() => Err(FORGED),
+            (None, None) if self.is_unknown() || peer.certificates.is_empty() => Err(FORGED),
             (None, None) => return Err(not_yet()),
         };
         user.map(|user| Some(Arc::new(user))).map_err(|why| Failure::new(Reason::Unauthorized, why))
     }
 
-    /// Whether it is known who may ask for others.
-    ///
-    /// # Errors
-    /// Not yet.
-    pub fn check(&self) -> Result<(), String> {
-        if self.is_door && self.kube_apiserver.load().is_none() {
-            return Err("it is not known yet which client certificate is kube-apiserver's".to_owned());
+    /// Whether somebody shows a certificate by which he may ask for others. While it is not known whose that is, any may
+    /// be it.
+    pub(super) fn vouches(&self, peer: &Peer) -> bool {
+        if peer.certificates.is_empty() {
+            return false;
         }
-        Ok(())
+        let now = self.clock.now();
+        let judged =
+            |trust: Option<Arc<Trust>>| trust.map(|trust| trust.judge(&peer.certificates, now).is_ok());
+        let kube_apiserver = judged(self.kube_apiserver.load_full());
+        judged(self.fronts.load_full()) == Some(true) || kube_apiserver.unwrap_or_else(|| !self.is_unknown())
+    }
+
+    /// Whether kube-apiserver does not come here, for sure.
+    fn is_unknown(&self) -> bool {
+        !self.is_door || self.unknown.load().is_some()
+    }
+
+    /// Whether it is known who may ask for others. Producers come without kube-apiserver: that there is no way to know
+    /// it keeps none of them away.
+    pub fn check(&self) -> Check {
+        if !self.is_door || self.kube_apiserver.load().is_some() {
+            return Check::Passed;
+        }
+        match &*self.unknown.load() {
+            Some(why) => Check::Warns(why.to_string()),
+            None => {
+                Check::Failed("it is not known yet which client certificate is kube-apiserver's".to_owned())
+            }
+        }
     }
 
     /// Trusts the fronts of this installation, by each CA bundle that comes, until told to stop.
@@ -282,25 +335,19 @@ impl FrontProxy {
 
     /// Reads the ConfigMap again and again until told to stop. What was read last counts while it cannot be read.
     pub async fn run(&self, client: Client, shutdown: CancellationToken) {
-        static FAILED: Quiet = Quiet::new(Duration::from_mins(5));
         let config_maps = Api::namespaced(client, NAMESPACE);
-        let mut version = None;
+        let (mut version, mut said) = (None, None);
         loop {
-            let pause = match self.refresh(&config_maps, &mut version).await {
-                Ok(()) => EVERY,
-                Err(error) => {
-                    if let Some(silent) = FAILED.speak() {
-                        warn!(
-                            config_map = NAME,
-                            namespace = NAMESPACE,
-                            error,
-                            silent,
-                            "kube-apiserver is not known"
-                        );
-                    }
-                    if version.is_some() { EVERY } else { SOON }
-                }
+            let refreshed = self.refresh(&config_maps, &mut version).await;
+            let pause = match &refreshed {
+                Err(Unread::NoAnswer(_)) if version.is_none() => SOON,
+                Ok(()) | Err(Unread::NoAnswer(_) | Unread::Absent(_)) => EVERY,
             };
+            let error = refreshed.err().map(|unread| self.learn(unread));
+            if let Some(error) = error.as_ref().filter(|error| said.as_ref() != Some(*error)) {
+                warn!(error, "kube-apiserver is not known by its client certificate");
+            }
+            said = error;
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = sleep(pause) => {}
@@ -308,18 +355,35 @@ impl FrontProxy {
         }
     }
 
-    async fn refresh(&self, maps: &Api<ConfigMap>, version: &mut Option<String>) -> Result<(), String> {
+    /// Keeps what is to be said when it is sure that kube-apiserver cannot be known; answers what it is.
+    fn learn(&self, unread: Unread) -> String {
+        match unread {
+            Unread::NoAnswer(error) => error,
+            Unread::Absent(error) => {
+                self.unknown.store(Some(Arc::new(error.clone())));
+                error
+            }
+        }
+    }
+
+    async fn refresh(&self, maps: &Api<ConfigMap>, version: &mut Option<String>) -> Result<(), Unread> {
         let map = match timeout(CALL, maps.get(NAME)).await {
             Ok(Ok(map)) => map,
-            Ok(Err(error)) => return Err(error.to_string()),
-            Err(_) => return Err("the Kubernetes API does not answer".to_owned()),
+            // It is not there, or may not be read.
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 403 | 404) => {
+                return Err(Unread::Absent(format!("{}; {CURE}", status.message)));
+            }
+            Ok(Err(error)) => return Err(Unread::NoAnswer(why(&error))),
+            Err(_) => return Err(Unread::NoAnswer("the Kubernetes API does not answer".to_owned())),
         };
         if map.metadata.resource_version.is_some() && map.metadata.resource_version == *version {
             return Ok(());
         }
-        let trust = Trust::read(&map.data.unwrap_or_default()).map_err(|error| error.to_string())?;
+        let trust =
+            Trust::read(&map.data.unwrap_or_default()).map_err(|error| Unread::Absent(error.to_string()))?;
         info!(allowed = ?trust.allowed, "kube-apiserver is known by its client certificate");
         self.kube_apiserver.store(Some(Arc::new(trust)));
+        self.unknown.store(None);
         *version = map.metadata.resource_version;
         Ok(())
     }

@@ -5,6 +5,7 @@ mod access;
 mod cache;
 mod front_proxy;
 mod token;
+pub(super) mod version1;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -123,6 +124,11 @@ impl Gate {
             Some(user) => Ok(user),
             None => self.tokens.identify(headers).await,
         }
+    }
+
+    /// Whether this is somebody who may ask for others, or may turn out to be: whom that is is not known at first.
+    pub fn vouches(&self, peer: &Peer) -> bool {
+        self.front_proxy.vouches(peer)
     }
 
     /// Lets a user do something, or says that he may not.

@@ -231,3 +231,81 @@ async fn who_trusts_the_bundle_hears_of_each_change_and_of_nothing_else() {
         assert_eq!(*bundles.borrow_and_update(), certificates.bundle());
     }
 }
+
+/// What certificates of the CA are in a bundle, by the CA's own names.
+fn count(bundle: &str) -> usize {
+    bundle.matches("BEGIN CERTIFICATE").count()
+}
+
+#[tokio::test]
+async fn what_a_clock_that_was_ahead_has_made_is_made_anew_once_it_is_right() {
+    // By how much, and whether the process is another when it is set right.
+    for (ahead, restarts) in [(DAY * 2, false), (DAY * 2, true), (DAY / 24, true), (DAY * 4000, false)] {
+        let api = Arc::new(FakeApi::default());
+        let (before, hand) = certificates(&api);
+        let before = before.of_front();
+        hand.advance(ahead);
+        before.refresh().await.unwrap();
+        let (first, shown) = (before.bundle().unwrap(), before.shown().unwrap());
+        hand.set(START);
+        let not_yet = |told: Result<(), String>| {
+            let told = told.unwrap_err();
+            assert!(told.contains("is not valid before 20") && told.contains("clock"), "{told}");
+        };
+        not_yet(before.check());
+        not_yet(before.check_client());
+
+        let after = if restarts { certificates(&api).0.of_front() } else { before };
+        after.refresh().await.unwrap();
+        assert_eq!(
+            (after.check(), after.check_client()),
+            (Ok(()), Ok(())),
+            "{ahead:?}, restarts: {restarts}"
+        );
+        let bundle = after.bundle().unwrap();
+        assert!(
+            bundle.contains(first.trim()) && count(&bundle) == 2,
+            "who has shown the old one is still trusted"
+        );
+        assert_ne!(after.shown().unwrap(), shown);
+        let client = after.mutual.as_ref().unwrap().shown.shown().unwrap();
+        for leaf in [after.shown().unwrap(), client] {
+            let (_, leaf) = x509_parser::parse_x509_certificate(&leaf).unwrap();
+            assert!(leaf.validity().not_before.timestamp() <= START.as_secs());
+        }
+        assert_eq!(object(&api, MAP)["data"]["ca.crt"], bundle);
+        let secret = object(&api, SECRET);
+        after.refresh().await.unwrap();
+        assert_eq!(object(&api, SECRET), secret, "once");
+    }
+}
+
+#[tokio::test]
+async fn readiness_says_that_the_ca_is_not_valid_yet_while_kubernetes_is_away() {
+    let api = Arc::new(FakeApi::default());
+    let (certificates, hand) = certificates(&api);
+    hand.advance(DAY * 2);
+    certificates.refresh().await.unwrap();
+    hand.set(START);
+    api.broken.store(true, Ordering::SeqCst);
+    certificates.refresh().await.unwrap_err();
+    let told = certificates.check().unwrap_err();
+    assert!(told.starts_with("the CA in Secret hook/hookwright-ca is not valid before 2027-01-17"), "{told}");
+    api.broken.store(false, Ordering::SeqCst);
+    certificates.refresh().await.unwrap();
+    assert_eq!(certificates.check(), Ok(()));
+}
+
+#[tokio::test]
+async fn what_a_clock_that_was_behind_has_made_is_made_anew_once_it_is_right() {
+    for behind in [DAY * 30, DAY * 400] {
+        let api = Arc::new(FakeApi::default());
+        let (certificates, hand) = certificates(&api);
+        hand.set(START - behind);
+        certificates.refresh().await.unwrap();
+        hand.set(START);
+        assert_eq!(certificates.check(), Err("the serving certificate has expired".to_owned()));
+        certificates.refresh().await.unwrap();
+        assert_eq!(certificates.check(), Ok(()), "{behind:?}");
+    }
+}

@@ -30,8 +30,9 @@ const COOL: Duration = Duration::from_millis(500);
 const OLDEST: Duration = Duration::from_mins(5);
 /// A connection whose other end does not answer for two of these is given up.
 const ALIVE: Duration = Duration::from_secs(5);
-/// Of HTTP/2: bytes that may be under way to us without having been read, of one answer and of all.
-const WINDOWS: (u32, u32) = (1 << 20, 8 << 20);
+/// Of HTTP/2: bytes that may be under way to us without having been read, of one answer and of all. All answers that are
+/// passed on as they come fit into half of it: clients that read slowly hold up nobody else's.
+const WINDOWS: (u32, u32) = (256 << 10, 16 << 20);
 /// Largest head of an answer, in bytes.
 const HEAD: u32 = 64 << 10;
 

@@ -2,7 +2,8 @@
 //! aggregated API: over mutual TLS, with the user in `X-Remote-*` headers.
 //!
 //! Requests and answers are read whole (both are bounded) before they go on: a client that is slow to send or to read
-//! holds a place here, never one at the pod with the store, and what certainly did not arrive can be sent anew.
+//! holds a place here, never one at the pod with the store, and what certainly did not arrive can be sent anew. Only an
+//! answer whose length is not known, as a list without limit, goes on as it comes.
 
 mod headers;
 mod link;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::stream;
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body::Body;
@@ -29,6 +31,7 @@ use super::body::Bodies;
 use super::events;
 use super::paths::Target;
 use super::quiet::Quiet;
+use super::reply::Reply;
 use super::status::{Answer, Failure, Reason};
 use crate::metrics::{Forwarded, Metrics};
 pub use link::Link;
@@ -37,6 +40,8 @@ use link::Trouble;
 /// Requests at once to the pod with the store, of those that read and of the others, so that who reads much does not
 /// keep others from publishing: together fewer than its listener takes on one connection.
 const AT_ONCE: (usize, usize) = (64, 136);
+/// Answers at once that are passed on as they come: their clients decide how long they take.
+const LISTING: usize = 32;
 /// How long a request waits for its turn among them.
 const TURN: Duration = Duration::from_secs(2);
 /// For one answer, from sending to its last byte: a little more than the pod with the store takes for anything.
@@ -52,6 +57,7 @@ pub struct Forwarder {
     link: Arc<Link>,
     bodies: Bodies,
     reading: Arc<Semaphore>,
+    listing: Arc<Semaphore>,
     writing: Arc<Semaphore>,
     tasks: TaskTracker,
     metrics: Metrics,
@@ -88,6 +94,7 @@ impl Forwarder {
             link: Arc::new(link),
             bodies: Bodies::new(max_body_bytes),
             reading: turns(AT_ONCE.0),
+            listing: turns(LISTING),
             writing: turns(AT_ONCE.1),
             tasks,
             metrics,
@@ -130,9 +137,9 @@ impl Forwarder {
     /// Asks to the end, also when the client goes meanwhile: the connection is shared, and whoever takes back many
     /// requests on it has it closed for all.
     async fn asked(&self, onward: Onward, turn: OwnedSemaphorePermit) -> Result<Answer, Trouble> {
-        let link = Arc::clone(&self.link);
+        let (link, listing) = (Arc::clone(&self.link), Arc::clone(&self.listing));
         let asking = self.tasks.spawn(async move {
-            let answered = timeout(PATIENCE, ask(&link, &onward)).await;
+            let answered = timeout(PATIENCE, ask(&link, &onward, &listing)).await;
             drop(turn);
             answered.unwrap_or(Err(Trouble::Late))
         });
@@ -155,27 +162,47 @@ impl Forwarder {
 
 /// Asks, and once more if that can do nothing twice: a connection may have ended without our knowing, or have been made
 /// with a certificate of a CA that is no more.
-async fn ask(link: &Link, onward: &Onward) -> Result<Answer, Trouble> {
-    match ask_once(link, onward).await {
-        Err(Trouble::NotSent(_) | Trouble::Unknown) => ask_once(link, onward).await,
-        Err(Trouble::Lost(_)) if onward.is_safe() => ask_once(link, onward).await,
+async fn ask(link: &Link, onward: &Onward, listing: &Arc<Semaphore>) -> Result<Answer, Trouble> {
+    match ask_once(link, onward, listing).await {
+        Err(Trouble::NotSent(_) | Trouble::Unknown) => ask_once(link, onward, listing).await,
+        Err(Trouble::Lost(_)) if onward.is_safe() => ask_once(link, onward, listing).await,
         answered => answered,
     }
 }
 
-async fn ask_once(link: &Link, onward: &Onward) -> Result<Answer, Trouble> {
+async fn ask_once(link: &Link, onward: &Onward, listing: &Arc<Semaphore>) -> Result<Answer, Trouble> {
     let (parts, body): (_, Incoming) = link.send(onward.request()).await?.into_parts();
     // The client is known here, so it is this front that is not known there.
     if parts.status == StatusCode::UNAUTHORIZED {
         link.forget().await;
         return Err(Trouble::Unknown);
     }
-    let whole = Limited::new(body, LARGEST).collect().await;
-    let whole = whole.map_err(|error| Trouble::Lost(error.to_string()))?;
-    let mut answer = Response::new(Full::new(whole.to_bytes()));
+    let reply = if body.size_hint().exact().is_some() {
+        let whole = Limited::new(body, LARGEST).collect().await;
+        Reply::from(whole.map_err(|error| Trouble::Lost(error.to_string()))?.to_bytes())
+    } else {
+        let turn = timeout(TURN, Arc::clone(listing).acquire_owned()).await.ok().and_then(Result::ok);
+        as_it_comes(body, turn.ok_or(Trouble::Busy)?)
+    };
+    let mut answer = Response::new(reply);
     *answer.status_mut() = parts.status;
     *answer.headers_mut() = headers::answer(&parts.headers);
     Ok(answer)
+}
+
+/// A body whose parts are asked for as the client takes them.
+fn as_it_comes(body: Incoming, turn: OwnedSemaphorePermit) -> Reply {
+    let parts = stream::try_unfold((body, turn), async |(mut body, turn)| {
+        loop {
+            let frame = timeout(PATIENCE, body.frame()).await;
+            let frame = frame.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?;
+            let Some(frame) = frame.transpose().map_err(std::io::Error::other)? else { return Ok(None) };
+            if let Some(part) = frame.into_data().ok().filter(|part| !part.is_empty()) {
+                return Ok(Some((part, (body, turn))));
+            }
+        }
+    });
+    Reply::made(parts)
 }
 
 /// What a client is told, who may not see addresses and errors of the inside.

@@ -41,6 +41,8 @@ enum Act {
 struct Script {
     acts: Mutex<VecDeque<Act>>,
     seen: Mutex<Vec<(http::request::Parts, Bytes)>>,
+    /// The body of the next answer.
+    parts: Mutex<Option<Reply>>,
     peers: Mutex<HashSet<SocketAddr>>,
     came: Notify,
     go_on: CancellationToken,
@@ -63,7 +65,8 @@ impl Script {
             }
         };
         let answer = Response::builder().status(code).header("x-kept", "yes");
-        Ok(answer.body(Full::from("{\"from\":\"the store\"}")).unwrap())
+        let body = Bytes::from_static(b"{\"from\":\"the store\"}");
+        Ok(answer.body(self.parts.lock().unwrap().take().unwrap_or_else(|| Reply::from(body))).unwrap())
     }
 
     fn seen(&self) -> usize {
@@ -147,6 +150,21 @@ impl World {
         }
         let body = body.collect().await.unwrap().to_bytes();
         (parts.status.as_u16(), serde_json::from_slice(&body).unwrap())
+    }
+
+    /// Asks for the log, and answers the body before it has come.
+    async fn list(&self) -> Reply {
+        let user = User::new(UserInfo { username: Some("alice".to_owned()), ..UserInfo::default() }).unwrap();
+        let (parts, body) = Request::get(PATH).body(Full::<Bytes>::default()).unwrap().into_parts();
+        self.forwarder.answer(LIST, &user, &parts, body).await.unwrap().into_body()
+    }
+
+    /// Answers the next request with parts that are given one by one.
+    fn will_answer_in_parts(&self) -> tokio::sync::mpsc::UnboundedSender<std::io::Result<Bytes>> {
+        let (sender, mut parts) = tokio::sync::mpsc::unbounded_channel();
+        let parts = stream::poll_fn(move |cx| parts.poll_recv(cx));
+        *self.script.parts.lock().unwrap() = Some(Reply::made(parts));
+        sender
     }
 
     /// Asks until the answer is this.
@@ -265,6 +283,48 @@ async fn a_client_that_goes_takes_nothing_back_and_costs_others_nothing() {
     }
     assert_eq!(world.ask(PUBLISH, b"").await.0, 200);
     assert_eq!((world.script.seen(), world.script.peers.lock().unwrap().len()), (2, 1));
+}
+
+#[tokio::test]
+async fn an_answer_without_a_known_length_goes_on_as_it_comes() {
+    let world = World::new().await;
+    let _up = world.up().await;
+    let parts = world.will_answer_in_parts();
+    parts.send(Ok(Bytes::from_static(b"[1,"))).unwrap();
+    let mut body = world.list().await;
+    let next = async |body: &mut Reply| body.frame().await.map(|frame| frame.unwrap().into_data().unwrap());
+    assert_eq!(next(&mut body).await.as_deref(), Some(&b"[1,"[..]), "though the rest is not there");
+    assert_eq!(world.forwarder.reading.available_permits(), AT_ONCE.0, "it keeps no other reader out");
+    assert_eq!(world.forwarder.listing.available_permits(), LISTING - 1);
+    parts.send(Ok(Bytes::from_static(b"2]"))).unwrap();
+    drop(parts);
+    assert_eq!(next(&mut body).await.as_deref(), Some(&b"2]"[..]));
+    assert_eq!(next(&mut body).await, None);
+    drop(body);
+    assert_eq!(world.forwarder.listing.available_permits(), LISTING);
+
+    let parts = world.will_answer_in_parts();
+    parts.send(Ok(Bytes::from_static(b"[1,"))).unwrap();
+    let mut body = world.list().await;
+    assert!(next(&mut body).await.is_some());
+    parts.send(Err(std::io::ErrorKind::BrokenPipe.into())).unwrap();
+    assert!(body.frame().await.unwrap().is_err(), "what ends early is not taken for whole");
+}
+
+#[tokio::test]
+async fn clients_that_do_not_read_hold_up_nobody_else() {
+    let world = World::new().await;
+    let _up = world.up().await;
+    let mut unread = Vec::new();
+    for _ in 0..LISTING {
+        let parts = world.will_answer_in_parts();
+        for _ in 0..16 {
+            parts.send(Ok(Bytes::from(vec![b' '; 64 << 10]))).unwrap();
+        }
+        unread.push((world.list().await, parts));
+    }
+    assert_eq!(world.ask(PUBLISH, b"").await.0, 200);
+    assert_eq!(world.ask(LIST, b"").await.0, 200, "one that is whole");
 }
 
 #[tokio::test]

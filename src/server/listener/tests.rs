@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::Response;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
+use proptest::prelude::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -23,7 +24,7 @@ struct Echo {
 }
 
 impl Handler for Echo {
-    async fn handle(&self, peer: Peer, request: Request<Incoming>) -> Answer {
+    async fn handle<'a>(&'a self, peer: Peer, request: Request<&'a mut RequestBody>) -> Answer {
         assert!(peer.address.ip().is_loopback());
         if request.uri().path() == "/wait" {
             self.entered.notify_one();
@@ -31,7 +32,7 @@ impl Handler for Echo {
         }
         let length = request.into_body().collect().await.map_or(0, |body| body.to_bytes().len());
         self.answered.fetch_add(1, Ordering::SeqCst);
-        Response::new(Full::new(Bytes::from(length.to_string())))
+        Response::new(Bytes::from(length.to_string()).into())
     }
 }
 
@@ -159,7 +160,7 @@ async fn a_request_may_take_longer_than_all_waiting() {
 
 #[tokio::test]
 async fn a_head_that_is_too_large_is_refused() {
-    let running = start(Limits { head_bytes: 8 << 10, ..Limits::default() }).await;
+    let running = start(Limits { heads: Heads { bytes: 8 << 10, headers: 100 }, ..Limits::default() }).await;
     for head in [format!("x: {}\r\n", "y".repeat(9 << 10)), "x: y\r\n".repeat(200)] {
         let mut client = running.connect().await;
         client.send(&format!("GET / HTTP/1.1\r\nhost: x\r\n{head}\r\n")).await;
@@ -229,4 +230,59 @@ async fn what_does_not_end_within_the_drain_time_is_cut() {
     running.echo.entered.notified().await;
     assert!(running.stopped().await.as_millis() >= 150);
     stuck.closed().await;
+}
+
+/// Heads that are almost right.
+fn mutations() -> impl Strategy<Value = Vec<u8>> {
+    const PIECES: [&str; 24] = [
+        "GET / HTTP/1.1",
+        "POST /a?b HTTP/1.1",
+        "\r\n",
+        "\n",
+        "\r",
+        "host: x",
+        "Host:",
+        ":",
+        " ",
+        "\t",
+        "a: b",
+        "\0",
+        "content-length: 3",
+        "content-length: 99999999999999999999",
+        "transfer-encoding: chunked",
+        "chunked",
+        "abc",
+        "GET https://x/ HTTP/1.0",
+        "HTTP/1.1",
+        "{",
+        "\u{e9}",
+        "connection: close",
+        "expect: 100-continue",
+        "upgrade: h2c",
+    ];
+    let lines = "GET / HTTP/1.1\r\nhost: x\r\na: b\r\n\r\n";
+    let pieces = proptest::collection::vec(proptest::sample::select(&PIECES[..]), 1..8);
+    (pieces, 0..lines.len(), 0..lines.len(), any::<bool>()).prop_map(move |(pieces, from, to, alone)| {
+        let (from, to) = (from.min(to), from.max(to));
+        let (before, after) = if alone { ("", "\r\n\r\n") } else { (&lines[..from], &lines[to..]) };
+        [before, &pieces.concat(), after].concat().into_bytes()
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_head_is_refused_without_a_word(head in mutations()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let answer = runtime.block_on(async {
+            let (echo, mut client) = in_memory(b"http/1.1");
+            echo.go_on.notify_one();
+            client.0.write_all(&head).await.unwrap();
+            client.0.shutdown().await.unwrap();
+            let mut answer = Vec::new();
+            client.0.read_to_end(&mut answer).await.unwrap();
+            String::from_utf8(answer).unwrap()
+        });
+        prop_assert!(!answer.contains("content-length: 0"), "{answer}");
+        prop_assert!(!answer.contains("HTTP/1.1 4") || answer.contains("\"kind\":\"Status\""), "{answer}");
+    }
 }

@@ -55,7 +55,7 @@ async fn before_the_routes_are_complete_nothing_is_taken() {
     let (store, table, publisher) = publisher();
     let namespace = Namespace::from("team-a");
     let error = publisher.publish(&namespace, vec![decoded("1")]).await.unwrap_err();
-    assert!(matches!(error, Error::RoutesNotReady), "{error:?}");
+    assert!(matches!(error, Error::Unserved { .. }), "{error:?}");
     assert!(publisher.preview(&namespace, &[decoded("1")]).is_err());
     assert_eq!(store.events.lock().unwrap().len(), 0);
     table.set_synced();

@@ -26,6 +26,8 @@ use crate::server::certificates::Certificates;
 use crate::server::listener::{Limits, serve};
 use crate::server::testing::{START, World, event};
 
+mod answers;
+
 const DAY: Duration = Duration::from_hours(24);
 const IN_TIME: Duration = Duration::from_mins(1);
 const HTTP_1: &[&[u8]] = &[b"http/1.1"];
@@ -246,6 +248,38 @@ async fn a_client_certificate_is_welcome_and_judged_for_each_request_also_when_t
             }
             let with_token = running.post(&clients[0], event(what, "a")).send().await.unwrap();
             assert_eq!(with_token.status(), 202, "{what}: a certificate beside a token is in nobody's way");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_certificate_of_version_1_is_taken_as_kubernetes_libraries_take_it() {
+    let running = start(Limits::default()).await;
+    running.world.front_proxy.trust(&trusted(include_str!("../auth/version1/ca.pem")));
+    let bundle = running.certificates.bundle().unwrap();
+    for pem in [include_str!("../auth/version1/ec.pem"), include_str!("../auth/version1/rsa.pem")] {
+        for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(pem.as_bytes()).unwrap();
+            let key = provider.key_provider.load_private_key(key).unwrap();
+            let shown = Served::default();
+            shown.set(CertifiedKey::new(vec![CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()], key));
+            let config =
+                ClientConfig::builder_with_details(provider, Arc::new(ByClock(running.clock.clone())))
+                    .with_protocol_versions(&[version])
+                    .unwrap()
+                    .with_root_certificates(crate::server::mutual::roots(&bundle))
+                    .with_client_cert_resolver(Arc::new(shown));
+            let client = reqwest::Client::builder()
+                .tls_backend_preconfigured(config)
+                .no_proxy()
+                .resolve("door.hook.svc", running.address)
+                .build()
+                .unwrap();
+            let shop = "system:serviceaccount:team-a:shop";
+            let request = running.post(&client, event("1", "a")).header("x-remote-user", shop);
+            let (request, _) = without_token(request);
+            assert_eq!(client.execute(request).await.unwrap().status(), 202, "{version:?}");
         }
     }
 }

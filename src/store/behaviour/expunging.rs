@@ -30,8 +30,10 @@ pub(in crate::store) async fn an_expunged_event_is_gone_with_all_its_answers(mut
             assert_eq!((&*asked.by, asked.at), ("jane", world.now));
             assert_eq!((line.state, line.reason), (State::Failed, Some(EndReason::RetriesExhausted)));
             assert_eq!((line.attempts[0].status, &line.attempts[0].body), (Some(503), &None));
+            assert_eq!(line.event_source, None, "it goes with the event");
         }
-        assert!(world.store.delivery(other).await.unwrap().unwrap().expunged.is_none());
+        let other = world.store.delivery(other).await.unwrap().unwrap();
+        assert_eq!((other.expunged, other.event_source.as_deref()), (None, Some("/shop")));
         world.reopen().await;
     }
     assert_eq!(world.expunge("team-a", names[0]).await, Expunged::Done { deliveries: 0, ended: 0 });

@@ -7,9 +7,11 @@ pub(super) mod model;
 pub(super) mod purging;
 pub(super) mod queueing;
 pub(super) mod reading;
+pub(super) mod redating;
 pub(super) mod redelivering;
 pub(super) mod replaying;
 pub(super) mod retaining;
+pub(super) mod succeeding;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -216,10 +218,15 @@ macro_rules! suite {
         fn a_plain_model_agrees() {
             $crate::store::behaviour::model::a_plain_model_agrees(|| $engine);
         }
+        #[test]
+        fn no_jump_of_the_clock_lengthens_a_wait() {
+            $crate::store::behaviour::redating::no_jump_of_the_clock_lengthens_a_wait(|| $engine);
+        }
         $crate::store::behaviour::suite! { $engine;
             queueing: what_is_appended_is_claimed_oldest_first,
             queueing: an_event_goes_to_each_of_its_webhooks_and_to_no_other,
             queueing: a_delivery_is_claimed_by_one_only,
+            queueing: what_is_claimed_or_tested_is_under_way,
             queueing: concurrent_claimants_never_share_a_delivery,
             queueing: a_claim_that_expires_is_free_again,
             queueing: a_claim_that_is_released_is_free_again_and_wakes,
@@ -240,7 +247,7 @@ macro_rules! suite {
             duplicates: of_many_at_once_one_is_new,
             duplicates: a_duplicate_is_known_after_reopening,
             duplicates: the_same_key_after_the_window_is_new,
-            duplicates: an_event_that_nobody_wants_leaves_its_key_only,
+            duplicates: an_event_that_nobody_wants_leaves_nothing,
             counting: numbers_follow_outcomes_and_survive_reopening,
             counting: an_outcome_recorded_twice_counts_once,
             counting: the_same_outcome_twice_in_one_call_counts_once,
@@ -273,6 +280,19 @@ macro_rules! suite {
             replaying: an_attempt_under_way_outlives_the_cancellation,
             replaying: a_finished_replay_is_remembered_with_its_numbers,
             replaying: what_is_expunged_or_purged_does_not_hold_a_replay_up,
+            redating: a_retry_waits_no_longer_than_it_was_to,
+            redating: a_retry_of_the_right_clock_stays_where_it_was,
+            redating: a_clock_set_back_during_an_attempt_or_ahead_does_not_lengthen_the_wait,
+            redating: first_attempts_of_a_clock_that_was_ahead_have_their_turn,
+            redating: a_claim_holds_no_longer_than_its_lease_from_then,
+            redating: an_attempt_under_way_is_recorded_and_nothing_waits_twice,
+            redating: what_ended_by_a_clock_that_was_ahead_is_redelivered_at_once,
+            redating: a_replay_goes_on_and_takes_by_the_time_of_acceptance,
+            redating: a_duplicate_is_known_for_the_window_from_then,
+            redating: what_ended_by_a_clock_that_was_ahead_is_kept_for_its_time_from_then,
+            redating: the_numbers_of_a_webhook_have_no_time_in_the_future,
+            redating: a_clock_that_is_right_or_goes_forward_changes_nothing,
+            redating: more_than_one_step_of_it_is_set_right_while_others_go_on,
             expunging: an_expunged_event_is_gone_with_all_its_answers,
             expunging: what_is_unfinished_ends_and_is_never_sent,
             expunging: only_those_of_the_namespace_can_expunge,
@@ -288,6 +308,13 @@ macro_rules! suite {
             purging: a_claimed_delivery_that_is_purged_is_not_recorded,
             purging: a_purge_of_many_lets_others_go_between,
             purging: a_purged_webhook_can_come_back_and_starts_from_nothing,
+            succeeding: what_is_gone_is_shown_sent_and_counted_for_nobody,
+            succeeding: what_waits_for_the_gone_takes_nobodys_quota,
+            succeeding: a_namespace_made_anew_knows_nothing_of_the_former,
+            succeeding: a_webhook_made_anew_goes_on_with_what_the_former_left,
+            succeeding: nobody_else_takes_over_what_is_gone,
+            succeeding: a_replay_goes_on_at_the_webhook_that_was_made_anew,
+            succeeding: what_a_purge_has_begun_to_erase_is_nobodys,
         }
     };
     ($engine:expr; $($room:ident: $sentence:ident,)*) => {

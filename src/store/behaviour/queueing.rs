@@ -48,6 +48,25 @@ pub(in crate::store) async fn a_delivery_is_claimed_by_one_only(world: World<'_>
     assert_eq!(world.look(&hook, Tried::Never).await, []);
 }
 
+pub(in crate::store) async fn what_is_claimed_or_tested_is_under_way(world: World<'_>) {
+    let hook = webhook("team-a", 1);
+    let name = world.accept(&[&hook]).await[0];
+    let is_under_way = |name| world.store.is_under_way(hook.uid, name);
+    assert!(!is_under_way(name), "it waits");
+    world.claim(&hook, 1).await;
+    assert!(is_under_way(name));
+    world.retry(&hook, name, Duration::ZERO).await;
+    assert!(!is_under_way(name), "it waits again");
+    assert_eq!(world.look(&hook, Tried::Never).await, [name]);
+    assert!(is_under_way(name), "singled out");
+    world.store.release(vec![(hook.uid, name)]).await.unwrap();
+    assert!(!is_under_way(name), "given back");
+    let test = world.accept_test(&hook).await;
+    assert!(is_under_way(test));
+    world.succeed(&hook, test).await;
+    assert!(!is_under_way(test));
+}
+
 pub(in crate::store) async fn concurrent_claimants_never_share_a_delivery(world: World<'_>) {
     let hook = webhook("team-a", 1);
     let events: Vec<_> = (0..500).map(|_| world.event(&[&hook])).collect();

@@ -68,7 +68,8 @@ pub(in crate::store) async fn a_redelivery_is_due_when_asked_for_and_is_never_re
     assert_eq!(world.claim(&hook, 1).await, [name]);
     world.retry(&hook, name, SECOND).await;
     let failed = world.store.delivery(name).await.unwrap().unwrap();
-    assert_eq!((failed.state, failed.reason), (State::Failed, Some(EndReason::RetriesExhausted)));
+    assert_eq!((failed.state, failed.reason), (State::Failed, Some(EndReason::RedeliveryFailed)));
+    assert_eq!((failed.attempts.len(), failed.retry_count()), (2, 0), "what was asked for is no retry");
     world.pass(2 * SECOND);
     assert_eq!(world.claim(&hook, 1).await, []);
 }

@@ -65,6 +65,13 @@ impl Generations {
         Ok(if self.current == 0 { first } else { second })
     }
 
+    /// The current one began no later than `now`.
+    pub(super) fn redate(&mut self, now: UnixMillis) {
+        if self.since.is_some_and(|since| since > now) {
+            (self.since, self.changed) = (Some(now), true);
+        }
+    }
+
     /// Adds itself to a commit, if it has changed.
     pub(super) fn save(&self, disk: &Disk, batch: &mut OwnedWriteBatch) {
         if self.changed {

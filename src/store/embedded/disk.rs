@@ -201,6 +201,17 @@ impl Disk {
         decode_delivery(name, self.log.get(name.as_bytes()))
     }
 
+    /// The last name in the log.
+    pub(super) fn newest_name(&self) -> Result<Option<DeliveryName>> {
+        for entry in self.log.iter().rev() {
+            let key = entry.key().map_err(engine(READ))?;
+            if let Some(name) = keys::name_in_log(&key) {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
     /// An event with its data.
     pub(super) fn event(&self, uid: EventUid) -> Result<Option<Event>> {
         decode_event(uid, self.events.get(uid.as_bytes()))

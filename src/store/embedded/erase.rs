@@ -5,6 +5,7 @@ use std::collections::hash_map::Entry;
 
 use super::disk::{Disk, place};
 use super::format::References;
+use super::hooks::Hooks;
 use super::keys;
 use super::lane::LaneId;
 use super::usage::Deltas;
@@ -15,6 +16,7 @@ use crate::store::records::Delivery;
 /// What goes in one commit.
 pub(super) struct Erasure<'a> {
     disk: &'a Disk,
+    hooks: &'a Hooks,
     /// The commit.
     pub batch: fjall::OwnedWriteBatch,
     /// What it does to the namespaces.
@@ -23,8 +25,8 @@ pub(super) struct Erasure<'a> {
 }
 
 impl<'a> Erasure<'a> {
-    pub(super) fn new(disk: &'a Disk, batch: fjall::OwnedWriteBatch) -> Self {
-        Self { disk, batch, deltas: Deltas::default(), references: HashMap::new() }
+    pub(super) fn new(disk: &'a Disk, hooks: &'a Hooks, batch: fjall::OwnedWriteBatch) -> Self {
+        Self { disk, hooks, batch, deltas: Deltas::default(), references: HashMap::new() }
     }
 
     /// Erases a delivery but for its key in the index.
@@ -43,7 +45,7 @@ impl<'a> Erasure<'a> {
         if let Some(put) = delivery.put_by() {
             self.batch.remove(&disk.meta, keys::meta::replayed(put.id, delivery.name));
         }
-        self.deltas.line_gone(delivery);
+        self.deltas.line_gone(&self.hooks.owner_of(delivery), delivery);
         self.forget_reference(delivery)
     }
 
@@ -61,14 +63,14 @@ impl<'a> Erasure<'a> {
             && let Some(bytes) = self.disk.event_size(delivery.event)?
         {
             self.batch.remove(&self.disk.events, *delivery.event.as_bytes());
-            self.deltas.event_gone(&delivery.webhook.namespace, bytes);
+            self.deltas.event_gone(&self.hooks.owner_of(delivery), bytes);
         }
         Ok(())
     }
 
     /// The commit, but for what namespaces use.
     pub(super) fn finish(self) -> (fjall::OwnedWriteBatch, Deltas) {
-        let Self { disk, mut batch, deltas, references } = self;
+        let Self { disk, hooks: _, mut batch, deltas, references } = self;
         for (event, references) in references {
             let key = keys::meta::references(event);
             if references.left > 1 {

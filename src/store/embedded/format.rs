@@ -15,8 +15,9 @@ use crate::store::{Error, Result};
 
 /// Version of the format as a whole: keyspaces, keys, values. A program opens what is no newer than itself, and
 /// brings what is older up to it. Version 2 has what namespaces use, redeliveries, and the names of an event's
-/// deliveries; version 3 has deliveries by id and type of their event.
-pub(super) const VERSION: u32 = 3;
+/// deliveries; version 3 has deliveries by id and type of their event; version 4 tells namespaces
+/// of the same name apart, and a Webhook can be kept under the uid of one that it took over from.
+pub(super) const VERSION: u32 = 4;
 
 /// `MessagePack`, structs as maps of short names, so that fields can be added.
 const MSGPACK: u8 = 1;

@@ -10,20 +10,32 @@ use tempfile::TempDir;
 use super::Embedded;
 use super::keys::meta;
 use super::tests::{NOW, copy_all, options};
+use crate::model::ids::{NamespaceUid, WebhookRef};
 use crate::store::behaviour::webhook;
-use crate::store::records::{Delivery, Event, Expunge, Expunged, Redelivered, Redelivery, Summary, Usage};
-use crate::store::{ClaimRequest, Order, Query, State, Store as _};
+use crate::store::records::{
+    DedupKey, Delivery, Event, Expunge, Expunged, Redelivered, Redelivery, Summary, Usage,
+};
+use crate::store::{ClaimRequest, Order, Query, Replays as _, State, Store as _};
 
 /// Deliveries that are Pending, Retrying, Success and Failed.
 type Counts = [u64; 4];
+/// At which Webhooks.
+type Expected = [(&'static str, u8, Counts); 3];
 
 /// What is at the Webhooks `hook-NUMBER` of these namespaces in a directory that the last program with format 1
 /// wrote. The Webhooks of `team-a` share their events, and all have the same id.
-const FORMAT_1: [(&str, u8, Counts); 3] =
+const FORMAT_1: Expected =
     [("team-a", 1, [1, 1, 1, 1]), ("team-a", 2, [4, 0, 0, 0]), ("team-b", 3, [1, 1, 1, 1])];
 /// In one that the last program with format 2 wrote, which was killed meanwhile.
-const FORMAT_2: [(&str, u8, Counts); 3] =
+const FORMAT_2: Expected =
     [("team-0", 0, [1, 0, 3, 0]), ("team-1", 1, [0, 0, 4, 0]), ("team-2", 2, [0, 0, 4, 0])];
+/// In one that the last program with format 3 wrote, which was killed meanwhile. The Webhooks of `team-0` share their
+/// events, and `hook-1` is disabled. The key of each event is its number, from 1 on. Two replays of what has failed in
+/// `team-1` are there: `night`, finished, and `day`, just begun.
+const FORMAT_3: Expected =
+    [("team-0", 0, [1, 1, 1, 1]), ("team-0", 1, [4, 0, 0, 0]), ("team-1", 2, [1, 0, 1, 2])];
+/// Which directories there are, and what is in them.
+const FORMATS: [(u32, Expected); 3] = [(1, FORMAT_1), (2, FORMAT_2), (3, FORMAT_3)];
 
 fn fixture(format: u32) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -130,7 +142,7 @@ fn check_usages(content: &Content) {
 
 #[tokio::test]
 async fn a_store_of_an_older_format_opens_with_everything() {
-    for (format, expected) in [(1, FORMAT_1), (2, FORMAT_2)] {
+    for (format, expected) in FORMATS {
         let dir = fixture(format);
         for _ in 0..2 {
             let store = Embedded::open(options(&dir)).unwrap();
@@ -143,12 +155,15 @@ async fn a_store_of_an_older_format_opens_with_everything() {
 /// The version is written last: by then, an upgrade may have done all else, or a part of what it does last.
 #[tokio::test]
 async fn an_upgrade_that_was_interrupted_is_made_again_and_leaves_the_same() {
-    for (format, expected) in [(1_u32, FORMAT_1), (2, FORMAT_2)] {
+    for (format, expected) in FORMATS {
         let dir = fixture(format);
         let store = Embedded::open(options(&dir)).unwrap();
         let whole = content(&store).await;
         store.close().await.unwrap();
-        for done in [whole.terms.len(), whole.terms.len() / 2, 0] {
+        // Format 3 has them.
+        let dones =
+            [whole.terms.len(), whole.terms.len() / 2, 0].into_iter().take(if format < 3 { 3 } else { 1 });
+        for done in dones {
             let store = Embedded::open(options(&dir)).unwrap();
             let disk = store.shared.disk().unwrap();
             for term in whole.terms.iter().skip(done) {
@@ -184,4 +199,75 @@ async fn what_a_store_of_format_1_has_can_be_redelivered_expunged_and_purged() {
         store.purge(webhook(namespace, number).uid).await.unwrap();
     }
     assert_eq!([store.usage("team-a"), store.usage("team-b")], [Usage::default(); 2]);
+}
+
+fn namespace(number: u8) -> NamespaceUid {
+    NamespaceUid::from_bytes([number; 16])
+}
+
+/// Says that these Webhooks live, and where.
+async fn adopt(store: &Embedded, hooks: &[WebhookRef], namespace_uid: NamespaceUid) {
+    let namespace_uid = Some(namespace_uid);
+    for hook in hooks {
+        store.adopt(Summary { namespace_uid, ..Summary::new(hook.clone()) }).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_a_store_of_format_3_remembers_is_the_living_namespaces() {
+    let dir = fixture(3);
+    let [a, b, c] = [("team-0", 0), ("team-0", 1), ("team-1", 2)].map(|(name, number)| webhook(name, number));
+    for _ in 0..2 {
+        let store = Embedded::open(options(&dir)).unwrap();
+        let before = content(&store).await;
+        adopt(&store, &[a.clone(), b.clone()], namespace(1)).await;
+        adopt(&store, std::slice::from_ref(&c), namespace(2)).await;
+        let known = Content { summaries: content(&store).await.summaries, ..before };
+        assert_eq!(content(&store).await, known);
+        check(&store, &FORMAT_3).await;
+        for key in 1..=8 {
+            let namespace = if key <= 4 { "team-0" } else { "team-1" };
+            let first = store.duplicate_of(namespace, DedupKey([key; 16]), NOW).unwrap();
+            assert!(first.is_some(), "{key}");
+        }
+        assert!(store.summary(b.uid).unwrap().disabled.is_some());
+        let mut replays: Vec<_> = store.replays();
+        replays.sort_unstable_by_key(|replay| replay.id);
+        let replays: Vec<_> =
+            replays.iter().map(|it| (&*it.name, it.finished_at.is_some(), it.is_over())).collect();
+        assert_eq!(replays, [("night", true, true), ("day", false, false)]);
+        store.close().await.unwrap();
+    }
+    let store = Embedded::open(options(&dir)).unwrap();
+    store.set_gone(b.uid, true);
+    let heir = WebhookRef { name: b.name.clone(), ..webhook("team-0", 9) };
+    adopt(&store, std::slice::from_ref(&heir), namespace(1)).await;
+    assert_eq!(store.summary(heir.uid).unwrap().pending, 4);
+    assert_eq!(store.usage("team-0").deliveries, 8);
+}
+
+#[tokio::test]
+async fn what_a_store_of_format_3_remembers_is_not_another_namespaces() {
+    let dir = fixture(3);
+    let store = Embedded::open(options(&dir)).unwrap();
+    let [a, b, c] = [("team-0", 0), ("team-0", 1), ("team-1", 2)].map(|(name, number)| webhook(name, number));
+    for hook in [&a, &b, &c] {
+        store.set_gone(hook.uid, true);
+    }
+    let heirs =
+        [(&a, 7), (&c, 8)].map(|(of, number)| WebhookRef { uid: webhook("", number).uid, ..of.clone() });
+    for (heir, number) in heirs.iter().zip([0x91, 0x92]) {
+        adopt(&store, std::slice::from_ref(heir), namespace(number)).await;
+        assert_eq!(store.summary(heir.uid).unwrap().pending, 0);
+        assert_eq!(store.usage(&heir.namespace), Usage::default());
+        for key in 1..=8 {
+            assert_eq!(store.duplicate_of(&heir.namespace, DedupKey([key; 16]), NOW).unwrap(), None);
+        }
+    }
+    assert!(store.query(Query { limit: 9, ..Query::default() }).await.unwrap().deliveries.is_empty());
+    assert!(store.replays().iter().all(|replay| replay.finished_at.is_none()));
+    for hook in [&a, &b, &c] {
+        store.purge(hook.uid).await.unwrap();
+    }
+    assert_eq!(store.shared.hooks.usages().total(), 0);
 }

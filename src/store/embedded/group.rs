@@ -16,14 +16,14 @@ use super::hooks::Hooks;
 use super::keys::{self, Slot, Tag};
 use super::lane::{LaneId, Loaded};
 use super::replays::Changes;
-use super::usage::Deltas;
+use super::usage::{Deltas, Owner};
 use crate::model::causes::chain;
-use crate::model::ids::{DeliveryName, EventUid, Namespace, WebhookRef, WebhookUid};
+use crate::model::ids::{DeliveryName, EventUid, Namespace, NamespaceUid, WebhookRef, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::store::records::{
-    Attempt, DedupKey, Delivery, EndReason, Event, NewEvent, Next, Outcome, Purpose, State, Summary,
+    Attempt, DedupKey, Delivery, EndReason, Event, NewEvent, Next, Outcome, Purpose, State, Summary, Usage,
 };
-use crate::store::{Appended, Change, Error, Result};
+use crate::store::{Appended, Change, Error, Result, SLACK};
 
 /// An event that the caller's thread has encoded.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(super) struct Prepared {
     namespace: Namespace,
     accepted_at: UnixMillis,
     dedup: Option<DedupKey>,
-    /// None: nobody wants it, nothing is stored but its dedup key.
+    /// None: nobody wants it, nothing is stored.
     value: Option<Slice>,
     deliveries: Vec<(Arc<Loaded>, Vec<u8>)>,
 }
@@ -65,6 +65,7 @@ impl Prepared {
                 ended_at: None,
                 redelivery: None,
                 expunged: None,
+                event_source: Some(Arc::clone(&event.attributes.source)),
             };
             let line = format::encode(&delivery)?;
             Ok((Arc::new(Loaded::new(delivery, Arc::clone(&event), sharers)), line))
@@ -81,11 +82,13 @@ impl Prepared {
 
 /// What memory takes up after the commit.
 #[derive(Debug)]
-enum Effect {
+pub(super) enum Effect {
     Waits(LaneId, Slot, Arc<Loaded>),
     Left(LaneId, Slot),
     TestBegun(Arc<Loaded>),
     TestEnded(DeliveryName),
+    /// Its times are others; where it waits now.
+    Redated(Option<(LaneId, Slot)>, Box<Delivery>),
 }
 
 /// Calls that are committed together.
@@ -100,8 +103,10 @@ pub(super) struct Group<'a> {
     effects: HashMap<WebhookUid, Vec<Effect>>,
     deltas: Deltas,
     pub(super) replays: Changes,
-    woken: HashSet<WebhookUid>,
-    generations: &'a mut Generations,
+    pub(super) woken: HashSet<WebhookUid>,
+    pub(super) generations: &'a mut Generations,
+    /// The newest time in what is staged.
+    newest: Option<UnixMillis>,
 }
 
 /// What follows from a commit.
@@ -111,7 +116,7 @@ pub(super) struct Committed {
     effects: HashMap<WebhookUid, Vec<Effect>>,
     deltas: Deltas,
     replays: Changes,
-    /// Webhooks that may have something to claim.
+    /// What the Webhooks are kept under that may have something to claim.
     pub woken: HashSet<WebhookUid>,
 }
 
@@ -135,7 +140,13 @@ impl<'a> Group<'a> {
             replays: Changes::default(),
             woken: HashSet::new(),
             generations,
+            newest: None,
         }
+    }
+
+    /// Takes into account that what is staged has this time in it.
+    pub(super) fn saw(&mut self, at: UnixMillis) {
+        self.newest = self.newest.max(Some(at));
     }
 
     /// The numbers of a known Webhook, to be changed.
@@ -159,7 +170,14 @@ impl<'a> Group<'a> {
         })
     }
 
-    fn effect(&mut self, webhook: WebhookUid, effect: Effect) {
+    /// Whose something of a Webhook is, as the group leaves it so far.
+    fn owner_of(&self, webhook: &WebhookRef) -> Owner {
+        let known = || self.hooks.get(webhook.uid).map(|hook| self.hooks.owner(&hook.summary()));
+        let staged = self.summaries.get(&webhook.uid).map(|summary| self.hooks.owner(summary));
+        staged.or_else(known).unwrap_or_else(|| self.hooks.owner(&Summary::new(webhook.clone())))
+    }
+
+    pub(super) fn effect(&mut self, webhook: WebhookUid, effect: Effect) {
         self.effects.entry(webhook).or_default().push(effect);
     }
 
@@ -170,7 +188,12 @@ impl<'a> Group<'a> {
 
     fn append_one(&mut self, event: Prepared) -> Result<Appended> {
         let Prepared { uid, namespace, accepted_at, dedup, value, deliveries } = event;
-        if let Some(key) = dedup {
+        self.saw(accepted_at);
+        let owner = deliveries.first().map(|(loaded, _)| self.owner_of(&loaded.delivery.webhook));
+        let Some((value, owner)) = value.zip(owner) else {
+            return self.unwanted(&namespace, dedup, accepted_at);
+        };
+        if let Some(key) = dedup.map(|key| owner.dedup_key(key)) {
             if let Some(first) = self.first_of(key, accepted_at)? {
                 return Ok(Appended::Duplicate(first));
             }
@@ -179,10 +202,8 @@ impl<'a> Group<'a> {
             self.batch.insert(current, key.0, format::encode_seen(uid, accepted_at));
         }
         // The order within a commit is the order in which it becomes visible: first what is pointed at.
-        if let Some(value) = value {
-            self.deltas.event(&namespace, value.len() as u64);
-            self.batch.insert(&self.disk.events, *uid.as_bytes(), value);
-        }
+        self.deltas.event(&owner, value.len() as u64);
+        self.batch.insert(&self.disk.events, *uid.as_bytes(), value);
         if deliveries.len() > 1 {
             let left = u32::try_from(deliveries.len()).unwrap_or(u32::MAX);
             let names = deliveries.iter().map(|(loaded, _)| loaded.delivery.name).collect();
@@ -191,6 +212,19 @@ impl<'a> Group<'a> {
         }
         for (loaded, line) in deliveries {
             self.append_delivery(loaded, line);
+        }
+        Ok(Appended::New)
+    }
+
+    /// An event that goes to nobody leaves nothing, so that it can come again once somebody wants it.
+    fn unwanted(&self, namespace: &str, dedup: Option<DedupKey>, now: UnixMillis) -> Result<Appended> {
+        let Some(key) = dedup else { return Ok(Appended::New) };
+        let staged = self.summaries.values().filter(|summary| *summary.webhook.namespace == *namespace);
+        let staged: Vec<_> = staged.map(|summary| self.hooks.owner(summary)).collect();
+        for owner in self.hooks.owners(namespace).into_iter().chain(staged) {
+            if let Some(first) = self.first_of(owner.dedup_key(key), now)? {
+                return Ok(Appended::Duplicate(first));
+            }
         }
         Ok(Appended::New)
     }
@@ -206,16 +240,18 @@ impl<'a> Group<'a> {
         let Delivery { name, test, ref webhook, .. } = loaded.delivery;
         let uid = webhook.uid;
         let bytes = loaded.event.data.len() as u64;
+        let hooks = self.hooks;
         let summary = self.summary_or_new(webhook);
         if !test {
             summary.pending += 1;
             summary.pending_bytes += bytes;
         }
+        let owner = hooks.owner(summary);
         self.batch.insert(&self.disk.log, *name.as_bytes(), line);
         for term in keys::terms(&loaded.delivery) {
             self.batch.insert(&self.disk.terms, term, b"");
         }
-        self.deltas.line(&loaded.delivery);
+        self.deltas.line(&owner, &loaded.delivery);
         let index = keys::index(uid, State::Pending, name);
         if test {
             self.batch.insert(&self.disk.index, index, keys::TEST);
@@ -235,13 +271,17 @@ impl<'a> Group<'a> {
 
     fn record_one(&mut self, mut outcome: Outcome) -> Result<()> {
         let (name, uid) = (outcome.name, outcome.webhook);
+        self.saw(outcome.at);
+        if let Some(attempt) = &mut outcome.attempt {
+            attempt.at = dated(attempt, outcome.at);
+        }
         let Some(before) = self.unfinished(uid, name)? else { return Ok(()) };
         let purpose = before.delivery.purpose();
         if let Next::Retry(_) = outcome.next {
             match purpose {
                 Purpose::Event => {}
                 Purpose::Test => outcome.next = Next::Failed(EndReason::TestFailed),
-                Purpose::Redelivery { .. } => outcome.next = Next::Failed(EndReason::RetriesExhausted),
+                Purpose::Redelivery { .. } => outcome.next = Next::Failed(EndReason::RedeliveryFailed),
             }
         }
         let bytes = before.event.data.len() as u64;
@@ -259,7 +299,7 @@ impl<'a> Group<'a> {
     pub(super) fn put(&mut self, before: &Delivery, after: Arc<Loaded>) -> Result<()> {
         let (name, uid) = (before.name, before.webhook.uid);
         self.batch.insert(&self.disk.log, *name.as_bytes(), format::encode(&after.delivery)?);
-        self.deltas.line_changed(before, &after.delivery);
+        self.deltas.line_changed(&self.owner_of(&before.webhook), before, &after.delivery);
         self.move_in_index(before, &after.delivery);
         if !before.test {
             self.move_in_queue(uid, before, &after);
@@ -275,6 +315,13 @@ impl<'a> Group<'a> {
 
     /// A log line, as the group leaves it so far; none: it is gone, or its Webhook is.
     pub(super) fn line(&self, name: DeliveryName) -> Result<Option<Delivery>> {
+        let is_seen =
+            |line: &Delivery| self.hooks.get(line.webhook.uid).is_some_and(|hook| !hook.is_hidden());
+        Ok(self.any_line(name)?.filter(is_seen))
+    }
+
+    /// The same, though its Webhook is gone, as long as it is not being erased.
+    pub(super) fn any_line(&self, name: DeliveryName) -> Result<Option<Delivery>> {
         let line = match self.lines.get(&name) {
             Some(staged) => Some(staged.delivery.clone()),
             None => self.disk.delivery(name).or_else(unless_corrupt(name))?,
@@ -291,11 +338,11 @@ impl<'a> Group<'a> {
         Ok(self.disk.event(uid)?.map(Arc::new))
     }
 
-    /// Stages that an event goes. Once only: it counts what is committed.
-    pub(super) fn erase_event(&mut self, uid: EventUid, namespace: &Namespace) -> Result<()> {
-        if let Some(bytes) = self.disk.event_size(uid)? {
-            self.batch.remove(&self.disk.events, *uid.as_bytes());
-            self.deltas.event_gone(namespace, bytes);
+    /// Stages that the event of a line goes. Once only: it counts what is committed.
+    pub(super) fn erase_event(&mut self, line: &Delivery) -> Result<()> {
+        if let Some(bytes) = self.disk.event_size(line.event)? {
+            self.batch.remove(&self.disk.events, *line.event.as_bytes());
+            self.deltas.event_gone(&self.owner_of(&line.webhook), bytes);
         }
         Ok(())
     }
@@ -364,16 +411,68 @@ impl<'a> Group<'a> {
 
     /// Stages a Webhook to be known; see [`crate::store::Store::adopt`].
     pub(super) fn adopt(&mut self, seed: Summary) {
-        let Some(known) = self.hooks.get(seed.webhook.uid).map(|hook| hook.summary()) else {
-            // What is pending is counted by who has it: a Webhook that is not known here has nothing here.
-            let seed = seed.discarded();
-            self.summaries.entry(seed.webhook.uid).or_insert(seed);
+        let uid = seed.webhook.uid;
+        let staged = self.summaries.iter().find(|(_, summary)| summary.webhook.uid == uid);
+        let known = staged.map(|(key, _)| *key).or_else(|| Some(self.hooks.known_as(uid)?.key()));
+        if let Some(key) = known {
+            return self.adopt_again(key, seed);
+        }
+        if self.summaries.contains_key(&uid) || self.hooks.get(uid).is_some() {
+            // Another has taken over from it already.
             return;
-        };
+        }
+        match self.predecessor(&seed) {
+            Some(key) => {
+                self.woken.insert(key);
+                if let Some(summary) = self.summary(key) {
+                    summary.succeed_to(seed.webhook);
+                }
+            }
+            // What is pending is counted by who has it: a Webhook that is not known here has nothing here.
+            None => drop(self.summaries.insert(uid, seed.discarded())),
+        }
+    }
+
+    /// From whom a Webhook takes over that is not known, and from whom nobody else in the group has.
+    fn predecessor(&self, seed: &Summary) -> Option<WebhookUid> {
+        let left = self.hooks.predecessor(seed)?;
+        let staged = self.summaries.get(&left.key());
+        let is_free = staged.is_none_or(|staged| staged.webhook == left.summary().webhook);
+        is_free.then(|| left.key())
+    }
+
+    fn adopt_again(&mut self, key: WebhookUid, seed: Summary) {
+        let Some(known) = self.summary(key).cloned() else { return };
         if known.webhook != seed.webhook
-            && let Some(summary) = self.summary(seed.webhook.uid)
+            && let Some(summary) = self.summary(key)
         {
             summary.webhook = seed.webhook;
+        }
+        if let (None, Some(uid)) = (known.namespace_uid, seed.namespace_uid) {
+            self.found_in(key, &known.webhook.namespace, uid);
+        }
+    }
+
+    /// Stages that a Webhook is in this namespace, which was not known when it was stored. All that was stored without
+    /// a namespace's uid under that name is then this namespace's: its heir is told by the first Webhook that
+    /// still lives.
+    fn found_in(&mut self, key: WebhookUid, namespace: &Namespace, uid: NamespaceUid) {
+        let usages = self.hooks.usages();
+        match usages.heir(namespace) {
+            None => {
+                let own = Owner { namespace: Arc::clone(namespace), uid: Some(uid) };
+                if usages.get(&own) != Usage::default() {
+                    return;
+                }
+                self.batch.insert(&self.disk.meta, keys::meta::heir(namespace), *uid.as_bytes());
+                // At once: what the rest of the group stages is counted for the heir.
+                usages.set_heir(namespace, Some(uid));
+            }
+            Some(heir) if heir != uid => return,
+            Some(_) => {}
+        }
+        if let Some(summary) = self.summary(key) {
+            summary.namespace_uid = Some(uid);
         }
     }
 
@@ -381,7 +480,7 @@ impl<'a> Group<'a> {
     pub(super) fn update(&mut self, webhook: WebhookUid, change: Change) {
         let Some(summary) = self.summary(webhook) else { return };
         match change {
-            Change::Enable => summary.enabled(),
+            Change::Enable => summary.enable(),
             Change::Disable(disabled) => summary.disabled = Some(disabled),
         }
         self.woken.insert(webhook);
@@ -389,14 +488,28 @@ impl<'a> Group<'a> {
 
     /// Writes everything, synced. A failure poisons the store: what is on disk is then known to nobody.
     pub(super) fn commit(self) -> Result<Committed> {
-        let Self { disk, hooks, mut batch, summaries, effects, deltas, replays, woken, generations, .. } =
-            self;
+        let Self {
+            disk,
+            hooks,
+            mut batch,
+            summaries,
+            effects,
+            deltas,
+            replays,
+            woken,
+            generations,
+            newest,
+            ..
+        } = self;
         for (webhook, summary) in &summaries {
             batch.insert(&disk.meta, keys::meta::summary(*webhook), format::encode(summary)?);
         }
         deltas.save(disk, hooks.usages(), &mut batch)?;
         replays.save(disk, &mut batch)?;
         generations.save(disk, &mut batch);
+        if let Some(newest) = newest {
+            hooks.newest().add(newest, disk, &mut batch);
+        }
         if !batch.is_empty() {
             batch.commit().map_err(super::disk::engine("commit"))?;
         }
@@ -406,19 +519,18 @@ impl<'a> Group<'a> {
 }
 
 impl Committed {
-    /// Brings memory to where the disk is. Answers the Webhooks whose numbers or log have changed, and by how
-    /// much the number of pending deliveries has.
+    /// Brings memory to where the disk is. Answers what the Webhooks are kept under whose numbers or log have changed,
+    /// and by how much the number of pending deliveries has.
     pub(super) fn apply(&mut self, hooks: &Hooks) -> (Vec<WebhookUid>, i64) {
         let mut more = 0;
         self.deltas.apply(hooks.usages());
         self.replays.apply(hooks.replays());
         let mut changed = Vec::with_capacity(self.summaries.len());
-        for (uid, summary) in self.summaries.drain() {
-            let before = hooks.get(uid).map_or(0, |hook| hook.summary().pending);
-            more += summary.pending.cast_signed() - before.cast_signed();
-            let hook = hooks.set(summary);
-            changed.push(uid);
-            let Some(effects) = self.effects.remove(&uid) else { continue };
+        for (key, summary) in self.summaries.drain() {
+            let (hook, waits) = hooks.set(key, summary);
+            more += waits;
+            changed.push(key);
+            let Some(effects) = self.effects.remove(&key) else { continue };
             let mut queue = hook.queue();
             for effect in effects {
                 match effect {
@@ -426,6 +538,7 @@ impl Committed {
                     Effect::Left(lane, slot) => queue.remove(lane, slot),
                     Effect::TestBegun(loaded) => queue.begin_test(loaded),
                     Effect::TestEnded(name) => queue.end_test(name),
+                    Effect::Redated(place, delivery) => queue.redated(place, *delivery),
                 }
             }
         }
@@ -446,6 +559,14 @@ pub(super) fn settled(mut delivery: Delivery, outcome: Outcome) -> Delivery {
     };
     delivery.ended_at = delivery.state.is_final().then_some(outcome.at);
     delivery
+}
+
+/// When an attempt began that has ended at `end`. If the clock was set meanwhile, the time at its end counts: what
+/// follows is reckoned from it.
+fn dated(attempt: &Attempt, end: UnixMillis) -> UnixMillis {
+    let ended = attempt.at + attempt.duration;
+    let is_other = ended.since(end).max(end.since(ended)) > SLACK;
+    if is_other { end - attempt.duration } else { attempt.at }
 }
 
 /// What cannot be decoded is logged, and is as if it were not there.

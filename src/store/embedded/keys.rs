@@ -16,7 +16,8 @@
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::model::ids::{DeliveryName, EventUid, ReplayId, WebhookUid};
+use super::usage::Owner;
+use crate::model::ids::{DeliveryName, EventUid, Namespace, NamespaceUid, ReplayId, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::store::records::{Delivery, State};
 
@@ -28,7 +29,7 @@ pub(super) const TOUCH: &[u8] = b"touch";
 
 /// Keys of `meta`.
 pub(super) mod meta {
-    use super::{DeliveryName, EventUid, ReplayId, WebhookUid};
+    use super::{DeliveryName, EventUid, Namespace, NamespaceUid, Owner, ReplayId, WebhookUid};
 
     /// Version of the format of all the rest.
     pub(in super::super) const FORMAT: &[u8] = b"format";
@@ -36,10 +37,14 @@ pub(super) mod meta {
     pub(in super::super) const CLUSTER: &[u8] = b"cluster";
     /// Which generation of dedup keys is current, and since when.
     pub(in super::super) const DEDUP: &[u8] = b"dedup";
+    /// The newest time that was written.
+    pub(in super::super) const NEWEST: &[u8] = b"newest";
     /// Prefix of summaries.
     pub(in super::super) const SUMMARIES: &[u8] = b"s:";
     /// Prefix of what namespaces use.
     pub(in super::super) const USAGES: &[u8] = b"u:";
+    /// Prefix of to whom belongs what was stored before namespaces were told apart.
+    pub(in super::super) const HEIRS: &[u8] = b"h:";
     /// Prefix of tests under way.
     pub(in super::super) const TESTS: &[u8] = b"t:";
 
@@ -81,8 +86,27 @@ pub(super) mod meta {
     }
 
     /// What a namespace uses.
-    pub(in super::super) fn usage(namespace: &str) -> Vec<u8> {
-        [USAGES, namespace.as_bytes()].concat()
+    pub(in super::super) fn usage(Owner { namespace, uid }: &Owner) -> Vec<u8> {
+        let mut key = [USAGES, namespace.as_bytes()].concat();
+        if let Some(uid) = uid {
+            key.push(0);
+            key.extend_from_slice(uid.as_bytes());
+        }
+        key
+    }
+
+    /// Whose a key is, given what follows its prefix: a name, and unless it is of format 3 or of the heir, a zero and
+    /// a uid.
+    pub(in super::super) fn owner(key: &[u8]) -> Owner {
+        let end = key.iter().position(|byte| *byte == 0).unwrap_or(key.len());
+        let (name, uid) = key.split_at(end);
+        let uid = uid.get(1..).and_then(|uid| uid.try_into().ok()).map(NamespaceUid::from_bytes);
+        Owner { namespace: Namespace::from(String::from_utf8_lossy(name)), uid }
+    }
+
+    /// To whom belongs what was stored under a namespace's name before namespaces were told apart.
+    pub(in super::super) fn heir(namespace: &str) -> Vec<u8> {
+        [HEIRS, namespace.as_bytes()].concat()
     }
 
     /// Which deliveries need an event, when more than one; see `References`.
@@ -104,6 +128,11 @@ impl Slot {
     /// Before every other.
     pub(super) const FIRST: Self =
         Self { due: UnixMillis::from_millis(i64::MIN), name: DeliveryName::from_bytes([0; 16]) };
+
+    /// A delivery that was never attempted, by when it is due.
+    pub(super) fn since(self, due: Option<UnixMillis>) -> Self {
+        Self { due: due.map_or(self.due, |due| due.min(self.due)), ..self }
+    }
 
     /// The place of a delivery that was never attempted.
     pub(super) fn fresh(name: DeliveryName) -> Self {

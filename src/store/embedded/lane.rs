@@ -211,12 +211,14 @@ pub(super) struct Lane {
     window: BTreeMap<Slot, Arc<Loaded>>,
     beyond: Beyond,
     underway: Option<Underway>,
+    /// Since when what waits at a place on disk is due, by the last look.
+    looked_up: Option<(Slot, Slot)>,
     budget: Arc<Budget>,
 }
 
 impl Lane {
     pub(super) fn new(id: LaneId, beyond: Beyond, budget: Arc<Budget>) -> Self {
-        Self { id, window: BTreeMap::new(), beyond, underway: None, budget }
+        Self { id, window: BTreeMap::new(), beyond, underway: None, looked_up: None, budget }
     }
 
     fn covers(&self, slot: Slot) -> bool {
@@ -245,6 +247,20 @@ impl Lane {
         };
         let candidates = self.window.iter().filter_map(|(slot, loaded)| Some((last(loaded)?, *slot)));
         candidates.min().map(|(_, slot)| slot)
+    }
+
+    /// A place, by when what waits there is due: the time in a name may be later. None: its line must be looked up.
+    pub(super) fn since(&self, slot: Slot) -> Option<Slot> {
+        match (self.id, self.window.get(&slot)) {
+            (LaneId::Retry, _) => Some(slot),
+            (LaneId::Fresh, Some(loaded)) => Some(slot.since(loaded.delivery.due)),
+            (LaneId::Fresh, None) => self.looked_up.filter(|(of, _)| *of == slot).map(|(_, since)| since),
+        }
+    }
+
+    /// What was looked up.
+    pub(super) fn looked_up(&mut self, slot: Slot, since: Slot) {
+        self.looked_up = Some((slot, since));
     }
 
     /// The first that is not claimed. Err: it must be looked up on disk, from this place on.
@@ -320,6 +336,13 @@ impl Lane {
             self.beyond = Beyond::Next(*slot);
             self.clear();
         }
+    }
+
+    /// Leaves everything to the disk, also what is being read: places there are others.
+    pub(super) fn reread(&mut self) {
+        self.clear();
+        (self.underway, self.looked_up) = (None, None);
+        self.beyond = Beyond::Unknown(Slot::FIRST);
     }
 
     /// Forgets everything.

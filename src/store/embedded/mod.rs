@@ -21,12 +21,14 @@ mod hooks;
 mod keys;
 mod lane;
 mod line;
+mod newest;
 mod open;
 mod purge;
 mod query;
 mod queue;
 #[cfg(test)]
 mod queue_tests;
+mod redate;
 mod redeliver;
 mod replaying;
 #[cfg(test)]
@@ -55,7 +57,7 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::metrics::Metrics;
-use crate::model::ids::WebhookUid;
+use crate::model::ids::{Minter, WebhookUid};
 use crate::store::records::Retention;
 use crate::store::{ClaimRequest, Claims, Error, Result, Wakes};
 use disk::Disk;
@@ -133,6 +135,8 @@ struct Shared {
     room: Room,
     /// Reads ahead of all Webhooks: what is read is counted once it is there.
     ahead: Arc<Semaphore>,
+    /// Held while times are set right.
+    redating: tokio::sync::Mutex<()>,
     space: Space,
     lock: Mutex<Option<File>>,
 }
@@ -194,6 +198,16 @@ impl Embedded {
         &self.shared.metrics
     }
 
+    /// What makes names for this store: they sort after those that it has.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, or is closed.
+    pub async fn minter(&self) -> Result<Minter> {
+        let newest = self.read(|_, disk| disk.newest_name()).await?;
+        Ok(newest.map_or_else(Minter::default, Minter::after))
+    }
+
     /// Asks the writer, and waits for the commit.
     async fn ask<T: Send + 'static>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
         let (reply, answer) = oneshot::channel();
@@ -224,7 +238,15 @@ impl Embedded {
 
     async fn claims(&self, request: ClaimRequest) -> Result<Claims> {
         self.shared.disk()?;
-        let Some(hook) = self.shared.hooks.get(request.webhook) else { return Ok(Claims::default()) };
+        self.shared.hooks.newest().saw(request.now);
+        let Some(hook) = self.shared.hooks.seen(request.webhook) else { return Ok(Claims::default()) };
+        let request = ClaimRequest { webhook: hook.key(), ..request };
+        let mut claims = self.claim_from(Arc::clone(&hook), request).await?;
+        claims.deliveries.iter_mut().for_each(|claimed| hook.as_known(&mut claimed.delivery));
+        Ok(claims)
+    }
+
+    async fn claim_from(&self, hook: Arc<Hook>, request: ClaimRequest) -> Result<Claims> {
         {
             let mut queue = hook.queue();
             if queue.needs(request.now, request.limit, request.order).is_none() {

@@ -15,6 +15,7 @@ use super::group::Group;
 use super::hooks::Hooks;
 use super::keys::meta;
 use super::line::Line;
+use super::newest::Newest;
 use super::queue::Budgets;
 use super::replays::Replays;
 use super::room::Room;
@@ -68,11 +69,12 @@ pub(super) fn open(options: Options) -> Result<Opened> {
     bind(&disk, cluster.as_deref())?;
 
     let budgets = Budgets::new(FRESH_BUDGET, RETRY_BUDGET);
-    let hooks = Hooks::new(summaries(&disk)?, budgets, Usages::load(&disk)?, Replays::load(&disk)?);
+    let (usages, replays, newest) = (Usages::load(&disk)?, Replays::load(&disk)?, Newest::load(&disk)?);
+    let hooks = Hooks::new(summaries(&disk)?, budgets, usages, replays, newest);
     let mut generations = Generations::load(&disk)?;
     interrupt_tests(&disk, &hooks, dedup_window, &mut generations)?;
 
-    let pending: u64 = hooks.pick(|summary| Some(summary.pending)).into_iter().sum();
+    let pending = hooks.waiting();
     let work = Wakes::default();
     work.add(hooks.pick(|summary| (summary.pending > 0).then_some(summary.webhook.uid)));
     let shared = Shared {
@@ -89,6 +91,7 @@ pub(super) fn open(options: Options) -> Result<Opened> {
         closed: false.into(),
         room: Room::new(),
         ahead: Arc::new(Semaphore::new(AHEAD)),
+        redating: tokio::sync::Mutex::default(),
         space: Space::new(dir, min_free_bytes),
         lock: std::sync::Mutex::new(Some(lock)),
     };
@@ -191,11 +194,14 @@ fn bind(disk: &Disk, cluster: Option<&str>) -> Result<()> {
     }
 }
 
-fn summaries(disk: &Disk) -> Result<Vec<Summary>> {
+/// What is known of each Webhook, and under what it is kept.
+fn summaries(disk: &Disk) -> Result<Vec<(WebhookUid, Summary)>> {
     let entries = disk.meta.prefix(meta::SUMMARIES);
     let summaries = entries.map(|entry| {
-        let (_, value) = entry.into_inner().map_err(engine(READ))?;
-        format::decode("a Webhook's numbers", &value)
+        let (key, value) = entry.into_inner().map_err(engine(READ))?;
+        let summary: Summary = format::decode("a Webhook's numbers", &value)?;
+        let uid = key.get(meta::SUMMARIES.len()..).and_then(|uid| uid.try_into().ok());
+        Ok((uid.map_or(summary.webhook.uid, WebhookUid::from_bytes), summary))
     });
     summaries.collect()
 }

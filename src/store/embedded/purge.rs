@@ -6,6 +6,7 @@ use super::format;
 use super::hooks::Hooks;
 use super::keys;
 use super::replays::Changes;
+use super::usage::Owner;
 use crate::model::causes::chain;
 use crate::model::ids::{DeliveryName, WebhookUid};
 use crate::store::records::Summary;
@@ -18,6 +19,8 @@ const STEP: usize = 256;
 pub(super) struct Step {
     /// Deliveries that no longer wait.
     pub discarded: u64,
+    /// By how many more deliveries are counted as waiting.
+    pub more: i64,
     /// Where to go on; none: nothing of the Webhook is left.
     pub next: Option<Cursor>,
 }
@@ -30,15 +33,22 @@ pub(super) struct Cursor {
     again: bool,
 }
 
-/// Erases a part of a Webhook, synced. The first step discards what waits; the last one erases the summary, so
-/// that after a crash in between the Webhook is still known and can be purged again.
+/// Erases a part of a Webhook, synced. The first step discards what waits, and marks the Webhook, so that nobody takes
+/// over what is left; the last one erases the summary, so that after a crash in between the Webhook is still known and
+/// can be purged again.
 pub(super) fn step(disk: &Disk, hooks: &Hooks, webhook: WebhookUid, cursor: &Cursor) -> Result<Step> {
-    let hook = hooks.get(webhook);
+    let hook = hooks.known_as(webhook);
+    if hook.is_none() && hooks.get(webhook).is_some() {
+        // Another has taken over.
+        return Ok(Step { discarded: 0, more: 0, next: None });
+    }
+    let key = hook.as_ref().map_or(webhook, |hook| hook.key());
     // Before it is looked what there is: what is added from now on is noticed by the queue.
     let added = hook.as_ref().is_some_and(|hook| hook.queue().purge());
     let again = cursor.again || added;
-    let names = disk.names(webhook, cursor.after.as_deref(), STEP)?;
-    let mut erasure = Erasure::new(disk, disk.db.batch().durability(Some(fjall::PersistMode::SyncData)));
+    let names = disk.names(key, cursor.after.as_deref(), STEP)?;
+    let mut erasure =
+        Erasure::new(disk, hooks, disk.db.batch().durability(Some(fjall::PersistMode::SyncData)));
     erase(&mut erasure, disk, &names)?;
     let (mut batch, mut deltas) = erasure.finish();
 
@@ -50,36 +60,35 @@ pub(super) fn step(disk: &Disk, hooks: &Hooks, webhook: WebhookUid, cursor: &Cur
         None if again => Some(Cursor::default()),
         None => None,
     };
-    let after = before.map(|before| before.discarded());
+    let after = before.map(|before| Summary { erasing: true, ..before.discarded() });
     match &after {
-        _ if next.is_none() => batch.remove(&disk.meta, keys::meta::summary(webhook)),
-        Some(summary) => batch.insert(&disk.meta, keys::meta::summary(webhook), format::encode(summary)?),
+        _ if next.is_none() => batch.remove(&disk.meta, keys::meta::summary(key)),
+        Some(summary) => batch.insert(&disk.meta, keys::meta::summary(key), format::encode(summary)?),
         None => {}
     }
-    let mut replays = Changes::default();
+    let (mut replays, mut last_of) = (Changes::default(), None);
     if next.is_none() {
-        let namespace = after.as_ref().map(|summary| &*summary.webhook.namespace);
-        let alone = namespace.filter(|namespace| !has_another(hooks, webhook, namespace));
-        replays.webhook_gone(hooks.replays(), webhook, alone);
+        let owner = after.as_ref().map(|summary| hooks.owner(summary));
+        last_of = owner.filter(|owner| hooks.of_owner(owner).iter().all(|hook| hook.key() == key));
+        replays.webhook_gone(hooks, key, last_of.as_ref());
+        if let Some(Owner { namespace, uid: None }) = &last_of {
+            batch.remove(&disk.meta, keys::meta::heir(namespace));
+        }
     }
     deltas.save(disk, hooks.usages(), &mut batch)?;
     replays.save(disk, &mut batch)?;
     batch.commit().map_err(engine("commit"))?;
     deltas.apply(hooks.usages());
     replays.apply(hooks.replays());
-    match after {
-        _ if next.is_none() => hooks.remove(webhook),
-        Some(summary) => drop(hooks.set(summary)),
-        None => {}
+    let more = match after {
+        _ if next.is_none() => hooks.remove(key),
+        Some(summary) => hooks.set(key, summary).1,
+        None => 0,
+    };
+    if let Some(Owner { namespace, uid: None }) = &last_of {
+        hooks.usages().set_heir(namespace, None);
     }
-    Ok(Step { discarded, next })
-}
-
-/// Whether a namespace has a Webhook beside this one.
-fn has_another(hooks: &Hooks, webhook: WebhookUid, namespace: &str) -> bool {
-    let is_another =
-        |summary: &Summary| summary.webhook.uid != webhook && *summary.webhook.namespace == *namespace;
-    !hooks.pick(|summary| is_another(summary).then_some(())).is_empty()
+    Ok(Step { discarded, more, next })
 }
 
 fn erase(erasure: &mut Erasure<'_>, disk: &Disk, names: &[(fjall::UserKey, DeliveryName)]) -> Result<()> {

@@ -11,7 +11,7 @@ use super::disk::{Disk, decode_delivery, engine};
 use super::hooks::{Hook, Hooks};
 use super::keys::{self, Tag, Term};
 use crate::model::causes::chain;
-use crate::model::ids::{DeliveryName, WebhookUid};
+use crate::model::ids::{DeliveryName, Namespace, WebhookUid};
 use crate::store::records::{Delivery, State};
 use crate::store::{Error, Page, Query, Result};
 
@@ -38,7 +38,7 @@ enum Part {
     Known(Vec<DeliveryName>),
 }
 
-/// Reads a page. What is read from disk is as of one moment, which is after the known parts were taken from
+/// Reads a page; the query names a Webhook by what it is kept under. What is read from disk is as of one moment, which is after the known parts were taken from
 /// memory: so nothing that changes its state meanwhile is missed.
 pub(super) fn page(disk: &Disk, hooks: &Hooks, query: &Query) -> Result<Page> {
     let parts = parts(hooks, query);
@@ -58,7 +58,8 @@ pub(super) fn page(disk: &Disk, hooks: &Hooks, query: &Query) -> Result<Page> {
             Some(value) => Ok(Some(value)),
             None => snapshot.get(&disk.log, name.as_bytes()),
         };
-        page.deliveries.extend(readable(name, line)?.filter(|line| wanted(line, query)));
+        let found = readable(name, line)?.filter(|line| wanted(line, query));
+        page.deliveries.extend(found.and_then(|mut line| hooks.show(&mut line).then_some(line)));
     }
     Ok(page)
 }
@@ -95,7 +96,8 @@ fn parts(hooks: &Hooks, query: &Query) -> Vec<Part> {
     let hooks: Vec<Arc<Hook>> = match (webhook, namespace) {
         (Some(webhook), namespace) => {
             let here = |hook: &Arc<Hook>| {
-                namespace.as_ref().is_none_or(|namespace| hook.summary().webhook.namespace == *namespace)
+                let is_here = |namespace: &Namespace| hook.summary().webhook.namespace == *namespace;
+                !hook.is_hidden() && namespace.as_ref().is_none_or(is_here)
             };
             hooks.get(*webhook).into_iter().filter(here).collect()
         }
@@ -113,7 +115,7 @@ fn parts(hooks: &Hooks, query: &Query) -> Vec<Part> {
 /// The parts of the index with one state of one Webhook; none when it is known to be empty.
 fn parts_of(hook: &Hook, state: State) -> Vec<Part> {
     let summary = hook.summary();
-    let webhook = summary.webhook.uid;
+    let webhook = hook.key();
     match state {
         // Under load, the end of this part is full of what has just left it: memory knows what is there.
         State::Pending => {

@@ -8,7 +8,7 @@ use super::keys::Slot;
 use super::lane::{Beyond, Budget, Found, Lane, LaneId, Loaded, Refill};
 use crate::model::ids::DeliveryName;
 use crate::model::time::UnixMillis;
-use crate::store::records::Claimed;
+use crate::store::records::{Claimed, Delivery};
 use crate::store::{Order, Tried};
 
 /// Before and after every time that is kept.
@@ -20,8 +20,17 @@ struct Claim {
     lane: LaneId,
     slot: Slot,
     until: UnixMillis,
+    lease: Duration,
     /// None while it is being read.
     loaded: Option<Arc<Loaded>>,
+}
+
+impl Claim {
+    /// Since when it is due.
+    fn due(&self) -> UnixMillis {
+        let due = self.loaded.as_ref().and_then(|loaded| loaded.delivery.due);
+        self.slot.since(due).due
+    }
 }
 
 /// Memory for the windows of all Webhooks.
@@ -185,7 +194,7 @@ impl Queue {
             }
             let Loaded { delivery, event, .. } = &*loaded;
             claimed.push(Claimed { delivery: delivery.clone(), event: Arc::clone(event) });
-            self.hold(id, slot, now + lease, Some(loaded));
+            self.hold(id, slot, (now, lease), Some(loaded));
             if let Order::InTurn { first } | Order::Look { first } = &mut order {
                 *first = id.tried().other();
             }
@@ -200,8 +209,12 @@ impl Queue {
         let early = |from, to| self.retry.early(from, to, now).map(|slot| (LaneId::Retry, slot));
         match order {
             Order::LongestDue => match (fresh(), retry()) {
-                (Some(fresh), Some(retry)) if fresh.1 <= retry.1 => Some(fresh),
-                (fresh, retry) => retry.or(fresh),
+                (Some((_, first)), Some(retry))
+                    if self.fresh.since(first).is_some_and(|first| retry.1 < first) =>
+                {
+                    Some(retry)
+                }
+                (fresh, retry) => fresh.or(retry),
             },
             Order::InTurn { first: Tried::Never } => fresh().or_else(retry),
             Order::InTurn { first: Tried::Before } => retry().or_else(fresh),
@@ -211,9 +224,16 @@ impl Queue {
         }
     }
 
-    fn hold(&mut self, lane: LaneId, slot: Slot, until: UnixMillis, loaded: Option<Arc<Loaded>>) {
+    fn hold(
+        &mut self,
+        lane: LaneId,
+        slot: Slot,
+        (now, lease): (UnixMillis, Duration),
+        loaded: Option<Arc<Loaded>>,
+    ) {
+        let until = now + lease;
         self.expiry = Some(self.expiry.map_or(until, |earliest| earliest.min(until)));
-        self.claims.insert(slot.name, Claim { lane, slot, until, loaded });
+        self.claims.insert(slot.name, Claim { lane, slot, until, lease, loaded });
     }
 
     /// When the next that is not claimed is due; `now` where that is not known. Exact after [`Queue::needs`]
@@ -230,7 +250,7 @@ impl Queue {
         if self.purging() || self.claims.contains_key(&name) || self.tests.contains_key(&name) {
             return false;
         }
-        self.hold(LaneId::Fresh, Slot::fresh(name), now + lease, None);
+        self.hold(LaneId::Fresh, Slot::fresh(name), (now, lease), None);
         true
     }
 
@@ -264,6 +284,11 @@ impl Queue {
             .or_else(|| self.tests.get(&name).cloned())
     }
 
+    /// Whether a delivery is claimed, or a test under way.
+    pub(super) fn is_under_way(&self, name: DeliveryName) -> bool {
+        self.claims.contains_key(&name) || self.tests.contains_key(&name)
+    }
+
     /// Every delivery that waits for its first attempt, claimed ones and tests too, and perhaps some that were
     /// attempted; none if not all of them are in memory.
     pub(super) fn pending(&self) -> Option<Vec<DeliveryName>> {
@@ -282,6 +307,33 @@ impl Queue {
     /// Forgets a test that has ended.
     pub(super) fn end_test(&mut self, name: DeliveryName) {
         self.tests.remove(&name);
+    }
+
+    /// The clock was set back: no claim holds for longer than its lease from now.
+    pub(super) fn redate_claims(&mut self, now: UnixMillis) {
+        for claim in self.claims.values_mut() {
+            claim.until = claim.until.min(now + claim.lease);
+        }
+        self.expiry = self.claims.values().map(|claim| claim.until).min();
+    }
+
+    /// Takes up that a delivery, which has not ended, was committed with other times; it waits at this place now. What
+    /// is not claimed is left to the disk.
+    pub(super) fn redated(&mut self, place: Option<(LaneId, Slot)>, delivery: Delivery) {
+        let name = delivery.name;
+        if let Some(test) = self.tests.get_mut(&name) {
+            *test = test.with(delivery);
+            return;
+        }
+        if let (Some(claim), Some((lane, slot))) = (self.claims.get_mut(&name), place) {
+            match claim.loaded.as_ref().map(|loaded| loaded.with(delivery)) {
+                Some(loaded) => (claim.lane, claim.slot, claim.loaded) = (lane, slot, Some(loaded)),
+                // What is being read may be what it was before.
+                None => drop(self.claims.remove(&name)),
+            }
+        }
+        self.fresh.reread();
+        self.retry.reread();
     }
 
     /// Gives memory back, unless something was claimed since this was last called.
@@ -310,12 +362,22 @@ impl Queue {
 
     /// Earliest due time of what is claimed.
     pub(super) fn oldest_claim(&self) -> Option<UnixMillis> {
-        self.claims.values().map(|claim| claim.slot.due).min()
+        self.claims.values().map(Claim::due).min()
     }
 
     /// See [`Lane::first`].
     pub(super) fn first(&self, id: LaneId) -> Result<Option<Slot>, Slot> {
         self.lane(id).first()
+    }
+
+    /// See [`Lane::since`].
+    pub(super) fn since(&self, id: LaneId, slot: Slot) -> Option<Slot> {
+        self.lane(id).since(slot)
+    }
+
+    /// See [`Lane::looked_up`].
+    pub(super) fn looked_up(&mut self, id: LaneId, slot: Slot, since: Slot) {
+        self.lane_mut(id).looked_up(slot, since);
     }
 
     /// See [`Lane::found_first`].

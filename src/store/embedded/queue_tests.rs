@@ -66,6 +66,7 @@ fn loaded(name: DeliveryName) -> Arc<Loaded> {
         ended_at: None,
         redelivery: None,
         expunged: None,
+        event_source: None,
     };
     let loaded = Loaded::new(delivery, event.into(), 1);
     assert_eq!(loaded.cost, COST);

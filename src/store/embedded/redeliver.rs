@@ -28,6 +28,7 @@ impl Group<'_> {
         if !before.state.is_final() {
             return Ok(Redelivered::NotFinished);
         }
+        self.saw(at);
         let queued = self.wait_again(&before, Asked { by, at }, at, None)?;
         Ok(if queued { Redelivered::Queued } else { Redelivered::NotFound })
     }

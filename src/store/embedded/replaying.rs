@@ -113,15 +113,15 @@ fn walk(
     after: Option<DeliveryName>,
     mut go_on: impl FnMut(DeliveryName, Option<&Delivery>) -> bool,
 ) -> Result<bool> {
-    let (judge, names) = (selection.judge(), selection.names());
-    let from = after.map_or(Bound::Included(names.start), Bound::Excluded);
+    let judge = selection.judge();
+    let from = after.map_or_else(|| Bound::Included(selection.first()), Bound::Excluded);
     let snapshot = disk.db.snapshot();
     let mut oldest = Oldest::new(disk, &snapshot, &[webhook], &selection.states, from)?;
     while let Some((name, ..)) = oldest.next()? {
-        if name >= names.end {
+        let line = readable(name, disk.delivery(name))?;
+        if line.as_ref().is_some_and(|line| selection.ends_before(name, line)) {
             break;
         }
-        let line = readable(name, disk.delivery(name))?;
         if !go_on(name, line.as_ref().filter(|line| judge.takes(line))) {
             return Ok(false);
         }
@@ -145,8 +145,11 @@ impl Group<'_> {
     pub(super) fn replay(&mut self, step: ReplayStep) -> Result<usize> {
         match step {
             ReplayStep::Begin(replay) => {
+                self.saw(replay.selection.as_of);
                 if self.replays.get(self.hooks.replays(), replay.id).is_none() {
-                    self.replays.begin(*replay);
+                    let owners = self.hooks.owners(&replay.selection.namespace);
+                    let namespace_uid = owners.first().and_then(|owner| owner.uid);
+                    self.replays.begin(Replay { namespace_uid, ..*replay });
                 }
                 Ok(0)
             }

@@ -5,7 +5,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::disk::{Disk, engine};
 use super::format;
+use super::hooks::Hooks;
 use super::keys::meta;
+use super::usage::Owner;
 use crate::model::ids::{DeliveryName, ReplayId, WebhookUid};
 use crate::store::Result;
 use crate::store::replays::{Part, REMEMBERED, Replay};
@@ -53,16 +55,26 @@ impl Replays {
         self.read(|all| all.values().cloned().collect())
     }
 
-    /// The oldest finished ones of a namespace, beyond those that are remembered with one more.
-    fn beyond(&self, namespace: &str) -> Vec<ReplayId> {
+    /// The oldest finished ones of the namespace of one, beyond those that are remembered with one more.
+    fn beyond(&self, of: &Replay) -> Vec<ReplayId> {
+        let is_other = |other: &&Arc<Replay>| {
+            other.selection.namespace == of.selection.namespace && other.namespace_uid == of.namespace_uid
+        };
         let mut finished: Vec<_> = self.read(|all| {
-            let of_namespace = all.values().filter(|replay| &*replay.selection.namespace == namespace);
-            of_namespace.filter_map(|replay| Some((replay.finished_at?, replay.id))).collect()
+            all.values()
+                .filter(is_other)
+                .filter_map(|replay| Some((replay.finished_at?, replay.id)))
+                .collect()
         });
         finished.sort_unstable();
         let beyond = (finished.len() + 1).saturating_sub(REMEMBERED);
         finished.into_iter().take(beyond).map(|(_, id)| id).collect()
     }
+}
+
+/// Whose a replay is.
+pub(super) fn owner(hooks: &Hooks, replay: &Replay) -> Owner {
+    hooks.usages().owner(&replay.selection.namespace, replay.namespace_uid)
 }
 
 /// Lets a replay wait only for what does wait. It differs where a log line cannot be read any more, or was written by
@@ -188,16 +200,17 @@ impl Changes {
             replay.rest = replay.rest.plus(part.counts);
         }
         self.forget_parts(known, replay.id);
-        for beyond in known.beyond(&replay.selection.namespace) {
+        for beyond in known.beyond(&replay) {
             self.forget(known, beyond);
         }
         self.set(replay);
     }
 
-    /// A Webhook is gone with all that waited for it; `alone`: it was the last of its namespace.
-    pub(super) fn webhook_gone(&mut self, known: &Replays, webhook: WebhookUid, namespace: Option<&str>) {
+    /// A Webhook is gone with all that waited for it; it was the last of this namespace, if of any.
+    pub(super) fn webhook_gone(&mut self, hooks: &Hooks, webhook: WebhookUid, last_of: Option<&Owner>) {
+        let known = hooks.replays();
         for replay in known.all() {
-            if replay.finished_at.is_some() && namespace == Some(&replay.selection.namespace) {
+            if replay.finished_at.is_some() && last_of == Some(&owner(hooks, &replay)) {
                 self.forget(known, replay.id);
                 continue;
             }

@@ -14,8 +14,9 @@ use super::disk::{Disk, engine};
 use super::erase::Erasure;
 use super::hooks::Hooks;
 use super::keys::{self, Tag};
+use super::usage::Owner;
 use crate::model::causes::chain;
-use crate::model::ids::{DeliveryName, Namespace, WebhookUid};
+use crate::model::ids::{DeliveryName, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::store::records::{Delivery, Retention, State};
 use crate::store::{Error, Result};
@@ -58,7 +59,7 @@ impl Position {
 pub(super) struct Step {
     /// Deliveries that went.
     pub gone: u64,
-    /// Webhooks whose log has changed.
+    /// What the Webhooks are kept under whose log has changed.
     pub changed: HashSet<WebhookUid>,
     /// Where to go on; none: nothing more goes now.
     pub next: Option<Position>,
@@ -90,22 +91,21 @@ pub(super) fn step(
     disk: &Disk,
     hooks: &Hooks,
     retention: &Retention,
-    namespace: &Namespace,
+    owner: &Owner,
     now: UnixMillis,
     mut position: Position,
 ) -> Result<Step> {
     let usages = hooks.usages();
-    let used = usages.get(namespace).bytes;
+    let used = usages.get(owner).bytes;
     let from = match position.after {
         Some(after) => Bound::Excluded(after),
-        None => usages.begin_look(namespace).map_or(Bound::Unbounded, Bound::Included),
+        None => usages.begin_look(owner).map_or(Bound::Unbounded, Bound::Included),
     };
-    let of_namespace: Vec<_> =
-        hooks.of_namespace(namespace).iter().map(|hook| hook.summary().webhook.uid).collect();
+    let of_owner: Vec<_> = hooks.of_owner(owner).iter().map(|hook| hook.key()).collect();
     let snapshot = disk.db.snapshot();
     let tags = [State::Success, State::Failed];
-    let mut oldest = Oldest::new(disk, &snapshot, &of_namespace, &tags, from)?;
-    let (mut step, mut erasure) = (Step::default(), Erasure::new(disk, disk.db.batch()));
+    let mut oldest = Oldest::new(disk, &snapshot, &of_owner, &tags, from)?;
+    let (mut step, mut erasure) = (Step::default(), Erasure::new(disk, hooks, disk.db.batch()));
     for _ in 0..STEP {
         let Some((name, webhook, tag)) = oldest.next()? else {
             position.after = None;
@@ -116,7 +116,7 @@ pub(super) fn step(
             position.stays(name, now + retention.max_age);
             continue;
         };
-        match fate(&line, used.saturating_add_signed(erasure.deltas.bytes(namespace)), retention, now) {
+        match fate(&line, used.saturating_add_signed(erasure.deltas.bytes(owner)), retention, now) {
             Fate::Goes => {
                 erasure.batch.remove(&disk.index, keys::index(webhook, tag, name));
                 erasure.line(&line)?;
@@ -142,7 +142,7 @@ pub(super) fn step(
         step.next = Some(position);
     } else {
         let most = now + retention.max_age;
-        usages.end_look(namespace, position.oldest, position.until.map_or(most, |until| until.min(most)));
+        usages.end_look(owner, position.oldest, position.until.map_or(most, |until| until.min(most)));
     }
     Ok(step)
 }
@@ -254,6 +254,7 @@ mod tests {
             ended_at: ended.map(at),
             redelivery: None,
             expunged: None,
+            event_source: None,
         }
     }
 

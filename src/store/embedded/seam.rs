@@ -9,12 +9,16 @@ use futures::{FutureExt as _, TryFutureExt as _};
 
 use super::disk::Disk;
 use super::group::Prepared;
+use super::keys::Slot;
 use super::lane::LaneId;
 use super::purge::Cursor;
 use super::query;
+use super::queue::Queue;
 use super::replaying::{self, ReplayStep};
+use super::replays;
 use super::retain::Position;
 use super::space::{Admits, Used};
+use super::usage::Owner;
 use super::writer::Command;
 use super::{Embedded, Shared};
 use crate::model::causes::chain;
@@ -32,13 +36,16 @@ use crate::store::{
 const CATCHING_UP: Duration = Duration::from_millis(5);
 
 impl Embedded {
-    async fn append_all(&self, events: Vec<NewEvent>) -> Result<Vec<Appended>> {
+    async fn append_all(&self, mut events: Vec<NewEvent>) -> Result<Vec<Appended>> {
         let admits = self.admits()?;
         events.iter().try_for_each(|event| self.within_quota(event, admits))?;
         let Some(first) = events.first() else { return Ok(vec![]) };
         let bytes = events.iter().map(|event| event.data.len() + 512 * event.deliveries.len()).sum();
         let room = &self.shared.room;
         let place = room.enter(&Arc::clone(&first.namespace), bytes, self.caught_up(bytes)).await?;
+        for delivery in events.iter_mut().flat_map(|event| &mut event.deliveries) {
+            delivery.webhook.uid = self.shared.hooks.key(delivery.webhook.uid);
+        }
         // Encoded by the caller's thread: the writer is one for all.
         let events = events.into_iter().map(Prepared::new).collect::<Result<Vec<_>>>()?;
         self.ask(|reply| Command::Append(events, place, reply)).await
@@ -59,7 +66,7 @@ impl Embedded {
             return Ok(());
         }
         let limit = self.shared.quota_pending_bytes;
-        let used = self.shared.hooks.usages().get(&event.namespace);
+        let used = self.shared.hooks.usage(&event.namespace);
         let namespace = || Arc::clone(&event.namespace);
         if used.pending_bytes >= limit {
             return Err(Error::OverQuota { namespace: namespace(), limit });
@@ -110,11 +117,11 @@ impl Embedded {
 
     async fn retain_all(&self, now: UnixMillis) -> Result<u64> {
         let mut gone = 0;
-        for namespace in self.shared.hooks.usages().to_look_at(&self.shared.retention, now) {
+        for owner in self.shared.hooks.usages().to_look_at(&self.shared.retention, now) {
             let mut position = Some(Position::default());
             while let Some(from) = position {
-                let namespace = Arc::clone(&namespace);
-                let step = self.ask(|reply| Command::Retain(namespace, now, from, reply)).await?;
+                let owner = owner.clone();
+                let step = self.ask(|reply| Command::Retain(owner, now, from, reply)).await?;
                 gone += step.gone;
                 position = step.next;
             }
@@ -127,20 +134,42 @@ impl Embedded {
         Ok(gone)
     }
 
-    async fn purge_all(&self, webhook: WebhookUid) -> Result<()> {
-        let mut cursor = Some(Cursor::default());
+    async fn purge_all(&self, webhook: WebhookUid) -> Result<u64> {
+        let (mut cursor, mut discarded) = (Some(Cursor::default()), 0);
         while let Some(from) = cursor {
-            cursor = self.ask(|reply| Command::Purge(webhook, from, reply)).await?;
+            let step = self.ask(|reply| Command::Purge(webhook, from, reply)).await?;
+            discarded += step.discarded;
+            cursor = step.next;
         }
         self.shared.changes.add([webhook]);
-        Ok(())
+        Ok(discarded)
     }
 
-    async fn page(&self, query: Query) -> Result<Page> {
+    async fn page(&self, mut query: Query) -> Result<Page> {
+        if let Some(webhook) = query.webhook {
+            let Some(hook) = self.shared.hooks.seen(webhook) else { return Ok(Page::default()) };
+            query.webhook = Some(hook.key());
+        }
         self.read(move |shared, disk| query::page(disk, &shared.hooks, &query)).await
     }
 
-    async fn begin(&self, new: NewReplay) -> Result<()> {
+    /// What those of these Webhooks are kept under that are not gone.
+    fn keys(&self, webhooks: &[WebhookUid]) -> Vec<WebhookUid> {
+        webhooks.iter().filter_map(|webhook| Some(self.shared.hooks.seen(*webhook)?.key())).collect()
+    }
+
+    /// A replay as others know its Webhooks.
+    fn as_known(&self, mut replay: Arc<Replay>) -> Arc<Replay> {
+        let uids: Vec<_> = replay.parts.keys().map(|key| self.shared.hooks.uid(*key)).collect();
+        if !uids.iter().eq(replay.parts.keys()) {
+            let parts = replay.parts.values().copied();
+            Arc::make_mut(&mut replay).parts = uids.into_iter().zip(parts.collect::<Vec<_>>()).collect();
+        }
+        replay
+    }
+
+    async fn begin(&self, mut new: NewReplay) -> Result<()> {
+        new.webhooks = self.keys(&new.webhooks);
         if self.shared.hooks.replays().get(new.id).is_some() {
             return Ok(());
         }
@@ -151,6 +180,7 @@ impl Embedded {
     async fn advance(&self, id: ReplayId, webhook: WebhookUid, due: Vec<UnixMillis>) -> Result<usize> {
         let replay = self.shared.hooks.replays().get(id).filter(|replay| replay.runs());
         let Some(replay) = replay.filter(|_| !due.is_empty()) else { return Ok(0) };
+        let Some(webhook) = self.shared.hooks.seen(webhook).map(|hook| hook.key()) else { return Ok(0) };
         match self.read(move |_, disk| replaying::find(disk, &replay, webhook, due)).await? {
             Some(step) => self.ask(|reply| Command::Replay(step, reply)).await,
             None => Ok(0),
@@ -164,19 +194,23 @@ impl Embedded {
     }
 
     fn oldest(&self, webhook: WebhookUid) -> Option<UnixMillis> {
-        let hook = self.shared.hooks.get(webhook)?;
+        let hook = self.shared.hooks.seen(webhook)?;
+        let key = hook.key();
         let disk = self.shared.disk().ok()?;
         let mut queue = hook.queue();
         let mut oldest = queue.oldest_claim();
         for lane in LaneId::ALL {
             let first = queue.first(lane).or_else(|from| {
                 // One seek, once after the opening.
-                let first = disk.next_queued(webhook, lane, from)?;
+                let first = disk.next_queued(key, lane, from)?;
                 queue.found_first(lane, from, first);
                 Ok(first)
             });
             match first {
-                Ok(first) => oldest = oldest.into_iter().chain(first.map(|slot| slot.due)).min(),
+                Ok(first) => {
+                    let due = first.map(|slot| due(&disk, &mut queue, lane, slot));
+                    oldest = oldest.into_iter().chain(due).min();
+                }
                 Err::<_, Error>(error) => {
                     tracing::error!(%webhook, error = %chain(&error), "cannot look up the oldest delivery");
                 }
@@ -201,6 +235,17 @@ impl Embedded {
         end.await.map_err(|error| Error::Engine { what: "close the store", source: error.into() })?;
         result
     }
+}
+
+/// Since when what waits at a place is due. What is not in memory is read, once.
+fn due(disk: &Disk, queue: &mut Queue, lane: LaneId, slot: Slot) -> UnixMillis {
+    let since = queue.since(lane, slot).unwrap_or_else(|| {
+        let delivery = disk.delivery(slot.name).ok().flatten();
+        let since = slot.since(delivery.and_then(|delivery| delivery.due));
+        queue.looked_up(lane, slot, since);
+        since
+    });
+    since.due
 }
 
 impl Shared {
@@ -236,6 +281,7 @@ impl Drop for Embedded {
 
 impl Replays for Embedded {
     fn count_replay(&self, selection: Selection, webhooks: Vec<WebhookUid>) -> BoxFuture<'_, Result<u64>> {
+        let webhooks = self.keys(&webhooks);
         self.read(move |_, disk| {
             webhooks.iter().map(|webhook| replaying::count(disk, &selection, *webhook)).sum()
         })
@@ -264,11 +310,17 @@ impl Replays for Embedded {
     }
 
     fn replay(&self, id: ReplayId) -> Option<Arc<Replay>> {
-        self.shared.hooks.replays().get(id)
+        self.shared.hooks.replays().get(id).map(|replay| self.as_known(replay))
     }
 
     fn replays(&self) -> Vec<Arc<Replay>> {
-        self.shared.hooks.replays().all()
+        let hooks = &self.shared.hooks;
+        let is_told = |replay: &Arc<Replay>| {
+            let of = || replays::owner(hooks, replay);
+            replay.finished_at.is_none() || hooks.owners(&replay.selection.namespace).contains(&of())
+        };
+        let told = hooks.replays().all().into_iter().filter(is_told);
+        told.map(|replay| self.as_known(replay)).collect()
     }
 }
 
@@ -281,8 +333,11 @@ impl Store for Embedded {
         self.admits().map(drop)
     }
 
-    fn duplicate_of(&self, key: DedupKey, now: UnixMillis) -> Result<Option<EventUid>> {
-        self.shared.disk()?.seen(key, now, self.shared.window)
+    fn duplicate_of(&self, namespace: &str, key: DedupKey, now: UnixMillis) -> Result<Option<EventUid>> {
+        let disk = self.shared.disk()?;
+        let owners = self.shared.hooks.owners(namespace);
+        let seen = |owner: &Owner| disk.seen(owner.dedup_key(key), now, self.shared.window).transpose();
+        owners.iter().find_map(seen).transpose()
     }
 
     fn claim(&self, request: ClaimRequest) -> BoxFuture<'_, Result<Claims>> {
@@ -299,7 +354,10 @@ impl Store for Embedded {
         std::future::ready(self.shared.disk().map(drop)).boxed()
     }
 
-    fn record(&self, outcomes: Vec<Outcome>) -> BoxFuture<'_, Result<()>> {
+    fn record(&self, mut outcomes: Vec<Outcome>) -> BoxFuture<'_, Result<()>> {
+        for outcome in &mut outcomes {
+            outcome.webhook = self.shared.hooks.key(outcome.webhook);
+        }
         self.ask(|reply| Command::Record(outcomes, reply)).boxed()
     }
 
@@ -311,12 +369,16 @@ impl Store for Embedded {
         self.expunge_all(expunge).boxed()
     }
 
+    fn redate(&self, now: UnixMillis) -> BoxFuture<'_, Result<()>> {
+        self.redate_all(now).boxed()
+    }
+
     fn retain(&self, now: UnixMillis) -> BoxFuture<'_, Result<u64>> {
         self.retain_all(now).boxed()
     }
 
     fn usage(&self, namespace: &str) -> Usage {
-        self.shared.hooks.usages().get(namespace)
+        self.shared.hooks.usage(namespace)
     }
 
     fn adopt(&self, summary: Summary) -> BoxFuture<'_, Result<()>> {
@@ -324,18 +386,26 @@ impl Store for Embedded {
     }
 
     fn update(&self, webhook: WebhookUid, change: Change) -> BoxFuture<'_, Result<()>> {
-        self.ask(move |reply| Command::Update(webhook, change, reply)).boxed()
+        let key = self.shared.hooks.key(webhook);
+        self.ask(move |reply| Command::Update(key, change, reply)).boxed()
+    }
+
+    fn set_gone(&self, webhook: WebhookUid, is_gone: bool) {
+        let more = self.shared.hooks.set_gone(webhook, is_gone);
+        self.shared.pending_changed(more);
+        self.shared.work.add([webhook]);
+        self.shared.changes.add([webhook]);
     }
 
     fn summary(&self, webhook: WebhookUid) -> Option<Arc<Summary>> {
-        self.shared.hooks.get(webhook).map(|hook| hook.summary())
+        self.shared.hooks.known_as(webhook).map(|hook| hook.summary())
     }
 
     fn known(&self) -> Vec<WebhookRef> {
         self.shared.hooks.known()
     }
 
-    fn purge(&self, webhook: WebhookUid) -> BoxFuture<'_, Result<()>> {
+    fn purge(&self, webhook: WebhookUid) -> BoxFuture<'_, Result<u64>> {
         self.purge_all(webhook).boxed()
     }
 
@@ -344,7 +414,15 @@ impl Store for Embedded {
     }
 
     fn delivery(&self, name: DeliveryName) -> BoxFuture<'_, Result<Option<Delivery>>> {
-        self.read(move |_, disk| disk.delivery(name)).boxed()
+        self.read(move |shared, disk| {
+            let line = disk.delivery(name)?;
+            Ok(line.and_then(|mut line| shared.hooks.show(&mut line).then_some(line)))
+        })
+        .boxed()
+    }
+
+    fn is_under_way(&self, webhook: WebhookUid, name: DeliveryName) -> bool {
+        self.shared.hooks.get(webhook).is_some_and(|hook| hook.queue().is_under_way(name))
     }
 
     fn event(&self, uid: EventUid) -> BoxFuture<'_, Result<Option<Arc<Event>>>> {

@@ -11,10 +11,10 @@ use super::keys::{TOUCH, meta};
 use super::{Embedded, Options};
 use crate::metrics::Metrics;
 use crate::model::event::Attributes;
-use crate::model::ids::{DeliveryName, EventUid, Minter, WebhookRef};
+use crate::model::ids::{DeliveryName, EventUid, Minter, NamespaceUid, WebhookRef};
 use crate::model::time::UnixMillis;
 use crate::store::behaviour::{Crashing, Engine, QUOTA, RETENTION, suite, webhook};
-use crate::store::records::{DedupKey, EndReason, Next, Outcome, Retention};
+use crate::store::records::{DedupKey, EndReason, Next, Outcome, Retention, Summary};
 use crate::store::{Appended, ClaimRequest, Error, NewDelivery, NewEvent, Order, Query, State, Store};
 
 struct InDirectory(TempDir);
@@ -74,6 +74,50 @@ impl Crashing for Unflushed {
 #[test]
 fn every_crash_leaves_what_the_model_has() {
     crate::store::behaviour::model::every_crash_leaves_what_the_model_has(|| Unflushed(scratch()));
+}
+
+#[tokio::test]
+async fn a_crash_while_a_webhook_takes_over_leaves_the_one_or_the_other() {
+    let unflushed = Unflushed(scratch());
+    let minter = Minter::default();
+    let [former, heir] =
+        [1, 2].map(|number| WebhookRef { name: "orders".into(), ..webhook("team-a", number) });
+    let namespace_uid = Some(NamespaceUid::from_bytes([1; 16]));
+    let seed = |hook: &WebhookRef| Summary { namespace_uid, ..Summary::new(hook.clone()) };
+    let claim = |hook: &WebhookRef| ClaimRequest {
+        webhook: hook.uid,
+        now: NOW,
+        limit: 99,
+        order: Order::LongestDue,
+        lease: Duration::from_secs(9),
+    };
+    let store = unflushed.open();
+    store.adopt(seed(&former)).await.unwrap();
+    store.append((0..20).map(|_| event(&minter, &[&former])).collect()).await.unwrap();
+    let before = unflushed.written();
+    store.set_gone(former.uid, true);
+    store.adopt(seed(&heir)).await.unwrap();
+    let after = unflushed.written();
+    assert!((100..1000).contains(&(after - before)), "{} bytes", after - before);
+    let mut met = [false; 2];
+    for written in (before..after).step_by(7).chain([after]) {
+        let crashed = unflushed.crash(Some(written));
+        let store = crashed.open();
+        let known = store.known();
+        let is_heir = known == std::slice::from_ref(&heir);
+        assert!(is_heir || known == std::slice::from_ref(&former), "{known:?}");
+        assert!(is_heir || written < after, "it was acknowledged");
+        met[usize::from(is_heir)] = true;
+        if !is_heir {
+            store.set_gone(former.uid, true);
+            store.adopt(seed(&heir)).await.unwrap();
+        }
+        assert_eq!(store.claim(claim(&heir)).await.unwrap().deliveries.len(), 20);
+        let log = store.query(Query { limit: 99, ..Query::default() }).await.unwrap().deliveries;
+        assert!(log.len() == 20 && log.iter().all(|line| line.webhook == heir));
+        store.close().await.unwrap();
+    }
+    assert_eq!(met, [true; 2]);
 }
 
 #[tokio::test]
@@ -172,7 +216,7 @@ fn a_format_of_the_future_or_none_is_refused() {
     store.shared.disk().unwrap().meta.insert(meta::FORMAT, 7_u32.to_be_bytes()).unwrap();
     drop(store);
     let sentence = unusable(Embedded::open(options(&dir)));
-    assert!(sentence.contains("has format 7, this program knows 3"), "{sentence}");
+    assert!(sentence.contains("has format 7, this program knows 4"), "{sentence}");
 
     let other = scratch();
     drop(fjall::Database::builder(other.path().join("store")).open().unwrap());
@@ -275,12 +319,16 @@ async fn a_purge_that_was_interrupted_is_known_and_can_be_made_again() {
     let (reply, answer) = tokio::sync::oneshot::channel();
     let step = super::writer::Command::Purge(hook.uid, super::purge::Cursor::default(), reply);
     store.commands.as_ref().unwrap().send(step).await.unwrap();
-    assert!(super::arrived(answer).await.unwrap().unwrap().is_some(), "more is left");
+    assert!(super::arrived(answer).await.unwrap().unwrap().next.is_some(), "more is left");
     store.close().await.unwrap();
     let store = Embedded::open(options(&dir)).unwrap();
     assert_eq!(store.known(), std::slice::from_ref(&hook));
     assert_eq!(store.summary(hook.uid).unwrap().pending, 0, "what waited is discarded");
-    assert!(!store.query(Query { limit: 10, ..Query::default() }).await.unwrap().deliveries.is_empty());
+    assert!(!store.shared.disk().unwrap().log.is_empty().unwrap());
+    assert!(
+        store.query(Query { limit: 10, ..Query::default() }).await.unwrap().deliveries.is_empty(),
+        "hidden"
+    );
     store.purge(hook.uid).await.unwrap();
     assert_eq!(store.known(), []);
     assert!(store.shared.disk().unwrap().log.is_empty().unwrap());
@@ -316,13 +364,13 @@ async fn pending_deliveries_are_a_metric_from_the_opening_on() {
 #[tokio::test]
 async fn dedup_keys_are_forgotten_at_once_when_both_generations_are_old() {
     let dir = scratch();
-    let minter = Minter::default();
+    let (minter, hook) = (Minter::default(), webhook("team-a", 1));
     let store = Embedded::open(options(&dir)).unwrap();
     let mut now = NOW;
     for round in 0..4_u8 {
         for key in 0..50 {
             let event =
-                NewEvent { dedup: Some(DedupKey([key; 16])), accepted_at: now, ..event(&minter, &[]) };
+                NewEvent { dedup: Some(DedupKey([key; 16])), accepted_at: now, ..event(&minter, &[&hook]) };
             assert_eq!(store.append(vec![event]).await.unwrap(), [Appended::New], "{round}");
         }
         let disk = store.shared.disk().unwrap();
@@ -335,10 +383,10 @@ async fn dedup_keys_are_forgotten_at_once_when_both_generations_are_old() {
 #[tokio::test]
 async fn a_clock_that_was_ahead_does_not_keep_dedup_keys_for_long() {
     let dir = scratch();
-    let minter = Minter::default();
+    let (minter, hook) = (Minter::default(), webhook("team-a", 1));
     let store = Embedded::open(options(&dir)).unwrap();
     let keyed =
-        |key, at| NewEvent { dedup: Some(DedupKey([key; 16])), accepted_at: at, ..event(&minter, &[]) };
+        |key, at| NewEvent { dedup: Some(DedupKey([key; 16])), accepted_at: at, ..event(&minter, &[&hook]) };
     store.append(vec![keyed(1, NOW + Duration::from_hours(1000))]).await.unwrap();
     store.append(vec![keyed(2, NOW)]).await.unwrap();
     store.append(vec![keyed(3, NOW + Duration::from_hours(1))]).await.unwrap();
@@ -349,14 +397,14 @@ async fn a_clock_that_was_ahead_does_not_keep_dedup_keys_for_long() {
 #[tokio::test]
 async fn a_store_that_is_opened_with_another_dedup_window_keeps_to_it_from_then_on() {
     let dir = scratch();
-    let minter = Minter::default();
+    let (minter, hook) = (Minter::default(), webhook("team-a", 1));
     let open = |minutes| {
         let options = Options { dedup_window: Duration::from_mins(minutes), ..options(&dir) };
         Embedded::open(options).unwrap()
     };
     let at = |minute| NOW + Duration::from_mins(minute);
     let keyed =
-        |key, at| NewEvent { dedup: Some(DedupKey([key; 16])), accepted_at: at, ..event(&minter, &[]) };
+        |key, at| NewEvent { dedup: Some(DedupKey([key; 16])), accepted_at: at, ..event(&minter, &[&hook]) };
     let count = |store: &Embedded| -> Vec<usize> {
         store.shared.disk().unwrap().dedup.iter().map(|generation| generation.len().unwrap()).collect()
     };
@@ -478,8 +526,8 @@ async fn retention_goes_in_steps_and_goes_on_where_it_ended() {
     store.record(vec![ends(&names[2], now)]).await.unwrap();
     assert_eq!(store.retain(now).await.unwrap(), 1498);
     assert_eq!((store.usage("team-a").deliveries, store.retain(now).await.unwrap()), (2, 0));
-    let namespace: crate::model::ids::Namespace = "team-a".into();
-    assert_eq!(store.shared.hooks.usages().begin_look(&namespace), Some(names[2]));
+    let owner = super::usage::Owner { namespace: "team-a".into(), uid: None };
+    assert_eq!(store.shared.hooks.usages().begin_look(&owner), Some(names[2]));
     let later = now + Duration::from_hours(1);
     assert_eq!(store.retain(later).await.unwrap(), 1);
     let disk = store.shared.disk().unwrap();

@@ -8,7 +8,7 @@ use fjall::PersistMode;
 use super::disk::{Disk, engine};
 use super::format;
 use super::keys::{self, meta};
-use super::usage;
+use super::usage::{self, Owner};
 use crate::model::causes::chain;
 use crate::store::Result;
 use crate::store::records::Delivery;
@@ -16,7 +16,8 @@ use crate::store::records::Delivery;
 /// Log lines of one commit.
 const STEP: usize = 4096;
 
-/// From an older format to this one.
+/// From an older format to this one. Format 4 reads what format 3 wrote as it is; a program of format 3 would take
+/// namespaces of one name for one, so it must not open what this one has written.
 pub(super) fn upgrade(disk: &Disk, from: u32) -> Result<()> {
     tracing::info!(from, to = format::VERSION, "bringing the data directory to a newer format");
     if from < 2 {
@@ -35,7 +36,8 @@ pub(super) fn upgrade(disk: &Disk, from: u32) -> Result<()> {
 fn count(disk: &Disk) -> Result<()> {
     let mut batch = disk.db.batch();
     for (namespace, usage) in usage::recount(disk)? {
-        batch.insert(&disk.meta, meta::usage(&namespace), format::encode(&usage)?);
+        let owner = Owner { namespace, uid: None };
+        batch.insert(&disk.meta, meta::usage(&owner), format::encode(&usage)?);
     }
     batch.commit().map_err(engine("write what namespaces use"))
 }

@@ -12,11 +12,13 @@ use super::disk::Disk;
 use super::group::{Group, Prepared};
 use super::line::{Kind, Line, Turn};
 use super::purge::{self, Cursor};
+use super::redate;
 use super::replaying::ReplayStep;
 use super::retain::{self, Position};
 use super::room::Place;
+use super::usage::Owner;
 use crate::model::causes::chain;
-use crate::model::ids::{DeliveryName, Namespace, WebhookUid};
+use crate::model::ids::{DeliveryName, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::store::records::{Expunge, Expunged, Outcome, Redelivered, Redelivery, Summary};
 use crate::store::{Appended, Change, Error, Result};
@@ -35,10 +37,12 @@ pub(super) enum Command {
     Replay(ReplayStep, Reply<usize>),
     Adopt(Summary, Reply<()>),
     Update(WebhookUid, Change, Reply<()>),
-    /// One step; the answer is where to go on.
-    Purge(WebhookUid, Cursor, Reply<Option<Cursor>>),
     /// One step.
-    Retain(Namespace, UnixMillis, Position, Reply<retain::Step>),
+    Purge(WebhookUid, Cursor, Reply<purge::Step>),
+    /// One step.
+    Redate(redate::Step, UnixMillis, Reply<()>),
+    /// One step.
+    Retain(Owner, UnixMillis, Position, Reply<retain::Step>),
     Close(Reply<()>),
 }
 
@@ -51,13 +55,18 @@ impl Command {
             Self::Redeliver(redeliveries, _) => 1024 * redeliveries.len(),
             Self::Expunge(_, names, _) => 1024 * names.len(),
             Self::Replay(step, _) => step.weight(),
-            Self::Adopt(..) | Self::Update(..) | Self::Purge(..) | Self::Retain(..) | Self::Close(_) => 256,
+            Self::Adopt(..)
+            | Self::Update(..)
+            | Self::Purge(..)
+            | Self::Redate(..)
+            | Self::Retain(..)
+            | Self::Close(_) => 256,
         }
     }
 
     fn kind(&self) -> Kind {
         let small = match self {
-            Self::Purge(..) | Self::Retain(..) => return Kind::Step,
+            Self::Purge(..) | Self::Redate(..) | Self::Retain(..) => return Kind::Step,
             Self::Close(_) => return Kind::Last,
             Self::Append(events, ..) if events.len() == 1 => SMALL_EVENT,
             _ => SMALL,
@@ -72,6 +81,7 @@ impl Command {
             Self::Record(_, reply)
             | Self::Adopt(_, reply)
             | Self::Update(_, _, reply)
+            | Self::Redate(_, _, reply)
             | Self::Close(reply) => {
                 answer(reply, Err(error));
             }
@@ -225,9 +235,10 @@ impl Writer {
     fn step(&mut self, command: Command) {
         match command {
             Command::Purge(webhook, cursor, reply) => answer(reply, self.purge(webhook, &cursor)),
-            Command::Retain(namespace, now, position, reply) => {
-                answer(reply, self.retain(&namespace, now, position));
+            Command::Retain(owner, now, position, reply) => {
+                answer(reply, self.retain(&owner, now, position));
             }
+            command @ Command::Redate(..) => self.group(vec![command]),
             other => other.refuse(Error::Closed),
         }
     }
@@ -255,8 +266,8 @@ impl Writer {
                 let (changed, more) = committed.apply(&shared.hooks);
                 shared.pending_changed(more);
                 shared.usage_changed();
-                shared.work.add(committed.woken);
-                shared.changes.add(changed);
+                shared.work.add(shared.hooks.uids(committed.woken));
+                shared.changes.add(shared.hooks.uids(changed));
                 for waiting in waiting {
                     waiting.answer(Ok(()));
                 }
@@ -279,7 +290,7 @@ impl Writer {
         }
     }
 
-    fn purge(&mut self, webhook: WebhookUid, cursor: &Cursor) -> Result<Option<Cursor>> {
+    fn purge(&mut self, webhook: WebhookUid, cursor: &Cursor) -> Result<purge::Step> {
         if self.shared.is_poisoned() {
             return Err(Error::Poisoned);
         }
@@ -290,24 +301,23 @@ impl Writer {
             }
         })?;
         self.shared.metrics.committed(began.elapsed());
-        self.shared.pending_changed(-step.discarded.cast_signed());
+        self.shared.pending_changed(step.more);
         self.shared.usage_changed();
-        Ok(step.next)
+        Ok(step)
     }
 
-    fn retain(&mut self, namespace: &Namespace, now: UnixMillis, position: Position) -> Result<retain::Step> {
+    fn retain(&mut self, owner: &Owner, now: UnixMillis, position: Position) -> Result<retain::Step> {
         if self.shared.is_poisoned() {
             return Err(Error::Poisoned);
         }
         let Shared { hooks, retention, .. } = &*self.shared;
-        let step =
-            retain::step(&self.disk, hooks, retention, namespace, now, position).inspect_err(|error| {
-                if matches!(error, Error::Engine { what: "commit", .. } | Error::Poisoned) {
-                    self.shared.poison(error);
-                }
-            })?;
+        let step = retain::step(&self.disk, hooks, retention, owner, now, position).inspect_err(|error| {
+            if matches!(error, Error::Engine { what: "commit", .. } | Error::Poisoned) {
+                self.shared.poison(error);
+            }
+        })?;
         self.shared.usage_changed();
-        self.shared.changes.add(step.changed.iter().copied());
+        self.shared.changes.add(hooks.uids(step.changed.iter().copied()));
         Ok(step)
     }
 
@@ -375,6 +385,10 @@ fn stage(group: &mut Group<'_>, command: Command, waiting: &mut Vec<Waiting>) ->
         Command::Update(webhook, change, reply) => {
             group.update(webhook, change);
             waiting.push(Waiting::Done(reply));
+        }
+        Command::Redate(step, now, reply) => {
+            waiting.push(Waiting::Done(reply));
+            group.redate(step, now)?;
         }
         command @ (Command::Purge(..) | Command::Retain(..) | Command::Close(_)) => {
             command.refuse(Error::Closed);

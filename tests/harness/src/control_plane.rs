@@ -70,12 +70,22 @@ pub async fn shared() -> &'static ControlPlane {
 impl ControlPlane {
     /// Starts a control plane of one's own and waits until it is ready to work.
     pub async fn start() -> anyhow::Result<Self> {
+        Self::start_with(true).await
+    }
+
+    /// One whose kube-apiserver has no `--requestheader-client-ca-file`: it serves no aggregated API.
+    pub async fn start_without_aggregation() -> anyhow::Result<Self> {
+        Self::start_with(false).await
+    }
+
+    async fn start_with(aggregation: bool) -> anyhow::Result<Self> {
         ensure_crypto_provider();
         let programs = binaries::folder_with(binaries::CONTROL_PLANE).await?;
         let group = Group::new("control-plane")?;
         let ports = Ports { etcd: free_port()?, peers: free_port()?, apiserver: free_port()? };
         let server = format!("https://{}", ports.apiserver.address());
-        let files = Files::write(&group, &server)?;
+        let mut files = Files::write(&group, &server)?;
+        files.aggregation = aggregation;
 
         let etcd = group.spawn("etcd", &mut flags::etcd(&programs, &group, &ports))?;
         let mut apiserver =

@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use super::{Log, RESOURCE, answered};
+use crate::model::legible::legible;
 use crate::model::time::UnixMillis;
+use crate::routes::hold::{Hold, hold};
 use crate::server::apis::API_VERSION;
 use crate::server::apis::object::Line;
 use crate::server::status::{Answer, Failure, Reason, json as answer};
@@ -62,7 +64,7 @@ pub(in crate::server) fn nothing(body: &[u8]) -> Result<(), Failure> {
 
 /// Says that there is no payload any more.
 pub(super) fn erased(by: &Asked) -> String {
-    format!("the payload was erased by {} at {}", by.by, by.at)
+    format!("the payload was erased by {} at {}", legible(&by.by, NAME_CHARS), by.at)
 }
 
 /// What is answered.
@@ -116,7 +118,7 @@ impl Log {
         user: &str,
         dry_run: bool,
     ) -> Result<Answer, Failure> {
-        self.ready()?;
+        self.ready(namespace)?;
         let line = self.line(namespace, name).await?;
         let by: Arc<str> = user.chars().take(NAME_CHARS).collect::<String>().into();
         match change {
@@ -127,8 +129,7 @@ impl Log {
 
     async fn redeliver(&self, line: &Line, by: Arc<str>, dry_run: bool) -> Result<Answer, Failure> {
         let (delivery, at) = (&line.delivery, self.clock.now());
-        let route = self.routes.get(delivery.webhook.uid);
-        judge(line, route.is_some())?;
+        judge(line)?;
         if !dry_run {
             let namespace = Arc::clone(&delivery.webhook.namespace);
             let asked = Redelivery { name: delivery.name, namespace, by: Arc::clone(&by), at };
@@ -144,7 +145,9 @@ impl Log {
                 "redelivery was asked for"
             );
         }
-        let held = self.hold(delivery.webhook.uid).map(crate::routes::hold::Hold::as_str);
+        let route = self.routes.get(delivery.webhook.uid);
+        let held = route.and_then(|route| hold(&route, self.store.summary(delivery.webhook.uid).as_deref()));
+        let held = held.map(Hold::as_str);
         Ok(Done { held, dry_run, ..Done::new("DeliveryRedelivery", delivery, &by, at) }.answer())
     }
 
@@ -178,7 +181,7 @@ impl Log {
 }
 
 /// Whether a line, as it was read, can be attempted once more.
-fn judge(line: &Line, has_webhook: bool) -> Result<(), Failure> {
+fn judge(line: &Line) -> Result<(), Failure> {
     let delivery = &line.delivery;
     let judged = match delivery {
         Delivery { expunged: Some(_), .. } => Redelivered::Expunged,
@@ -186,17 +189,7 @@ fn judge(line: &Line, has_webhook: bool) -> Result<(), Failure> {
         Delivery { state, .. } if !state.is_final() => Redelivered::NotFinished,
         _ => Redelivered::Queued,
     };
-    outcome(judged, line)?;
-    if has_webhook {
-        return Ok(());
-    }
-    let webhook = &delivery.webhook.name;
-    Err(conflict(
-        line,
-        &format!(
-            "its Webhook {webhook} is gone, and one that is made anew is another: publish the event again"
-        ),
-    ))
+    outcome(judged, line)
 }
 
 /// What became of asking, as a refusal unless it is queued.
@@ -208,7 +201,12 @@ fn outcome(redelivered: Redelivered, line: &Line) -> Result<(), Failure> {
         }
         Redelivered::Expunged => line.delivery.expunged.as_ref().map_or_else(
             || "the payload was erased, just now".to_owned(),
-            |by| format!("{}: publish the event again", erased(by)),
+            |by| {
+                format!(
+                    "{}: publish it once more as an event with another id, the former one is a duplicate",
+                    erased(by)
+                )
+            },
         ),
         Redelivered::Test => "it is a test, which is attempted once: create another WebhookTest".to_owned(),
         Redelivered::NotFinished => unfinished(line),

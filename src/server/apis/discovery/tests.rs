@@ -112,7 +112,10 @@ async fn the_schema_explains_every_field_that_is_served() {
     let delivery = &schemas["dev.hookwright.delivery.v1alpha1.Delivery"];
     let attempt =
         delivery.pointer("/properties/status/properties/attempts/items/properties/errorMessage").unwrap();
-    assert_eq!(attempt["description"], "Why it failed.");
+    assert_eq!(
+        attempt["description"],
+        "Why it failed, or what became of an answer whose status had arrived (cut, late, reset)."
+    );
     let state = delivery.pointer("/properties/status/properties/state").unwrap();
     assert_eq!((&state["type"], state["enum"].as_array().unwrap().len()), (&json!("string"), 5), "{state}");
     let text = document.to_string();

@@ -215,9 +215,9 @@ async fn a_front_of_ours_is_known_by_our_ca_and_its_name_and_a_rotation_counts_a
 #[test]
 fn where_kube_apiserver_does_not_come_nobody_is_to_come_again() {
     let (proxy, _) = front_proxy();
-    assert!(proxy.check().is_err());
+    assert!(matches!(proxy.check(), Check::Failed(_)));
     let proxy = proxy.without_kube_apiserver();
-    assert_eq!(proxy.check(), Ok(()));
+    assert_eq!(proxy.check(), Check::Passed);
     let (certificate, alice) = (Authority::new().client("p"), headers(&[("x-remote-user", "alice")]));
     let failure = proxy.identify(&peer(&[&certificate]), &alice).unwrap_err();
     assert_eq!(failure.reason, Reason::Unauthorized);
@@ -244,4 +244,20 @@ fn a_config_map_that_is_not_kube_apiservers_is_refused_and_says_why() {
         let error = Trust::read(&data).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_cluster_that_cannot_be_known_is_a_warning_and_not_a_failure() {
+    let proxy = FrontProxy::new(Clock::system());
+    assert_eq!(proxy.learn(Unread::NoAnswer("no answer".to_owned())), "no answer");
+    assert!(matches!(proxy.check(), Check::Failed(_)), "it may be known in a moment");
+    let absent = Trust::read(&BTreeMap::new()).unwrap_err().to_string();
+    proxy.learn(Unread::Absent(absent));
+    let Check::Warns(why) = proxy.check() else { panic!() };
+    for part in
+        ["--requestheader-client-ca-file", "apiService.enabled=false", "kube-system", "kubectl get dlv"]
+    {
+        assert!(why.contains(part), "{part} in {why}");
+    }
+    assert!(proxy.is_unknown(), "whoever claims to be it now is a forger");
 }

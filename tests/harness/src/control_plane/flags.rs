@@ -34,6 +34,8 @@ pub(super) struct Files {
     token_public_key: PathBuf,
     front_proxy_ca: PathBuf,
     front_proxy: PairFiles,
+    /// Whether kube-apiserver says by which certificate aggregated APIs know it.
+    pub(super) aggregation: bool,
 }
 
 #[derive(Debug)]
@@ -66,6 +68,7 @@ impl Files {
                 "front-proxy",
                 &front_proxy_authority.client("front-proxy-client", None)?,
             )?,
+            aggregation: true,
             ca_pem,
         })
     }
@@ -112,14 +115,16 @@ pub(super) fn apiserver(programs: &Path, group: &Group, files: &Files, ports: &P
         .arg("--profiling=false")
         // Says when it has read its front-proxy certificate anew.
         .arg("--vmodule=dynamic_serving_content=2")
-        .args([format!("--service-account-issuer={ISSUER}"), format!("--api-audiences={ISSUER}")])
-        .args([
+        .args([format!("--service-account-issuer={ISSUER}"), format!("--api-audiences={ISSUER}")]);
+    if files.aggregation {
+        command.arg("--requestheader-client-ca-file").arg(&files.front_proxy_ca).args([
             "--requestheader-allowed-names=front-proxy-client",
             "--requestheader-username-headers=X-Remote-User",
             "--requestheader-uid-headers=X-Remote-Uid",
             "--requestheader-group-headers=X-Remote-Group",
             "--requestheader-extra-headers-prefix=X-Remote-Extra-",
         ]);
+    }
     for (flag, path) in [
         ("--cert-dir", &group.folder().join("apiserver")),
         ("--client-ca-file", &files.ca),
@@ -127,7 +132,6 @@ pub(super) fn apiserver(programs: &Path, group: &Group, files: &Files, ports: &P
         ("--tls-private-key-file", &files.serving.key),
         ("--service-account-key-file", &files.token_public_key),
         ("--service-account-signing-key-file", &files.token_key),
-        ("--requestheader-client-ca-file", &files.front_proxy_ca),
         ("--proxy-client-cert-file", &files.front_proxy.certificate),
         ("--proxy-client-key-file", &files.front_proxy.key),
     ] {

@@ -55,6 +55,11 @@ impl Front {
         SocketAddr::from(([127, 0, 0, 1], self.door.number()))
     }
 
+    /// Its process id, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
     /// The kubeconfig it runs with.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig

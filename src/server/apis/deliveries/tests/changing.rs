@@ -63,8 +63,13 @@ async fn what_cannot_be_redelivered_is_refused_with_why_and_what_to_do() {
         (4, 409, "Conflict", "create another WebhookTest"),
         (5, 409, "Conflict", "it is Held (Paused)"),
         (7, 404, "NotFound", "not found"),
-        (8, 409, "Conflict", "erased by jane at 2027-01-15T08:00:00.000Z: publish the event again"),
-        (9, 409, "Conflict", "Webhook gone is gone"),
+        (
+            8,
+            409,
+            "Conflict",
+            "erased by jane at 2027-01-15T08:00:00.000Z: publish it once more as an event with another id",
+        ),
+        (9, 404, "NotFound", "not found"),
         (99, 404, "NotFound", "not found"),
     ] {
         for query in ["", "?dryRun=All"] {
@@ -105,7 +110,7 @@ async fn a_redelivery_that_the_store_does_not_answer_may_have_been_made() {
 #[tokio::test]
 async fn an_event_is_erased_in_the_users_name_and_again_in_the_firsts() {
     let world = changeable();
-    for (n, by) in [(1, SHOP), (4, SHOP), (8, "jane"), (9, SHOP)] {
+    for (n, by) in [(1, SHOP), (4, SHOP), (8, "jane"), (10, SHOP)] {
         let (code, done) = post(&world, &path(n, "expunge"), "").await;
         let expected = json!({
             "apiVersion": API_VERSION, "kind": "DeliveryExpunge",
@@ -115,6 +120,7 @@ async fn an_event_is_erased_in_the_users_name_and_again_in_the_firsts() {
         assert_eq!((code, done), (201, expected), "{n}");
     }
     assert_eq!(post(&world, &path(7, "expunge"), "").await.0, 404, "of another namespace");
+    assert_eq!(post(&world, &path(9, "expunge"), "").await.0, 404, "of a Webhook that is gone");
     let erased = world.store.erased.lock().unwrap();
     assert_eq!(erased.len(), 4);
     assert!(erased.iter().all(|one| &*one.namespace == "team-a" && &*one.by == SHOP && one.at == START));
@@ -146,7 +152,8 @@ async fn a_dry_run_does_nothing() {
 #[tokio::test]
 async fn a_body_says_nothing() {
     let world = World::with(Settings { max_body_bytes: 20, namespaces: Vec::new() });
-    *world.store.log.lock().unwrap() = vec![delivery("team-a", "orders", 1)];
+    let webhook = world.webhook("team-a", "orders", &["*"], true);
+    *world.store.log.lock().unwrap() = vec![Delivery { webhook, ..delivery("", "", 1) }];
     allow(&world, &["create deliveries/expunge team-a"]);
     for (body, code) in [
         ("", 201),
