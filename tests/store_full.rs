@@ -26,7 +26,7 @@ use hookwright::model::ids::{DeliveryName, EventUid, Minter, WebhookRef, Webhook
 use hookwright::store::embedded::{Embedded, Options};
 use hookwright::store::records::Retention;
 use hookwright::store::{
-    ClaimRequest, Error, NewDelivery, NewEvent, Next, Outcome, Page, Query, State, Store,
+    ClaimRequest, Error, NewDelivery, NewEvent, Next, Order, Outcome, Page, Query, State, Store,
 };
 use hookwright_harness::scratch::scratch;
 
@@ -83,7 +83,7 @@ fn events(minter: &Minter, hook: &WebhookRef, count: usize) -> Vec<NewEvent> {
 
 async fn claim(store: &Embedded, hook: &WebhookRef, limit: usize) -> Vec<DeliveryName> {
     let now = Clock::system().now();
-    let request = ClaimRequest { webhook: hook.uid, now, limit, only: None, lease: LEASE };
+    let request = ClaimRequest { webhook: hook.uid, now, limit, order: Order::LongestDue, lease: LEASE };
     let claims = store.claim(request).await.unwrap().deliveries;
     for claimed in &claims {
         assert_eq!(claimed.event.data, body(claimed.event.uid));
@@ -99,6 +99,7 @@ async fn succeed(store: &Embedded, hook: &WebhookRef, names: &[DeliveryName]) ->
         attempt: None,
         next: Next::Success,
         disable: None,
+        failing: None,
         at,
     };
     store.record(names.iter().map(outcome).collect()).await

@@ -77,6 +77,16 @@ fn delivered(webhook: &WebhookRef, name: DeliveryName) -> Outcome {
         body_length: 0,
         error: None,
         asked_by: None,
+        probe: false,
+        retry_after: None,
     };
-    Outcome { name, webhook: webhook.uid, attempt: Some(attempt), next: Next::Success, disable: None, at }
+    Outcome {
+        name,
+        webhook: webhook.uid,
+        attempt: Some(attempt),
+        next: Next::Success,
+        disable: None,
+        failing: None,
+        at,
+    }
 }

@@ -14,7 +14,7 @@ use hookwright::model::ids::{Minter, WebhookRef, WebhookUid};
 use hookwright::model::time::UnixMillis;
 use hookwright::store::embedded::{Embedded, Options};
 use hookwright::store::records::DedupKey;
-use hookwright::store::{Attempt, ClaimRequest, NewDelivery, NewEvent, Next, Outcome, Store};
+use hookwright::store::{Attempt, ClaimRequest, NewDelivery, NewEvent, Next, Order, Outcome, Store};
 
 pub(crate) const BODY: usize = 1024;
 
@@ -103,6 +103,8 @@ pub(crate) fn attempt(at: UnixMillis) -> Attempt {
         body_length: 2,
         error: None,
         asked_by: None,
+        probe: false,
+        retry_after: None,
     }
 }
 
@@ -176,7 +178,7 @@ pub(crate) async fn drain(
                     webhook: uid,
                     now,
                     limit: batch,
-                    only: None,
+                    order: Order::LongestDue,
                     lease: Duration::from_mins(1),
                 };
                 let claims = store.claim(request).await.unwrap();
@@ -192,6 +194,7 @@ pub(crate) async fn drain(
                         attempt: Some(attempt(now)),
                         next: Next::Success,
                         disable: None,
+                        failing: None,
                         at: now,
                     })
                     .collect();

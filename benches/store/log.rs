@@ -9,7 +9,7 @@ use hookwright::clock::Clock;
 use hookwright::model::event::Attributes;
 use hookwright::model::ids::{DeliveryName, Minter, WebhookRef};
 use hookwright::store::embedded::Embedded;
-use hookwright::store::{ClaimRequest, EndReason, NewEvent, Next, Outcome, Store};
+use hookwright::store::{ClaimRequest, EndReason, NewEvent, Next, Order, Outcome, Store};
 
 use crate::common::{BODY, Maker, Usage, attempt, drain, memory, on_disk, options, peak, print, webhook};
 use crate::lists;
@@ -59,7 +59,7 @@ async fn done(store: &Arc<Embedded>, maker: &Maker, hooks: &[WebhookRef], count:
         let mut outcomes = Vec::with_capacity(BATCH);
         for (hook, finished) in hooks.iter().zip(of_hook) {
             let (webhook, lease) = (hook.uid, Duration::from_mins(1));
-            let request = ClaimRequest { webhook, now, limit: BATCH, only: None, lease };
+            let request = ClaimRequest { webhook, now, limit: BATCH, order: Order::LongestDue, lease };
             store.claim(request).await.unwrap();
             outcomes.extend(finished.into_iter().map(|(name, next)| Outcome {
                 name,
@@ -67,6 +67,7 @@ async fn done(store: &Arc<Embedded>, maker: &Maker, hooks: &[WebhookRef], count:
                 attempt: Some(attempt(now)),
                 next,
                 disable: None,
+                failing: None,
                 at: now,
             }));
         }

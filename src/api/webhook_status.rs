@@ -44,8 +44,8 @@ pub struct WebhookStatus {
     #[schemars(range(min = 0))]
     pub pending_deliveries: i64,
 
-    /// Of the pending ones, those that are Held: the Webhook is paused, disabled or not ready, or its endpoint fails
-    /// and one delivery at a time probes it.
+    /// Of the pending ones, those that are Held: the Webhook is paused, disabled or not ready, or nothing
+    /// arrives at its endpoint, and one attempt at a time looks whether it is well again.
     #[schemars(range(min = 0))]
     pub held_deliveries: i64,
 

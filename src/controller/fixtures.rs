@@ -70,6 +70,8 @@ pub(super) fn delivery(number: u8, state: State, attempts: &[(u16, i64)]) -> Del
         body_length: 11,
         error: (*status != 200).then(|| format!("answered {status}")),
         asked_by: None,
+        probe: false,
+        retry_after: None,
     });
     let mut name = [0; 16];
     name[15] = number;

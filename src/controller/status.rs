@@ -12,8 +12,9 @@ use crate::api::webhook::{DeliveryState, DeliverySummary, WebhookState};
 use crate::model::duration;
 use crate::model::legible::legible;
 use crate::model::time::UnixMillis;
+use crate::model::trouble::LastFailure;
 use crate::routes::Route;
-use crate::routes::hold::{Hold, PROBE_AFTER, hold, shown};
+use crate::routes::hold::{Hold, UNHEALTHY_AFTER, hold, shown, trouble};
 use crate::store::records::DisableReason;
 use crate::store::{Delivery, Summary};
 
@@ -113,15 +114,15 @@ fn ready(known: &Known<'_>, maker: &Maker<'_>) -> Condition {
 
 fn healthy(known: &Known<'_>, maker: &Maker<'_>) -> Condition {
     let summary = known.summary;
-    let (status, reason, message) = if summary.consecutive_failures >= PROBE_AFTER {
-        (
-            Status::False,
-            "AttemptsFail",
-            "five or more attempts in a row failed; one delivery at a time probes the endpoint, the others are Held",
-        )
-    } else if summary.failed_since_success {
-        (Status::False, "DeliveryFailed", "deliveries failed, and none has arrived since")
-    } else if summary.last_success.is_some() {
+    if summary.consecutive_failures >= UNHEALTHY_AFTER || summary.failed_since_success {
+        let last = summary.last_failure.as_deref();
+        let many = summary.consecutive_failures >= UNHEALTHY_AFTER;
+        // A program that did not keep the last failure may have counted it.
+        let unknown = if many { "AttemptsFail" } else { "DeliveryFailed" };
+        let reason = last.map_or(unknown, |last| last.kind.as_str());
+        return maker.make(ENDPOINT_HEALTHY, Status::False, reason, &unhealthy(known, last));
+    }
+    let (status, reason, message) = if summary.last_success.is_some() {
         (Status::True, "Delivering", "deliveries arrive")
     } else if summary.last_triggered.is_some() {
         (
@@ -133,6 +134,36 @@ fn healthy(known: &Known<'_>, maker: &Maker<'_>) -> Condition {
         (Status::Unknown, "NoDeliveries", "nothing has been sent yet")
     };
     maker.make(ENDPOINT_HEALTHY, status, reason, message)
+}
+
+/// What is wrong with an endpoint, and what follows: the last failure, what waits, and when it is tried next.
+fn unhealthy(known: &Known<'_>, last: Option<&LastFailure>) -> String {
+    let Known { route, summary, now, .. } = known;
+    let mut message = match last.map(|last| last.error.as_deref()) {
+        Some(Some(error)) => format!("nothing has arrived since attempts failed, the last one with: {error}"),
+        Some(None) | None => "nothing has arrived since attempts failed".to_owned(),
+    };
+    let waits = match summary.pending {
+        1 => "1 delivery waits".to_owned(),
+        pending => format!("{pending} deliveries wait"),
+    };
+    message.push_str("; ");
+    message.push_str(&waits);
+    let Some(trouble) = trouble(route, Some(summary)) else { return message };
+    match &trouble.spaced {
+        Some(spaced) => {
+            let next = seconds(spaced.next(*now));
+            message.push_str("; one attempt at a time, the next at ");
+            message.push_str(&next);
+            message.push_str(" or soon after, the others are Held");
+        }
+        None if trouble.failures > 0 => {
+            message.push_str("; attempts at a time: at most ");
+            message.push_str(&trouble.window.to_string());
+        }
+        None => {}
+    }
+    message
 }
 
 fn disabled(known: &Known<'_>, maker: &Maker<'_>) -> Option<Condition> {

@@ -188,7 +188,15 @@ impl Context {
             let (webhook, at) = (delivery.webhook.uid, self.deps.clock.now());
             self.deps
                 .store
-                .record(vec![Outcome { name, webhook, attempt: None, next, disable: None, at }])
+                .record(vec![Outcome {
+                    name,
+                    webhook,
+                    attempt: None,
+                    next,
+                    disable: None,
+                    failing: None,
+                    at,
+                }])
                 .await?;
             delivery.state = State::Failed;
             delivery.reason = Some(EndReason::Interrupted);

@@ -16,6 +16,7 @@ use super::schedule::Ended;
 use super::{Job, Sent};
 use crate::metrics::{Attempted, Ended as EndedLabel};
 use crate::model::causes::chain;
+use crate::model::time::UnixMillis;
 use crate::model::verdict::{Fault, Verdict};
 use crate::routes::{Endpoint, Route};
 use crate::store::{self, Attempt, Claimed, Next, Outcome};
@@ -29,7 +30,14 @@ pub(super) struct Task {
     pub(super) claimed: Claimed,
     pub(super) route: Arc<Route>,
     pub(super) endpoint: Arc<Endpoint>,
-    pub(super) is_probe: bool,
+    /// Made while attempts are spaced, at the time of one.
+    pub(super) is_look: bool,
+    /// Set when it is made before its time: when that is.
+    pub(super) own_time: Option<UnixMillis>,
+    /// A first attempt, where those are bound to fail.
+    pub(super) is_usual: bool,
+    /// How many attempts may be under way.
+    pub(super) window: usize,
     /// Until when the claim holds.
     pub(super) lease_ends: Instant,
 }
@@ -82,14 +90,15 @@ async fn send(shared: &Shared, task: &Task) -> Sent {
             content_type: None,
             body_length: 0,
             error: Some("Hookwright failed in this attempt; its log says where".to_owned()),
-            asked_by: None,
+            asked_by: None, probe: false,
+retry_after: None,
         };
         Sent { attempt, verdict: Verdict::Retry { fault: Fault::Internal, after: None } }
     })
 }
 
 fn judge(shared: &Shared, task: &Task, sent: Sent) -> (Outcome, Ended) {
-    let Task { claimed, route, endpoint, is_probe, .. } = task;
+    let Task { claimed, route, endpoint, is_look, own_time, is_usual, window, .. } = task;
     let Sent { attempt, verdict } = sent;
     shared.metrics.attempts.get_or_create(&Attempted { verdict: verdict.as_str() }).inc();
     shared.metrics.attempt_duration.observe(attempt.duration.as_secs_f64());
@@ -102,9 +111,12 @@ fn judge(shared: &Shared, task: &Task, sent: Sent) -> (Outcome, Ended) {
         webhook: route.webhook.uid,
         generation: route.generation,
         retry: &endpoint.retry,
-        attempts: u32::try_from(claimed.delivery.attempts.len()).unwrap_or(u32::MAX).saturating_add(1),
+        attempts: u32::try_from(claimed.delivery.attempts_made()).unwrap_or(u32::MAX).saturating_add(1),
+        own_time: *own_time,
         is_redelivery: claimed.delivery.redelivery.is_some(),
-        is_probe: *is_probe,
+        is_look: *is_look,
+        is_usual: *is_usual,
+        window: *window,
         attempt,
         verdict,
         summary: summary.as_deref(),

@@ -164,6 +164,8 @@ impl Heard {
             body_length: body.len() as u64,
             error: error.map(|error| keep(error.as_bytes(), false, KEPT_ERROR)),
             asked_by: None,
+            probe: false,
+            retry_after: None,
         }
     }
 }

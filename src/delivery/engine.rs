@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::model::ids::WebhookUid;
+use crate::model::time::UnixMillis;
 use crate::routes::Table;
 use crate::store::Store;
 
@@ -104,6 +105,8 @@ pub(super) struct Shared {
     pub(super) rounds: Mutex<Rounds>,
     workers: Mutex<HashMap<WebhookUid, Arc<Inbox>>>,
     started: Instant,
+    /// The same, by the wall clock.
+    pub(super) began: UnixMillis,
     /// Milliseconds from the start to the last look.
     pub(super) looked: AtomicU64,
 }
@@ -134,12 +137,13 @@ impl Engine {
             store,
             table,
             sender,
-            clock,
             metrics,
             ceiling: Ceiling::new(settings.max_attempts, settings.max_bytes),
             settings,
             quiet: Quiet::default(),
             expiring: tokio::sync::Mutex::default(),
+            began: clock.now(),
+            clock,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             abort: CancellationToken::new(),

@@ -11,7 +11,7 @@ use crate::metrics::Ended as EndedLabel;
 use crate::model::causes::chain;
 use crate::model::ids::WebhookUid;
 use crate::routes::hold::hold;
-use crate::store::{ClaimRequest, Claimed, EndReason, Next, Outcome, Result};
+use crate::store::{ClaimRequest, Claimed, EndReason, Next, Order, Outcome, Result};
 
 /// Ended in one commit.
 const BATCH: usize = 128;
@@ -72,7 +72,7 @@ impl Shared {
             webhook,
             now: since,
             limit: BATCH,
-            only: None,
+            order: Order::LongestDue,
             // Counted from the time that is asked for, which is so long ago.
             lease: limit + self.settings.lease_margin,
         };
@@ -87,6 +87,7 @@ impl Shared {
                 attempt: None,
                 next: Next::Failed(EndReason::Expired),
                 disable: None,
+                failing: None,
                 at,
             })
             .collect();

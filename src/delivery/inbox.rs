@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 
 use super::limits::Permit;
 use super::schedule::Ended;
-use crate::model::ids::DeliveryName;
+use crate::store::Tried;
 
 /// Something that a worker has to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,23 +18,34 @@ pub(super) enum Happening {
     Arrived {
         /// Size of its event.
         bytes: usize,
+        /// Which it was.
+        ticket: Ticket,
     },
     /// The outcome is in the store, or never will be. Frees the slot of an attempt that did not arrive: its
     /// failure may change what may be sent next.
     Recorded(Record),
 }
 
+/// What the schedule has to know again when an attempt ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ticket {
+    /// The round of attempts that it belongs to.
+    pub(super) round: u64,
+    /// Whether its delivery had been attempted before.
+    pub(super) tried: Tried,
+}
+
 /// The end of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Record {
-    /// Of which delivery.
-    pub(super) name: DeliveryName,
     /// How it ended.
     pub(super) ended: Ended,
     /// Its slot was freed before.
     pub(super) had_arrived: bool,
     /// Size of its event.
     pub(super) bytes: usize,
+    /// Which it was.
+    pub(super) ticket: Ticket,
     /// The second since the engine started in which its claim ends, and it with it.
     pub(super) ends_by: u64,
 }
@@ -92,14 +103,8 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn new(
-        inbox: Arc<Inbox>,
-        name: DeliveryName,
-        bytes: usize,
-        ends_by: u64,
-        permit: Permit,
-    ) -> Self {
-        let record = Record { name, ended: Ended::Unknown, had_arrived: false, bytes, ends_by };
+    pub(super) fn new(inbox: Arc<Inbox>, ticket: Ticket, bytes: usize, ends_by: u64, permit: Permit) -> Self {
+        let record = Record { ended: Ended::Unknown, had_arrived: false, bytes, ticket, ends_by };
         Self { inbox, record, permit: Some(permit) }
     }
 
@@ -107,7 +112,7 @@ impl Slot {
     pub(super) fn arrived(&mut self) {
         self.permit = None;
         if !std::mem::replace(&mut self.record.had_arrived, true) {
-            self.inbox.push(Happening::Arrived { bytes: self.record.bytes });
+            self.inbox.push(Happening::Arrived { bytes: self.record.bytes, ticket: self.record.ticket });
         }
     }
 
@@ -129,22 +134,23 @@ mod tests {
     use super::*;
     use crate::delivery::limits::Ceiling;
 
-    fn name() -> DeliveryName {
-        DeliveryName::from_bytes([7; 16])
-    }
+    const TICKET: Ticket = Ticket { round: 2, tried: Tried::Never };
 
     #[test]
     fn a_slot_tells_once_how_it_ended_also_in_a_panic() {
         let recorded = |ended, had_arrived| {
-            Happening::Recorded(Record { name: name(), ended, had_arrived, bytes: 9, ends_by: 3 })
+            Happening::Recorded(Record { ended, had_arrived, bytes: 9, ticket: TICKET, ends_by: 3 })
         };
         let inbox = Arc::new(Inbox::default());
         let permit = || Ceiling::new(9, 9).reserve(1, 0).unwrap().start(9);
-        let slot = || Slot::new(Arc::clone(&inbox), name(), 9, 3, permit());
+        let slot = || Slot::new(Arc::clone(&inbox), TICKET, 9, 3, permit());
         let mut whole = slot();
         whole.arrived();
         whole.recorded(Ended::Success);
-        assert_eq!(inbox.take(), [Happening::Arrived { bytes: 9 }, recorded(Ended::Success, true)]);
+        assert_eq!(
+            inbox.take(),
+            [Happening::Arrived { bytes: 9, ticket: TICKET }, recorded(Ended::Success, true)]
+        );
         drop(slot());
         assert_eq!(inbox.take(), [recorded(Ended::Unknown, false)]);
         let mut half = slot();
@@ -154,7 +160,10 @@ mod tests {
             panic!("in an attempt");
         }));
         assert!(panicked.is_err());
-        assert_eq!(inbox.take(), [Happening::Arrived { bytes: 9 }, recorded(Ended::Unknown, true)]);
+        assert_eq!(
+            inbox.take(),
+            [Happening::Arrived { bytes: 9, ticket: TICKET }, recorded(Ended::Unknown, true)]
+        );
     }
 
     #[tokio::test]

@@ -40,7 +40,7 @@ fn expect(lines: &[String], at_most: usize, said: &[&str]) {
 #[tokio::test(start_paused = true)]
 async fn an_hour_of_a_dead_receiver() {
     let lines = an_hour(1, |world| world.does("w0", |_| Does::Status(503))).await;
-    expect(&lines, 50, &["attempt failed", "status=503", "team-a/w0", "unhealthy: one delivery at a time"]);
+    expect(&lines, 50, &["attempt failed", "status=503", "team-a/w0", "unhealthy: one attempt at a time"]);
     let untold = lines.iter().filter(|line| !line.contains("unlogged=0")).count();
     assert!(untold > 0, "they say how many were not written");
 }
@@ -52,14 +52,14 @@ async fn an_hour_of_many_webhooks_of_one_dead_receiver() {
             world.does(&format!("w{number}"), |_| Does::Status(503));
         }
     };
-    expect(&an_hour(30, dead).await, 150, &["attempt failed", "unhealthy: one delivery at a time"]);
+    expect(&an_hour(30, dead).await, 150, &["attempt failed", "unhealthy: one attempt at a time"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_hour_of_a_flapping_receiver() {
-    let flaps = |count| Does::Status(if count % 6 == 5 { 200 } else { 503 });
+    let flaps = |count| Does::Status(if count % 12 == 11 { 200 } else { 503 });
     let lines = an_hour(1, |world| world.does("w0", flaps)).await;
-    expect(&lines, 100, &["attempt failed", "unhealthy: one delivery at a time", "healthy again"]);
+    expect(&lines, 100, &["attempt failed", "unhealthy: one attempt at a time", "healthy again"]);
     let said = |words: &str| lines.iter().filter(|line| line.contains(words)).count();
     let (ill, well) = (said(" unhealthy: "), said(" healthy again: "));
     assert!(well == ill || well + 1 == ill, "each is taken back: {ill} and {well}");
@@ -98,5 +98,5 @@ async fn an_hour_of_one_failing_event_after_the_other_of_which_each_gives_up() {
         world.pass(Duration::from_secs(30)).await;
     }
     // Its worker ends between two of them, and knows nothing of what another has said.
-    expect(&lines.all(), 50, &["delivery failed", "unhealthy: one delivery at a time"]);
+    expect(&lines.all(), 50, &["delivery failed", "unhealthy: one attempt at a time"]);
 }

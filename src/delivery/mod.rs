@@ -7,6 +7,9 @@ mod client_tests;
 mod clients;
 #[cfg(test)]
 mod clock_tests;
+mod congestion;
+#[cfg(test)]
+mod congestion_tests;
 mod connection;
 mod dial;
 #[cfg(test)]
@@ -37,6 +40,8 @@ mod patrol;
 #[cfg(test)]
 mod patrol_tests;
 mod quiet;
+#[cfg(test)]
+mod receivers_tests;
 mod request;
 #[cfg(test)]
 mod resend_tests;

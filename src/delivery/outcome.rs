@@ -6,13 +6,11 @@ use super::schedule::Ended;
 use crate::model::ids::{DeliveryName, WebhookUid};
 use crate::model::retry::Policy;
 use crate::model::time::UnixMillis;
+use crate::model::trouble::{Failing, Kind};
 use crate::model::verdict::{Fault, Verdict};
-use crate::routes::hold::PROBE_AFTER;
+use crate::routes::hold::UNHEALTHY_AFTER;
 use crate::store::records::{DisableReason, Disabled};
 use crate::store::{Attempt, EndReason, Next, Outcome, Summary};
-
-/// While an endpoint is probed, it is tried at least this often.
-pub(super) const PROBE_WAIT: Duration = Duration::from_mins(1);
 
 /// An attempt with what is needed to tell what follows.
 #[derive(Clone, Debug)]
@@ -22,12 +20,18 @@ pub(super) struct Made<'a> {
     /// Generation of the spec that it was made by.
     pub(super) generation: i64,
     pub(super) retry: &'a Policy,
-    /// Attempts of this delivery, this one counted.
+    /// Attempts of this delivery, this one counted, probes not.
     pub(super) attempts: u32,
+    /// Set when it was made before its time: when that is.
+    pub(super) own_time: Option<UnixMillis>,
     /// Somebody asked for it: it is the last, whatever the retry budget.
     pub(super) is_redelivery: bool,
-    /// Made as the probe of an unhealthy endpoint.
-    pub(super) is_probe: bool,
+    /// Made while attempts were spaced, at the time of one.
+    pub(super) is_look: bool,
+    /// It was a first attempt, where those are bound to fail.
+    pub(super) is_usual: bool,
+    /// How many attempts might be under way when it began.
+    pub(super) window: usize,
     pub(super) attempt: Attempt,
     pub(super) verdict: Verdict,
     /// The Webhook's numbers before this attempt.
@@ -39,42 +43,64 @@ pub(super) struct Made<'a> {
 
 /// What is recorded, and what the schedule makes of it.
 pub(super) fn conclude(made: Made<'_>) -> (Outcome, Ended) {
-    let (next, ended) = match made.verdict {
-        Verdict::Delivered => (Next::Success, Ended::Success),
+    let next = match made.verdict {
+        Verdict::Delivered => Next::Success,
         Verdict::Retry { fault, after } => made.retry_or_fail(fault, after),
-        Verdict::Gone => made.fail(EndReason::Gone, None),
+        Verdict::Gone => Next::Failed(EndReason::Gone),
+    };
+    let failing = made.failing();
+    let is_of_endpoint = failing.as_ref().is_some_and(|failing| failing.kind.is_of_endpoint());
+    let ended = match next {
+        Next::Success => Ended::Success,
+        Next::Retry(at) => Ended::Failure { is_of_endpoint, retry: Some(at) },
+        Next::Failed(_) => Ended::Failure { is_of_endpoint, retry: None },
     };
     let disable = made.disable();
-    let Made { name, webhook, attempt, now, .. } = made;
-    (Outcome { name, webhook, attempt: Some(attempt), next, disable, at: now }, ended)
+    let Made { name, webhook, retry, mut attempt, verdict, own_time, now, .. } = made;
+    attempt.probe = own_time.is_some();
+    if let Verdict::Retry { after, .. } = verdict {
+        attempt.retry_after = after.map(|after| after.min(retry.max));
+    }
+    (Outcome { name, webhook, attempt: Some(attempt), next, disable, failing, at: now }, ended)
 }
 
 impl Made<'_> {
-    fn retry_or_fail(&self, fault: Fault, after: Option<Duration>) -> (Next, Ended) {
-        let dice = dice(self.name, self.attempts);
-        let wait = self.retry.next(self.attempts, after, dice).filter(|_| !self.is_redelivery);
-        let Some(wait) = wait else {
-            let reason = match fault {
-                Fault::Denied => EndReason::AddressDenied,
-                _ if self.is_redelivery => EndReason::RedeliveryFailed,
-                _ => EndReason::RetriesExhausted,
-            };
-            return self.fail(reason, after);
+    fn retry_or_fail(&self, fault: Fault, after: Option<Duration>) -> Next {
+        if let Some(own_time) = self.own_time {
+            // Nothing is taken from its retries, and its time stays, or it might be put off for ever.
+            return Next::Retry(own_time);
+        }
+        let wait = self.retry.next(self.attempts, after, self.dice()).filter(|_| !self.is_redelivery);
+        match wait {
+            Some(wait) => Next::Retry(self.now + wait),
+            None if fault == Fault::Denied => Next::Failed(EndReason::AddressDenied),
+            None if self.is_redelivery => Next::Failed(EndReason::RedeliveryFailed),
+            None => Next::Failed(EndReason::RetriesExhausted),
+        }
+    }
+
+    /// None: it arrived, or Hookwright itself failed.
+    fn failing(&self) -> Option<Failing> {
+        let (kind, after) = match self.verdict {
+            Verdict::Delivered | Verdict::Retry { fault: Fault::Internal, .. } => return None,
+            Verdict::Retry { fault, after } => (Kind::of(fault), after),
+            Verdict::Gone => (Kind::Rejects, None),
         };
-        let pace = self.now + self.pace(after);
-        let at = if self.is_probe { pace } else { self.now + wait };
-        (Next::Retry(at), Ended::Failure { pace, retry: Some(at) })
+        let is_asked = matches!(self.attempt.status, Some(429 | 503));
+        Some(Failing {
+            kind,
+            generation: self.generation,
+            window: u32::try_from(self.window).unwrap_or(u32::MAX),
+            is_look: self.is_look,
+            is_usual: self.is_usual,
+            retry_after: after.filter(|_| is_asked),
+            initial: self.retry.initial,
+            dice: self.dice(),
+        })
     }
 
-    fn fail(&self, reason: EndReason, after: Option<Duration>) -> (Next, Ended) {
-        let pace = self.now + self.pace(after);
-        (Next::Failed(reason), Ended::Failure { pace, retry: None })
-    }
-
-    /// Before the next probe: the backoff of this delivery, at most a minute, or what the receiver asked for.
-    fn pace(&self, after: Option<Duration>) -> Duration {
-        let asked = after.unwrap_or_default().min(self.retry.max);
-        self.retry.delay(self.attempts).min(PROBE_WAIT).max(asked)
+    fn dice(&self) -> u8 {
+        dice(self.name, self.attempts, self.own_time.map(|_| self.now))
     }
 
     fn disable(&self) -> Option<Disabled> {
@@ -92,15 +118,16 @@ impl Made<'_> {
         self.summary.is_some_and(|summary| {
             let since = summary.failing_since.map(|since| self.now.since(since));
             since.is_some_and(|since| since >= self.disable_after)
-                && summary.consecutive_failures + 1 >= PROBE_AFTER
+                && summary.consecutive_failures + 1 >= UNHEALTHY_AFTER
         })
     }
 }
 
 /// For jitter: differs between deliveries and attempts, and needs no source of chance.
-fn dice(name: DeliveryName, attempts: u32) -> u8 {
+fn dice(name: DeliveryName, attempts: u32, early: Option<UnixMillis>) -> u8 {
     let [.., last] = *name.as_bytes();
-    last ^ attempts.to_le_bytes()[0].wrapping_mul(157)
+    let [early, ..] = early.map_or(0, UnixMillis::as_millis).to_le_bytes();
+    last ^ attempts.to_le_bytes()[0].wrapping_mul(157) ^ early
 }
 
 #[cfg(test)]
@@ -132,6 +159,8 @@ mod tests {
             body_length: 0,
             error: None,
             asked_by: None,
+            probe: false,
+            retry_after: None,
         };
         Made {
             name: DeliveryName::from_bytes([(2_u8).wrapping_mul(157); 16]),
@@ -139,8 +168,11 @@ mod tests {
             generation: 4,
             retry,
             attempts: 2,
+            own_time: None,
             is_redelivery: false,
-            is_probe: false,
+            is_look: false,
+            is_usual: false,
+            window: 7,
             attempt,
             verdict: retry_after(None),
             summary: None,
@@ -153,50 +185,94 @@ mod tests {
     fn each_verdict_has_one_consequence() {
         let retry = endpoint("https://x.localhost/").retry;
         let after = |seconds| retry_after(Some(seconds));
-        for (verdict, attempts, next, pace) in [
-            (Verdict::Delivered, 1, Next::Success, None),
-            (retry_after(None), 2, Next::Retry(at(MINUTE)), Some(MINUTE)),
-            (after(5), 2, Next::Retry(at(MINUTE)), Some(MINUTE)),
-            (after(600), 2, Next::Retry(at(600)), Some(600)),
-            (after(100 * DAY), 2, Next::Retry(at(DAY)), Some(DAY)),
-            (retry_after(None), 4, Next::Failed(EndReason::RetriesExhausted), Some(MINUTE)),
-            (after(600), 4, Next::Failed(EndReason::RetriesExhausted), Some(600)),
-            (DENIED, 2, Next::Retry(at(MINUTE)), Some(MINUTE)),
-            (DENIED, 4, Next::Failed(EndReason::AddressDenied), Some(MINUTE)),
-            (Verdict::Gone, 1, Next::Failed(EndReason::Gone), Some(10)),
+        for (verdict, attempts, next) in [
+            (Verdict::Delivered, 1, Next::Success),
+            (retry_after(None), 2, Next::Retry(at(MINUTE))),
+            (after(5), 2, Next::Retry(at(MINUTE))),
+            (after(600), 2, Next::Retry(at(600))),
+            (after(100 * DAY), 2, Next::Retry(at(DAY))),
+            (retry_after(None), 4, Next::Failed(EndReason::RetriesExhausted)),
+            (after(600), 4, Next::Failed(EndReason::RetriesExhausted)),
+            (DENIED, 2, Next::Retry(at(MINUTE))),
+            (DENIED, 4, Next::Failed(EndReason::AddressDenied)),
         ] {
             let (outcome, ended) = conclude(Made { attempts, verdict, ..made(&retry) });
             assert_eq!(outcome.next, next, "{verdict:?} {attempts}");
-            let due = if let Next::Retry(at) = next { Some(at) } else { None };
-            let expected = pace.map_or(Ended::Success, |pace| Ended::Failure { pace: at(pace), retry: due });
+            let retry = if let Next::Retry(at) = next { Some(at) } else { None };
+            let expected = match next {
+                Next::Success => Ended::Success,
+                Next::Retry(_) | Next::Failed(_) => Ended::Failure { is_of_endpoint: true, retry },
+            };
             assert_eq!(ended, expected, "{verdict:?} {attempts}");
-            assert!(outcome.attempt.is_some());
+            assert_eq!(outcome.attempt.map(|attempt| attempt.probe), Some(false));
+            assert_eq!(outcome.failing.is_some(), next != Next::Success, "{verdict:?}");
         }
     }
 
     #[test]
     fn what_somebody_asked_for_is_attempted_once() {
         let retry = endpoint("https://x.localhost/").retry;
-        for (verdict, is_probe, next) in [
+        for (verdict, is_look, next) in [
             (Verdict::Delivered, false, Next::Success),
             (retry_after(None), false, Next::Failed(EndReason::RedeliveryFailed)),
             (retry_after(Some(5)), true, Next::Failed(EndReason::RedeliveryFailed)),
             (DENIED, false, Next::Failed(EndReason::AddressDenied)),
             (Verdict::Gone, false, Next::Failed(EndReason::Gone)),
         ] {
-            let made = Made { attempts: 1, is_redelivery: true, is_probe, verdict, ..made(&retry) };
-            assert_eq!(conclude(made).0.next, next, "{verdict:?} {is_probe}");
+            let made = Made { attempts: 1, is_redelivery: true, is_look, verdict, ..made(&retry) };
+            assert_eq!(conclude(made).0.next, next, "{verdict:?} {is_look}");
         }
     }
 
     #[test]
-    fn a_probe_is_tried_again_within_a_minute() {
-        let retry = Policy { max_retries: 8, ..endpoint("https://x.localhost/").retry };
-        for (attempts, after, seconds) in [(1, None, 10), (2, None, 60), (5, None, 60), (5, Some(90), 90)] {
+    fn an_attempt_before_its_time_takes_nothing_and_changes_no_time() {
+        let retry = endpoint("https://x.localhost/").retry;
+        let own_time = Some(at(3600));
+        for (after, attempts) in [(None, 4), (Some(90), 4), (Some(7200), 99)] {
             let verdict = retry_after(after);
-            let (outcome, _) = conclude(Made { attempts, verdict, is_probe: true, ..made(&retry) });
-            assert_eq!(outcome.next, Next::Retry(at(seconds)), "{attempts}");
+            let (outcome, _) = conclude(Made { attempts, verdict, own_time, ..made(&retry) });
+            assert_eq!(outcome.next, Next::Retry(at(3600)));
+            assert!(outcome.attempt.unwrap().probe);
         }
+        for (verdict, next) in
+            [(Verdict::Delivered, Next::Success), (Verdict::Gone, Next::Failed(EndReason::Gone))]
+        {
+            assert_eq!(conclude(Made { verdict, own_time, ..made(&retry) }).0.next, next);
+        }
+    }
+
+    #[test]
+    fn only_what_speaks_of_the_endpoint_counts_against_it() {
+        let retry = endpoint("https://x.localhost/").retry;
+        let asked = Some(Duration::from_secs(5));
+        for (fault, status, kind, wait) in [
+            (Fault::Unreachable, None, Kind::Unreachable, None),
+            (Fault::Denied, None, Kind::Unreachable, None),
+            (Fault::TimedOut, None, Kind::TimesOut, None),
+            (Fault::TimedOut, Some(408), Kind::TimesOut, None),
+            (Fault::ServerError, Some(500), Kind::ServerErrors, None),
+            (Fault::ServerError, Some(503), Kind::ServerErrors, asked),
+            (Fault::Throttled, Some(429), Kind::ServerErrors, asked),
+            (Fault::Rejected, Some(301), Kind::Rejects, None),
+            (Fault::Rejected, Some(400), Kind::Rejects, None),
+            (Fault::Rejected, Some(425), Kind::Rejects, None),
+        ] {
+            let mut made = made(&retry);
+            made.attempt.status = status;
+            let (outcome, ended) = conclude(Made { verdict: Verdict::Retry { fault, after: asked }, ..made });
+            let failing = outcome.failing.unwrap();
+            assert_eq!((failing.kind, failing.retry_after), (kind, wait), "{fault:?}");
+            assert_eq!((failing.generation, failing.window), (4, 7));
+            assert_eq!(outcome.attempt.unwrap().retry_after, asked);
+            let Ended::Failure { is_of_endpoint, .. } = ended else { panic!("{ended:?}") };
+            assert_eq!((is_of_endpoint, kind.is_of_endpoint()), (fault.is_of_endpoint(), is_of_endpoint));
+        }
+        let verdict = Verdict::Retry { fault: Fault::Internal, after: None };
+        let (outcome, ended) = conclude(Made { verdict, ..made(&retry) });
+        assert_eq!(
+            (outcome.failing, ended),
+            (None, Ended::Failure { is_of_endpoint: false, retry: Some(at(MINUTE)) })
+        );
     }
 
     #[test]
@@ -225,7 +301,9 @@ mod tests {
     #[test]
     fn jitter_differs_between_deliveries_and_attempts() {
         let rolls: std::collections::HashSet<u8> = (0..8)
-            .flat_map(|name| (1..5).map(move |attempts| dice(DeliveryName::from_bytes([name; 16]), attempts)))
+            .flat_map(|name| {
+                (1..5).map(move |attempts| dice(DeliveryName::from_bytes([name; 16]), attempts, None))
+            })
             .collect();
         assert!(rolls.len() > 20, "{rolls:?}");
     }

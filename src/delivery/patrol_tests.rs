@@ -38,10 +38,10 @@ fn disabled(world: &World) {
     world.does("a", |_| Does::Status(410));
 }
 
-/// Nobody answers; events beyond the fifth wait behind the probe.
+/// Nothing arrives; most events wait for it.
 fn down(world: &World) {
     world.route_to("a", Endpoint { max_in_flight: 5, ..to("a") });
-    world.does("a", |_| Does::Status(503));
+    world.does("a", |_| Does::Slowly(503, SECOND));
 }
 
 fn failing(world: &World) {
@@ -66,7 +66,7 @@ async fn the_oldest_pending_delivery_is_measured_by_what_it_waits_for() {
         ("paused", paused, 1, false, false),
         ("not ready", unready, 1, false, false),
         ("disabled", disabled, 2, false, false),
-        ("receiver down", down, 10, false, true),
+        ("receiver down", down, 40, false, true),
         ("its retry is not due", failing, 1, false, false),
         ("claimed, and its receiver hangs", hanging, 1, true, false),
         ("rate limited", limited, 2, true, false),

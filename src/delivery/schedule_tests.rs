@@ -2,24 +2,22 @@
 
 use std::time::Duration;
 
-use super::inbox::Record;
-use super::schedule::{Ended, MAX_CLAIM, Schedule, Step, View};
+use super::inbox::{Record, Ticket};
+use super::schedule::{Claimed, Ended, MAX_CLAIM, Schedule, Step, Trouble, View};
 use crate::delivery::testing::START;
-use crate::model::ids::DeliveryName;
 use crate::model::rate::RateLimit;
 use crate::model::time::UnixMillis;
 use crate::routes::hold::Hold;
 use crate::store::records::DisableReason;
+use crate::store::{Order, Tried};
 
-const NOTHING_HELD: View<'static> = View { hold: None, max_in_flight: 4, rate_limit: None, now: START };
-const PROBING: View<'static> = View { hold: Some(Hold::EndpointUnhealthy), ..NOTHING_HELD };
+const NOTHING_HELD: View<'static> =
+    View { hold: None, max_in_flight: 4, rate_limit: None, trouble: None, now: START };
 
-fn name(number: u8) -> DeliveryName {
-    DeliveryName::from_bytes([number; 16])
-}
-
-fn names(numbers: std::ops::Range<u8>) -> Vec<DeliveryName> {
-    numbers.map(name).collect()
+/// It fails since START, and may be looked after from this second on.
+fn spaced(next: u64, now: u64) -> View<'static> {
+    let trouble = Some(Trouble { since: START, is_grave: true, next: at(next), is_asked: false });
+    View { hold: Some(Hold::EndpointUnhealthy), trouble, now: at(now), ..NOTHING_HELD }
 }
 
 fn at(seconds: u64) -> UnixMillis {
@@ -27,40 +25,71 @@ fn at(seconds: u64) -> UnixMillis {
 }
 
 fn claim(limit: usize) -> Step {
-    Step::Claim { limit, only: None }
+    Step::Claim { limit, order: Order::LongestDue }
 }
 
-fn only(number: u8) -> Step {
-    Step::Claim { limit: 1, only: Some(name(number)) }
+fn in_turn(limit: usize, first: Tried) -> Step {
+    Step::Claim { limit, order: Order::InTurn { first } }
 }
 
-fn failed(pace: u64, retry: Option<u64>) -> Ended {
-    Ended::Failure { pace: at(pace), retry: retry.map(at) }
+fn look(first: Tried) -> Step {
+    Step::Claim { limit: 1, order: Order::Look { first } }
 }
 
-fn record(schedule: &mut Schedule, view: &View<'_>, number: u8, ended: Ended) {
+fn failed(retry: Option<u64>) -> Ended {
+    Ended::Failure { is_of_endpoint: true, retry: retry.map(at) }
+}
+
+fn claimed(
+    schedule: &mut Schedule,
+    view: &View<'_>,
+    asked: usize,
+    started: usize,
+    next_due: Option<UnixMillis>,
+) -> u64 {
+    let (order, last) = (Order::LongestDue, (started > 0).then_some(Tried::Never));
+    schedule.claimed(view, Claimed { asked, order, started, last, next_due })
+}
+
+fn ticket(round: u64) -> Ticket {
+    Ticket { round, tried: Tried::Never }
+}
+
+/// The claim of a look, of one of this kind if there is any.
+fn looked(
+    schedule: &mut Schedule,
+    view: &View<'_>,
+    last: Option<Tried>,
+    next_due: Option<UnixMillis>,
+) -> u64 {
+    let order = Order::Look { first: Tried::Never };
+    let started = usize::from(last.is_some());
+    schedule.claimed(view, Claimed { asked: 1, order, started, last, next_due })
+}
+
+fn record(schedule: &mut Schedule, view: &View<'_>, round: u64, ended: Ended) {
     let had_arrived = ended == Ended::Success;
-    schedule.recorded(&Record { name: name(number), ended, had_arrived, bytes: 0, ends_by: 0 }, view);
+    schedule.recorded(&Record { ended, had_arrived, bytes: 0, ticket: ticket(round), ends_by: 0 }, view);
 }
 
 /// One attempt from its claim to its record.
-fn attempt(schedule: &mut Schedule, view: &View<'_>, number: u8, ended: Ended) {
-    schedule.claimed(view, 1, None, &[name(number)], Some(view.now));
+fn attempt(schedule: &mut Schedule, view: &View<'_>, ended: Ended) {
+    let round = claimed(schedule, view, 1, 1, Some(view.now));
     if ended == Ended::Success {
-        schedule.arrived(view);
+        schedule.arrived(ticket(round), view);
     }
-    record(schedule, view, number, ended);
+    record(schedule, view, round, ended);
 }
 
 #[test]
 fn what_is_due_is_claimed_up_to_the_limit_and_each_end_frees_a_slot() {
     let mut schedule = Schedule::default();
     assert_eq!(schedule.step(&NOTHING_HELD), claim(4));
-    schedule.claimed(&NOTHING_HELD, 4, None, &names(0..4), Some(START));
+    claimed(&mut schedule, &NOTHING_HELD, 4, 4, Some(START));
     assert_eq!(schedule.step(&NOTHING_HELD), Step::Rest);
-    schedule.arrived(&NOTHING_HELD);
+    schedule.arrived(ticket(0), &NOTHING_HELD);
     assert_eq!(schedule.step(&NOTHING_HELD), claim(1), "before the outcome is recorded");
-    record(&mut schedule, &NOTHING_HELD, 1, failed(10, Some(10)));
+    record(&mut schedule, &NOTHING_HELD, 0, failed(Some(10)));
     assert_eq!(schedule.step(&NOTHING_HELD), claim(2));
     let wider = View { max_in_flight: 1000, ..NOTHING_HELD };
     assert_eq!(schedule.step(&wider), claim(MAX_CLAIM));
@@ -71,17 +100,17 @@ fn what_is_due_is_claimed_up_to_the_limit_and_each_end_frees_a_slot() {
 #[test]
 fn what_is_due_later_is_waited_for_and_what_comes_meanwhile_is_not_missed() {
     let mut schedule = Schedule::default();
-    schedule.claimed(&NOTHING_HELD, 4, None, &[], Some(at(10)));
+    claimed(&mut schedule, &NOTHING_HELD, 4, 0, Some(at(10)));
     assert_eq!(schedule.step(&NOTHING_HELD), Step::Wait(at(10)));
     assert_eq!(schedule.step(&View { now: at(10), ..NOTHING_HELD }), claim(4));
     schedule.woken();
     assert_eq!(schedule.step(&NOTHING_HELD), claim(4));
-    schedule.claimed(&NOTHING_HELD, 4, None, &[], None);
+    claimed(&mut schedule, &NOTHING_HELD, 4, 0, None);
     assert_eq!(schedule.step(&NOTHING_HELD), Step::Done);
-    attempt(&mut schedule, &NOTHING_HELD, 1, Ended::Success);
-    schedule.claimed(&NOTHING_HELD, 4, None, &names(2..3), None);
+    attempt(&mut schedule, &NOTHING_HELD, Ended::Success);
+    claimed(&mut schedule, &NOTHING_HELD, 4, 1, None);
     assert_eq!(schedule.step(&NOTHING_HELD), Step::Rest);
-    record(&mut schedule, &NOTHING_HELD, 2, failed(10, Some(20)));
+    record(&mut schedule, &NOTHING_HELD, 0, failed(Some(20)));
     assert_eq!(schedule.step(&NOTHING_HELD), Step::Wait(at(20)));
 }
 
@@ -90,9 +119,9 @@ fn unrecorded_outcomes_are_bounded() {
     let mut schedule = Schedule::default();
     let mut made = 0;
     while let Step::Claim { limit, .. } = schedule.step(&NOTHING_HELD) {
-        schedule.claimed(&NOTHING_HELD, limit, None, &vec![name(0); limit], Some(START));
+        claimed(&mut schedule, &NOTHING_HELD, limit, limit, Some(START));
         for _ in 0..limit {
-            schedule.arrived(&NOTHING_HELD);
+            schedule.arrived(ticket(0), &NOTHING_HELD);
         }
         made += limit;
         assert!(made < 1000, "no end");
@@ -108,18 +137,18 @@ fn the_rate_is_counted_in_attempts_that_start() {
     let view = |seconds| View { rate_limit: Some(&rate), now: at(seconds), ..NOTHING_HELD };
     let mut schedule = Schedule::default();
     assert_eq!(schedule.step(&view(0)), claim(2));
-    schedule.claimed(&view(0), 2, None, &names(0..1), None);
-    schedule.arrived(&view(0));
+    claimed(&mut schedule, &view(0), 2, 1, None);
+    schedule.arrived(ticket(0), &view(0));
     record(&mut schedule, &view(0), 0, Ended::Success);
     assert_eq!(schedule.step(&view(0)), Step::Wait(at(10)), "forgetting would allow a new burst");
     schedule.woken();
     assert_eq!(schedule.step(&view(1)), claim(1), "one of the burst was given back");
-    schedule.claimed(&view(1), 1, None, &names(1..2), Some(at(0)));
+    claimed(&mut schedule, &view(1), 1, 1, Some(at(0)));
     assert_eq!(schedule.step(&view(2)), Step::Wait(at(10)));
     assert_eq!(schedule.step(&view(10)), claim(1));
-    schedule.claimed(&view(10), 1, None, &[], None);
-    schedule.arrived(&view(10));
-    record(&mut schedule, &view(10), 1, Ended::Success);
+    claimed(&mut schedule, &view(10), 1, 0, None);
+    schedule.arrived(ticket(0), &view(10));
+    record(&mut schedule, &view(10), 0, Ended::Success);
     assert_eq!(schedule.step(&view(20)), Step::Done);
 }
 
@@ -128,9 +157,9 @@ fn a_held_webhook_claims_nothing_and_goes_on_when_the_cause_is_gone() {
     for hold in [Hold::Paused, Hold::NotReady, Hold::Disabled(DisableReason::Gone)] {
         let held = View { hold: Some(hold), ..NOTHING_HELD };
         let mut schedule = Schedule::default();
-        schedule.claimed(&NOTHING_HELD, 4, None, &names(0..1), None);
+        claimed(&mut schedule, &NOTHING_HELD, 4, 1, None);
         assert_eq!(schedule.step(&held), Step::Rest, "the attempt under way ends");
-        schedule.arrived(&held);
+        schedule.arrived(ticket(0), &held);
         record(&mut schedule, &held, 0, Ended::Success);
         assert_eq!(schedule.step(&held), Step::Done);
         schedule.woken();
@@ -140,111 +169,175 @@ fn a_held_webhook_claims_nothing_and_goes_on_when_the_cause_is_gone() {
 }
 
 #[test]
-fn one_delivery_probes_on_its_own_retries_until_it_ends_and_then_the_next() {
+fn while_attempts_are_spaced_one_at_a_time_looks_in_turn() {
     let mut schedule = Schedule::default();
-    schedule.claimed(&NOTHING_HELD, 4, None, &names(1..3), Some(START));
-    assert_eq!(schedule.step(&PROBING), Step::Rest, "those under way when it opened");
-    for number in 1..3 {
-        assert_eq!(schedule.step(&PROBING), Step::Rest);
-        record(&mut schedule, &PROBING, number, failed(10, Some(3600)));
+    claimed(&mut schedule, &NOTHING_HELD, 4, 2, Some(START));
+    for _ in 0..2 {
+        assert_eq!(schedule.step(&spaced(10, 0)), Step::Rest, "those under way when it began");
+        record(&mut schedule, &spaced(10, 0), 0, failed(Some(3600)));
     }
-    let later = |seconds| View { now: at(seconds), ..PROBING };
-    assert_eq!(schedule.step(&later(0)), Step::Wait(at(10)));
+    assert_eq!(schedule.step(&spaced(10, 0)), Step::Wait(at(10)));
     schedule.woken();
-    assert_eq!(schedule.step(&later(1)), Step::Wait(at(10)), "new events do not hurry it");
-    assert_eq!(schedule.step(&later(10)), claim(1));
-    schedule.claimed(&later(10), 1, None, &names(7..8), Some(at(0)));
-    assert_eq!(schedule.step(&later(11)), Step::Rest, "one at a time");
-    record(&mut schedule, &later(12), 7, failed(72, Some(72)));
-    assert_eq!(schedule.step(&later(12)), Step::Wait(at(72)));
-    assert_eq!(schedule.step(&later(72)), only(7));
-    schedule.claimed(&later(72), 1, Some(name(7)), &names(7..8), None);
-    record(&mut schedule, &later(73), 7, failed(133, None));
-    assert_eq!(schedule.step(&later(100)), Step::Wait(at(133)), "the next one waits as long");
-    assert_eq!(schedule.step(&later(133)), claim(1));
+    assert_eq!(schedule.step(&spaced(10, 1)), Step::Wait(at(10)), "new events do not hurry it");
+    assert_eq!(schedule.step(&spaced(10, 10)), look(Tried::Before), "one that was never tried has failed");
+    let round = looked(&mut schedule, &spaced(10, 10), Some(Tried::Before), Some(at(0)));
+    assert_eq!(schedule.step(&spaced(10, 11)), Step::Rest, "one at a time");
+    record(&mut schedule, &spaced(30, 12), round, failed(Some(3600)));
+    assert_eq!(schedule.step(&spaced(30, 12)), Step::Wait(at(30)));
+    assert_eq!(schedule.step(&spaced(30, 30)), look(Tried::Never));
 }
 
 #[test]
-fn a_probe_that_is_gone_makes_room_for_the_next_and_none_left_is_the_end() {
+fn a_look_need_not_wait_for_what_is_due_later() {
     let mut schedule = Schedule::default();
-    assert_eq!(schedule.step(&PROBING), claim(1), "after a restart the longest due one probes at once");
-    attempt(&mut schedule, &PROBING, 7, failed(60, Some(60)));
-    let later = View { now: at(60), ..PROBING };
-    assert_eq!(schedule.step(&later), only(7));
-    schedule.claimed(&later, 1, Some(name(7)), &[], None);
-    assert_eq!(schedule.step(&later), claim(1));
-    schedule.claimed(&later, 1, None, &[], Some(at(90)));
-    assert_eq!(schedule.step(&later), Step::Wait(at(90)));
-    schedule.claimed(&later, 1, None, &[], None);
-    assert_eq!(schedule.step(&later), Step::Done);
+    claimed(&mut schedule, &NOTHING_HELD, 4, 0, Some(at(3600)));
+    assert_eq!(schedule.step(&NOTHING_HELD), Step::Wait(at(3600)));
+    assert_eq!(schedule.step(&spaced(0, 1)), look(Tried::Never));
+    looked(&mut schedule, &spaced(0, 1), None, Some(at(90)));
+    assert_eq!(schedule.step(&spaced(0, 1)), Step::Wait(at(90)), "all that waits was asked for");
+    assert_eq!(schedule.step(&spaced(0, 90)), look(Tried::Never));
+    looked(&mut schedule, &spaced(0, 90), None, None);
+    assert_eq!(schedule.step(&spaced(0, 90)), Step::Done);
+    schedule.woken();
+    assert_eq!(schedule.step(&spaced(0, 90)), look(Tried::Never));
 }
 
 #[test]
-fn the_pace_of_probes_outlives_the_last_delivery() {
-    let mut schedule = Schedule::default();
-    schedule.step(&PROBING);
-    attempt(&mut schedule, &PROBING, 1, failed(60, None));
-    schedule.claimed(&PROBING, 1, None, &[], None);
-    assert_eq!(schedule.step(&PROBING), Step::Wait(at(60)));
-}
-
-#[test]
-fn a_changed_spec_is_probed_at_once_by_the_same_delivery() {
-    let mut schedule = Schedule::default();
-    schedule.step(&PROBING);
-    attempt(&mut schedule, &PROBING, 1, failed(60, Some(60)));
-    assert_eq!(schedule.step(&PROBING), Step::Wait(at(60)));
+fn a_changed_spec_starts_afresh() {
+    let mut schedule = Schedule::new(spaced(0, 0).trouble);
+    assert_eq!(schedule.step(&NOTHING_HELD), in_turn(1, Tried::Never));
+    let round = claimed(&mut schedule, &NOTHING_HELD, 1, 1, Some(START));
     schedule.spec_changed();
-    assert_eq!(schedule.step(&PROBING), only(1));
+    assert_eq!(schedule.step(&NOTHING_HELD), claim(3));
+    record(&mut schedule, &NOTHING_HELD, round, failed(None));
+    assert_eq!(schedule.step(&NOTHING_HELD), claim(4), "what began by the old spec says nothing");
 }
 
 #[test]
-fn after_a_probe_arrived_the_load_rises_by_rounds_of_success() {
+fn who_begins_at_an_endpoint_that_fails_begins_with_one() {
+    let trouble = Trouble { since: START, is_grave: true, next: START, is_asked: false };
+    let mut schedule = Schedule::new(Some(trouble));
+    assert_eq!(schedule.step(&NOTHING_HELD), in_turn(1, Tried::Never));
+    let mut schedule = Schedule::new(Some(Trouble { is_grave: false, ..trouble }));
+    assert_eq!(schedule.step(&NOTHING_HELD), claim(4));
+}
+
+#[test]
+fn after_an_attempt_arrived_the_load_rises_by_rounds_of_success() {
     let view = View { max_in_flight: 10, ..NOTHING_HELD };
     let mut schedule = Schedule::default();
-    schedule.step(&PROBING);
-    attempt(&mut schedule, &PROBING, 0, Ended::Success);
+    schedule.step(&spaced(0, 0));
+    attempt(&mut schedule, &spaced(0, 0), Ended::Success);
     let mut rounds = Vec::new();
     for _ in 0..6 {
-        let Step::Claim { limit, only: None } = schedule.step(&view) else { panic!("no claim") };
+        let Step::Claim { limit, .. } = schedule.step(&view) else { panic!("no claim") };
         rounds.push(limit);
-        schedule.claimed(&view, limit, None, &vec![name(0); limit], Some(START));
+        let round = claimed(&mut schedule, &view, limit, limit, Some(START));
         assert_eq!(schedule.step(&view), Step::Rest);
         for _ in 0..limit {
-            schedule.arrived(&view);
-            record(&mut schedule, &view, 0, Ended::Success);
+            schedule.arrived(ticket(round), &view);
+            record(&mut schedule, &view, round, Ended::Success);
         }
     }
     assert_eq!(rounds, [1, 2, 4, 8, 10, 10]);
 }
 
 #[test]
-fn a_failure_halves_the_rise_and_a_minute_of_silence_ends_it() {
-    let view = View { max_in_flight: 64, ..NOTHING_HELD };
+fn a_window_is_remembered_for_a_minute_of_silence() {
     let mut schedule = Schedule::default();
-    schedule.step(&PROBING);
-    attempt(&mut schedule, &PROBING, 0, Ended::Success);
-    for (success, next) in [(true, 2), (true, 2), (true, 4), (false, 2), (false, 1), (false, 1), (true, 2)] {
-        schedule.step(&view);
-        attempt(&mut schedule, &view, 0, if success { Ended::Success } else { failed(1, None) });
-        assert_eq!(schedule.step(&view), claim(next));
+    schedule.step(&spaced(0, 0));
+    attempt(&mut schedule, &spaced(0, 0), Ended::Success);
+    assert_eq!(schedule.step(&NOTHING_HELD), in_turn(1, Tried::Before));
+    claimed(&mut schedule, &NOTHING_HELD, 1, 0, None);
+    assert_eq!(schedule.step(&NOTHING_HELD), Step::Wait(at(60)));
+    assert_eq!(schedule.step(&View { now: at(60), ..NOTHING_HELD }), Step::Done);
+    let set_back = View { now: START - Duration::from_hours(24), ..NOTHING_HELD };
+    assert_eq!(schedule.step(&set_back), Step::Done, "a clock that was set keeps nobody");
+}
+
+#[test]
+fn what_failed_meanwhile_is_tried_early_until_none_is_left() {
+    let mut schedule = Schedule::default();
+    schedule.step(&spaced(7, 7));
+    attempt(&mut schedule, &spaced(7, 7), Ended::Success);
+    let view = View { now: at(8), ..NOTHING_HELD };
+    assert_eq!(schedule.step(&view), in_turn(1, Tried::Before), "what is due goes first");
+    claimed(&mut schedule, &view, 1, 0, Some(at(3600)));
+    let order = Order::Early { from: START, to: at(8) };
+    let early = Step::Claim { limit: 1, order };
+    for _ in 0..3 {
+        assert_eq!(schedule.step(&view), early);
+        let some =
+            Claimed { asked: 1, order, started: 1, last: Some(Tried::Before), next_due: Some(at(3600)) };
+        let round = schedule.claimed(&view, some);
+        record(&mut schedule, &view, round, Ended::Failure { is_of_endpoint: false, retry: Some(at(3600)) });
     }
-    schedule.claimed(&view, 2, None, &[], None);
-    assert_eq!(schedule.step(&view), Step::Wait(at(60)));
-    assert_eq!(schedule.step(&View { now: at(60), ..view }), Step::Done);
+    assert_eq!(schedule.step(&view), early);
+    schedule.claimed(&view, Claimed { asked: 1, order, started: 0, last: None, next_due: Some(at(3600)) });
+    assert_eq!(schedule.step(&view), Step::Wait(at(3600)));
 }
 
 #[test]
 fn an_attempt_that_was_lost_frees_its_slot_and_is_looked_for_again() {
     let mut schedule = Schedule::default();
-    schedule.claimed(&NOTHING_HELD, 4, None, &names(0..1), None);
+    claimed(&mut schedule, &NOTHING_HELD, 4, 1, None);
     record(&mut schedule, &NOTHING_HELD, 0, Ended::Unknown);
     assert_eq!((schedule.under_way(), schedule.step(&NOTHING_HELD)), (0, claim(4)));
-    schedule.claimed(&NOTHING_HELD, 4, None, &names(0..1), None);
-    schedule.arrived(&NOTHING_HELD);
-    schedule.recorded(
-        &Record { name: name(0), ended: Ended::Unknown, had_arrived: true, bytes: 0, ends_by: 0 },
-        &NOTHING_HELD,
-    );
+    claimed(&mut schedule, &NOTHING_HELD, 4, 1, None);
+    schedule.arrived(ticket(0), &NOTHING_HELD);
+    let lost = Record { ended: Ended::Unknown, had_arrived: true, bytes: 0, ticket: ticket(0), ends_by: 0 };
+    schedule.recorded(&lost, &NOTHING_HELD);
     assert_eq!((schedule.under_way(), schedule.step(&NOTHING_HELD)), (0, claim(4)));
+}
+
+#[test]
+fn where_first_attempts_always_fail_they_say_nothing() {
+    let view = |seconds| View { max_in_flight: 64, now: at(seconds), ..NOTHING_HELD };
+    let end = |schedule: &mut Schedule, seconds, tried, ended| {
+        let round = claimed(schedule, &view(seconds), 1, 1, Some(view(seconds).now));
+        let had_arrived = ended == Ended::Success;
+        let ticket = Ticket { round, tried };
+        if had_arrived {
+            schedule.arrived(ticket, &view(seconds));
+        }
+        schedule.recorded(&Record { ended, had_arrived, bytes: 0, ticket, ends_by: 0 }, &view(seconds));
+    };
+    let mut schedule = Schedule::default();
+    for _ in 0..100 {
+        assert!(!schedule.is_bound_to_fail(Tried::Never, at(0)));
+        end(&mut schedule, 0, Tried::Never, failed(Some(10)));
+    }
+    assert_eq!(schedule.window(&view(0)), 1);
+    end(&mut schedule, 10, Tried::Before, Ended::Success);
+    for _ in 0..100 {
+        assert!(schedule.is_bound_to_fail(Tried::Never, at(20)));
+        end(&mut schedule, 20, Tried::Never, failed(Some(30)));
+        end(&mut schedule, 20, Tried::Before, Ended::Success);
+    }
+    assert!(!schedule.is_bound_to_fail(Tried::Before, at(20)));
+    assert!(schedule.is_bound_to_fail(Tried::Never, at(619)));
+    assert!(!schedule.is_bound_to_fail(Tried::Never, at(620)), "it has an end");
+    assert!(!schedule.is_bound_to_fail(Tried::Never, START), "also if the clock was set back");
+    for _ in 0..3 {
+        assert!(schedule.is_bound_to_fail(Tried::Never, at(20)));
+        end(&mut schedule, 20, Tried::Before, failed(Some(30)));
+    }
+    assert!(!schedule.is_bound_to_fail(Tried::Never, at(20)), "retries fail as well");
+    end(&mut schedule, 30, Tried::Before, Ended::Success);
+    assert!(schedule.is_bound_to_fail(Tried::Never, at(30)));
+    end(&mut schedule, 30, Tried::Never, Ended::Success);
+    assert!(!schedule.is_bound_to_fail(Tried::Never, at(30)), "one has arrived");
+}
+
+#[test]
+fn who_asked_for_time_gets_the_load_of_before() {
+    let mut schedule = Schedule::default();
+    let trouble = Trouble { since: START, is_grave: true, next: at(5), is_asked: true };
+    let asked = |now| View { trouble: Some(trouble), now: at(now), ..spaced(5, now) };
+    assert_eq!(schedule.step(&asked(0)), Step::Wait(at(5)));
+    assert_eq!(schedule.step(&asked(5)), look(Tried::Never));
+    looked(&mut schedule, &asked(5), Some(Tried::Never), Some(at(0)));
+    schedule.arrived(ticket(0), &asked(5));
+    record(&mut schedule, &asked(5), 0, Ended::Success);
+    assert_eq!(schedule.step(&View { now: at(5), ..NOTHING_HELD }), claim(4));
 }

@@ -11,15 +11,17 @@ use tracing::{info, warn};
 
 use super::attempt::{self, Task};
 use super::engine::Shared;
-use super::inbox::{Happening, Inbox, Slot};
+use super::inbox::{Happening, Inbox, Slot, Ticket};
 use super::limits::{Busy, Permit};
 use super::quiet::Line;
-use super::schedule::{Schedule, Step, View};
+use super::schedule::{self, Schedule, Step, Trouble, View};
 use crate::model::causes::chain;
-use crate::model::ids::{DeliveryName, WebhookUid};
-use crate::routes::hold::{Hold, hold};
+use crate::model::ids::WebhookUid;
+use crate::model::time::UnixMillis;
+use crate::model::trouble::Spaced;
+use crate::routes::hold::{Hold, hold, trouble};
 use crate::routes::{Endpoint, Route};
-use crate::store::{self, Change, ClaimRequest, Claimed};
+use crate::store::{self, Change, ClaimRequest, Claimed, Order, State, Tried};
 
 /// Between two claims that the store refused, at first and at most.
 const CLAIM_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
@@ -38,13 +40,14 @@ pub(super) struct Worker {
     ends: BTreeMap<u64, usize>,
     busy: Option<Busy>,
     claim_again: Duration,
-    generation: i64,
+    generation: Option<i64>,
 }
 
 /// The Webhook as it is at this moment.
 struct Now {
     route: Arc<Route>,
     hold: Option<Hold>,
+    trouble: Option<Trouble>,
 }
 
 impl Now {
@@ -56,9 +59,21 @@ impl Now {
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>, webhook: WebhookUid, inbox: Arc<Inbox>) -> Self {
         let (claim_again, _) = CLAIM_AGAIN;
-        let schedule = Schedule::default();
         let ends = BTreeMap::new();
-        Self { shared, webhook, inbox, schedule, bytes: 0, ends, busy: None, claim_again, generation: 0 }
+        let schedule = Schedule::default();
+        let mut worker = Self {
+            shared,
+            webhook,
+            inbox,
+            schedule,
+            bytes: 0,
+            ends,
+            busy: None,
+            claim_again,
+            generation: None,
+        };
+        worker.schedule = Schedule::new(worker.look().and_then(|now| now.trouble));
+        worker
     }
 
     /// Runs until there is nothing more to do. While the engine stops, or the Webhook is gone, nothing is
@@ -77,7 +92,7 @@ impl Worker {
                 self.inbox.stuck_since.store(0, Ordering::Relaxed);
             }
             match (step, &now) {
-                (Step::Claim { limit, only }, Some(now)) => self.claim(now, limit, only).await,
+                (Step::Claim { limit, order }, Some(now)) => self.claim(now, limit, order).await,
                 (Step::Wait(until), Some(_)) => self.wait(until.since(self.shared.clock.now())).await,
                 (Step::Done, _) => {
                     self.shared.expire(self.webhook, || self.expect(SLACK)).await;
@@ -113,8 +128,28 @@ impl Worker {
             return None;
         }
         let route = self.shared.table.get(self.webhook)?;
-        let hold = hold(&route, self.shared.store.summary(self.webhook).as_deref());
-        Some(Now { route, hold })
+        let summary = self.shared.store.summary(self.webhook);
+        let hold = hold(&route, summary.as_deref());
+        let trouble = trouble(&route, summary.as_deref()).map(|trouble| Trouble {
+            since: trouble.ill_since,
+            is_grave: trouble.is_grave(),
+            next: trouble.spaced.as_ref().map_or_else(UnixMillis::default, |spaced| self.next_look(spaced)),
+            is_asked: trouble.spaced.as_ref().is_some_and(Spaced::is_asked),
+        });
+        Some(Now { route, hold, trouble })
+    }
+
+    /// When the endpoint may be looked after. What fell due while the process was away is spread over as long as it
+    /// waits between two looks, so that not all endpoints are looked after when it starts.
+    fn next_look(&self, spaced: &Spaced) -> UnixMillis {
+        let (now, began) = (self.shared.clock.now(), self.shared.began);
+        let next = spaced.next(now);
+        if next > began || began > now {
+            return next;
+        }
+        let mix = |sum: u16, byte: &u8| sum.wrapping_mul(31).wrapping_add(u16::from(*byte));
+        let place = self.webhook.as_bytes().iter().fold(0, mix).wrapping_mul(40_503);
+        began + spaced.wait() * u32::from(place) / u32::from(u16::MAX)
     }
 
     fn view<'a>(&self, now: Option<&'a Now>) -> View<'a> {
@@ -124,6 +159,7 @@ impl Worker {
             hold: now.and_then(|now| now.hold),
             max_in_flight: endpoint.map_or(0, |endpoint| endpoint.max_in_flight).min(share),
             rate_limit: endpoint.and_then(|endpoint| endpoint.rate_limit.as_ref()),
+            trouble: now.and_then(|now| now.trouble),
             now: self.shared.clock.now(),
         }
     }
@@ -133,9 +169,9 @@ impl Worker {
         for happening in self.inbox.take() {
             match happening {
                 Happening::Woken => self.schedule.woken(),
-                Happening::Arrived { bytes } => {
+                Happening::Arrived { bytes, ticket } => {
                     let view = self.view(now);
-                    self.schedule.arrived(&view);
+                    self.schedule.arrived(ticket, &view);
                     self.bytes = self.bytes.saturating_sub(bytes);
                 }
                 Happening::Recorded(record) => {
@@ -162,17 +198,18 @@ impl Worker {
     }
 
     fn step(&mut self, now: &Now) -> Step {
-        if std::mem::replace(&mut self.generation, now.route.generation) != now.route.generation {
+        let before = self.generation.replace(now.route.generation);
+        if before.is_some_and(|before| before != now.route.generation) {
             self.schedule.spec_changed();
         }
-        let was_probing = self.schedule.is_probing();
+        let was_spaced = self.schedule.is_spaced();
         let view = self.view(Some(now));
         let step = self.schedule.step(&view);
         let webhook = &now.route.webhook;
-        match (was_probing, self.schedule.is_probing()) {
+        match (was_spaced, self.schedule.is_spaced()) {
             (false, true) => {
                 if let Some(unlogged) = self.may_speak(Line::Unhealthy) {
-                    info!(%webhook, unlogged, "unhealthy: one delivery at a time probes it");
+                    info!(%webhook, unlogged, "unhealthy: one attempt at a time, at growing intervals");
                 }
             }
             (true, false) if self.shared.quiet.was_unhealthy(self.webhook) => {
@@ -187,12 +224,11 @@ impl Worker {
         self.shared.quiet.may_speak(line, self.webhook)
     }
 
-    async fn claim(&mut self, now: &Now, limit: usize, only: Option<DeliveryName>) {
+    async fn claim(&mut self, now: &Now, limit: usize, order: Order) {
         let Some(endpoint) = now.endpoint() else { return };
         let Some(mut reserved) = self.shared.ceiling.reserve(limit, self.schedule.in_flight()) else {
             // Something of its own is under way, whose end comes back here.
-            let view = self.view(Some(now));
-            return self.schedule.claimed(&view, limit, only, &[], Some(view.now));
+            return self.claimed_none(now, limit, order);
         };
         let lease = endpoint.timeout + self.shared.settings.lease_margin;
         let lease_ends = Instant::now() + lease;
@@ -201,14 +237,14 @@ impl Worker {
             webhook: self.webhook,
             now: self.shared.clock.now(),
             limit: reserved.count(),
-            only,
+            order,
             lease,
         };
         let claims = match self.shared.store.claim(request).await {
             Ok(claims) => claims,
             Err(error) => {
                 drop(reserved);
-                return self.refused(now, limit, only, &error).await;
+                return self.refused(now, limit, order, &error).await;
             }
         };
         (self.claim_again, _) = CLAIM_AGAIN;
@@ -218,25 +254,39 @@ impl Worker {
         let live = self.look().filter(|live| live.hold == now.hold);
         let Some((live, endpoint)) = live.as_ref().and_then(|live| Some((live, live.endpoint()?))) else {
             drop(reserved);
-            let view = self.view(Some(now));
-            self.schedule.claimed(&view, limit, only, &[], Some(view.now));
+            self.claimed_none(now, limit, order);
             return self.give_back(now, &deliveries).await;
         };
-        let names: Vec<_> = deliveries.iter().map(|claimed| claimed.delivery.name).collect();
         let view = self.view(Some(live));
-        self.schedule.claimed(&view, limit, only, &names, claims.next_due);
+        let last = deliveries.last().map(|claimed| Tried::of(&claimed.delivery));
+        let (started, next_due) = (deliveries.len(), claims.next_due);
+        let claimed = schedule::Claimed { asked: limit, order, started, last, next_due };
+        let round = self.schedule.claimed(&view, claimed);
+        let (now, window) = (view.now, self.schedule.window(&view));
+        let is_look = matches!(order, Order::Look { .. });
+        let may_be_early = is_look || matches!(order, Order::Early { .. });
         for claimed in deliveries {
             let endpoint = Arc::clone(endpoint);
-            let is_probe = self.schedule.is_probing();
             let permit = reserved.start(claimed.event.data.len());
-            let task = Task { claimed, route: Arc::clone(&live.route), endpoint, is_probe, lease_ends };
-            self.start(task, permit);
+            let may_be_early = may_be_early && claimed.delivery.state == State::Retrying;
+            let own_time = claimed.delivery.due.filter(|due| may_be_early && *due > now);
+            let route = Arc::clone(&live.route);
+            let ticket = Ticket { round, tried: Tried::of(&claimed.delivery) };
+            let is_usual = self.schedule.is_bound_to_fail(ticket.tried, now);
+            let task = Task { claimed, route, endpoint, is_look, own_time, is_usual, window, lease_ends };
+            self.start(task, ticket, permit);
         }
     }
 
-    async fn refused(&mut self, now: &Now, limit: usize, only: Option<DeliveryName>, error: &store::Error) {
+    /// Nothing of a claim begins; what there is is looked for again.
+    fn claimed_none(&mut self, now: &Now, asked: usize, order: Order) {
         let view = self.view(Some(now));
-        self.schedule.claimed(&view, limit, only, &[], Some(view.now));
+        let none = schedule::Claimed { asked, order, started: 0, last: None, next_due: Some(view.now) };
+        self.schedule.claimed(&view, none);
+    }
+
+    async fn refused(&mut self, now: &Now, limit: usize, order: Order, error: &store::Error) {
+        self.claimed_none(now, limit, order);
         self.shared.is_stuck(&self.inbox);
         if let Some(unlogged) = self.may_speak(Line::NotClaimed) {
             warn!(webhook = %now.route.webhook, error = chain(error), unlogged, "cannot claim; trying again");
@@ -244,13 +294,13 @@ impl Worker {
         self.pause().await;
     }
 
-    fn start(&mut self, task: Task, permit: Permit) {
+    fn start(&mut self, task: Task, ticket: Ticket, permit: Permit) {
         let bytes = task.claimed.event.data.len();
         self.bytes += bytes;
         self.busy.get_or_insert_with(|| self.shared.ceiling.enter());
         let ends_by = self.shared.millis(task.lease_ends) / 1000 + 1;
         *self.ends.entry(ends_by).or_default() += 1;
-        let slot = Slot::new(Arc::clone(&self.inbox), task.claimed.delivery.name, bytes, ends_by, permit);
+        let slot = Slot::new(Arc::clone(&self.inbox), ticket, bytes, ends_by, permit);
         let attempt = attempt::run(Arc::clone(&self.shared), task, slot);
         self.shared.tasks.spawn(attempt);
     }

@@ -18,5 +18,6 @@ pub mod size;
 pub mod target;
 pub mod text;
 pub mod time;
+pub mod trouble;
 pub mod verdict;
 pub mod window;

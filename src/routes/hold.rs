@@ -3,12 +3,13 @@
 use super::Route;
 use crate::api::webhook::DeliveryState;
 use crate::model::time::UnixMillis;
+use crate::model::trouble::Trouble;
 use crate::store::records::{Delivery, DisableReason, State, Summary};
 
-/// After so many failed attempts in a row, one attempt at a time probes the endpoint.
-pub const PROBE_AFTER: u64 = 5;
+/// After so many failed attempts in a row an endpoint is unhealthy, as people see it.
+pub const UNHEALTHY_AFTER: u64 = 5;
 
-/// Why nothing (or, while probing, only the probe) is sent to a Webhook.
+/// Why nothing (or, while an endpoint is looked after, one attempt from time to time) is sent to a Webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hold {
     /// `spec.active` is false.
@@ -17,7 +18,7 @@ pub enum Hold {
     Disabled(DisableReason),
     /// Its spec or a reference is not usable.
     NotReady,
-    /// It fails; one delivery at a time probes it.
+    /// Nothing arrives there; one attempt at a time, at growing intervals, looks whether it is well again.
     EndpointUnhealthy,
 }
 
@@ -47,13 +48,16 @@ pub fn hold(route: &Route, summary: Option<&Summary>) -> Option<Hold> {
     if route.endpoint.is_err() {
         return Some(Hold::NotReady);
     }
-    summary
-        .is_some_and(|summary| summary.consecutive_failures >= PROBE_AFTER)
-        .then_some(Hold::EndpointUnhealthy)
+    trouble(route, summary).and_then(|trouble| trouble.spaced.as_ref()).map(|_| Hold::EndpointUnhealthy)
 }
 
-/// The state that people see. While an endpoint is probed, what is not yet due (the probe between two of its
-/// attempts among them) shows its stored state, and what is due waits as Held.
+/// What is known of the endpoint's failures by the spec in force.
+pub fn trouble<'a>(route: &Route, summary: Option<&'a Summary>) -> Option<&'a Trouble> {
+    summary?.trouble.as_deref().filter(|trouble| trouble.generation >= route.generation)
+}
+
+/// The state that people see. While attempts are spaced, what is not yet due shows its stored state, and what is due
+/// waits as Held.
 pub fn shown(delivery: &Delivery, hold: Option<Hold>, now: UnixMillis) -> DeliveryState {
     let stored = match delivery.state {
         State::Success => return DeliveryState::Success,

@@ -175,6 +175,64 @@ pub enum Appended {
     Duplicate(EventUid),
 }
 
+/// Whether a delivery was attempted before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tried {
+    /// It waits for its first attempt.
+    Never,
+    /// It has failed, or somebody asked for it to be sent again.
+    #[default]
+    Before,
+}
+
+impl Tried {
+    /// Of a delivery as it was claimed.
+    pub fn of(delivery: &Delivery) -> Self {
+        if delivery.state == State::Pending && delivery.redelivery.is_none() {
+            Self::Never
+        } else {
+            Self::Before
+        }
+    }
+
+    /// The other.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Never => Self::Before,
+            Self::Before => Self::Never,
+        }
+    }
+}
+
+/// Which deliveries a claim takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// The longest due first.
+    #[default]
+    LongestDue,
+    /// One that was never attempted and one that was, in turn, of each the longest due first.
+    InTurn {
+        /// The first of them.
+        first: Tried,
+    },
+    /// The same, and before its time one that was attempted, when none of these is due: the one whose last attempt
+    /// is longest ago, of those that memory holds. Neither what somebody asked for is claimed before its time, nor
+    /// that whose receiver asked for more time.
+    Look {
+        /// The first of them.
+        first: Tried,
+    },
+    /// Before their time, those that memory holds whose last attempt was between these times, longest ago first,
+    /// without those that a look leaves out.
+    Early {
+        /// At or after.
+        from: UnixMillis,
+        /// Before.
+        to: UnixMillis,
+    },
+}
+
 /// Asks for deliveries that are due.
 #[derive(Clone, Debug)]
 pub struct ClaimRequest {
@@ -184,8 +242,8 @@ pub struct ClaimRequest {
     pub now: UnixMillis,
     /// At most so many.
     pub limit: usize,
-    /// Only this one, due or not (the probe of an unhealthy endpoint).
-    pub only: Option<DeliveryName>,
+    /// Which of them.
+    pub order: Order,
     /// The claim is void after this, and the delivery may be claimed by another.
     pub lease: Duration,
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::event::Attributes;
 use crate::model::ids::{DeliveryName, EventUid, Namespace, NamespaceUid, ReplayId, WebhookRef, WebhookUid};
 use crate::model::time::UnixMillis;
+use crate::model::trouble::{Failing, Failure, LastFailure, Trouble};
 
 /// First 16 bytes of the SHA-256 of namespace, `source` and `id` (each with its length): what makes two
 /// publications the same.
@@ -63,6 +64,12 @@ pub struct Event {
     /// The data, byte for byte.
     pub data: Bytes,
 }
+
+/// Attempts of one delivery that are kept; beyond, the oldest go.
+const ATTEMPTS_KEPT: usize = 50;
+
+/// Probes among them.
+const PROBES_KEPT: usize = 8;
 
 /// The states that are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -152,6 +159,19 @@ pub struct Attempt {
     /// Who asked for it, when it was made outside the retry budget. The store fills it in.
     #[serde(rename = "k", default, skip_serializing_if = "Option::is_none")]
     pub asked_by: Option<Arc<str>>,
+    /// Made before the delivery's own time, to see whether the endpoint is well again: not one of its retries.
+    #[serde(rename = "p", default, skip_serializing_if = "std::ops::Not::not")]
+    pub probe: bool,
+    /// For how long the receiver asked to be left alone.
+    #[serde(rename = "f", default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<Duration>,
+}
+
+impl Attempt {
+    /// Whether its delivery may be attempted before its own time, as far as the receiver's wish goes.
+    pub fn allows_another_at(&self, now: UnixMillis) -> bool {
+        self.retry_after.is_none_or(|asked| self.at + self.duration + asked <= now)
+    }
 }
 
 /// That somebody asked for something.
@@ -262,9 +282,30 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// Attempts after the first, without those that somebody asked for.
+    /// Attempts after the first, without probes and without those that somebody asked for.
     pub fn retry_count(&self) -> usize {
-        self.attempts.iter().filter(|attempt| attempt.asked_by.is_none()).count().saturating_sub(1)
+        let counts = |attempt: &&Attempt| attempt.asked_by.is_none() && !attempt.probe;
+        self.attempts.iter().filter(counts).count().saturating_sub(1)
+    }
+
+    /// Attempts without probes.
+    pub fn attempts_made(&self) -> usize {
+        self.attempts.iter().filter(|attempt| !attempt.probe).count()
+    }
+
+    /// Takes up an attempt. Of probes the last few are kept, since an outage may take many; of all, the newest.
+    pub fn attempted(&mut self, attempt: Attempt) {
+        let is_probe = |attempt: &Attempt| attempt.probe;
+        if attempt.probe
+            && self.attempts.iter().filter(|attempt| attempt.probe).count() >= PROBES_KEPT
+            && let Some(oldest) = self.attempts.iter().position(is_probe)
+        {
+            self.attempts.remove(oldest);
+        }
+        if self.attempts.len() >= ATTEMPTS_KEPT {
+            self.attempts.drain(..=self.attempts.len() - ATTEMPTS_KEPT);
+        }
+        self.attempts.push(attempt);
     }
 
     /// Whether it has arrived, as far as the attempts that are kept tell.
@@ -337,6 +378,8 @@ pub struct Outcome {
     pub next: Next,
     /// Set when this attempt disables the Webhook: 410, or it has failed for too long.
     pub disable: Option<Disabled>,
+    /// Of a failed attempt: what it says of the endpoint.
+    pub failing: Option<Failing>,
     /// When this became known.
     pub at: UnixMillis,
 }
@@ -487,6 +530,12 @@ pub struct Summary {
     /// Whether and since when it is disabled.
     #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
     pub disabled: Option<Disabled>,
+    /// Failures of the endpoint since its last success, and whether attempts are spaced.
+    #[serde(rename = "tr", default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<Box<Trouble>>,
+    /// The last failed attempt since the last success.
+    #[serde(rename = "lf", default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<Box<LastFailure>>,
     /// Which namespace it is in; none: not known.
     #[serde(rename = "nu", default, skip_serializing_if = "Option::is_none")]
     pub namespace_uid: Option<NamespaceUid>,
@@ -511,6 +560,8 @@ impl Summary {
             last_success: None,
             test_sent: false,
             disabled: None,
+            trouble: None,
+            last_failure: None,
             namespace_uid: None,
             erasing: false,
         }
@@ -535,16 +586,20 @@ impl Summary {
                 self.failed_since_success = false;
                 self.failing_since = None;
                 self.last_success = self.last_success.max(at);
+                self.last_failure = None;
+                if let (Some(trouble), Some(at)) = (self.trouble.take(), at) {
+                    self.trouble = trouble.after_success(at, outcome.at).map(Box::new);
+                }
                 true
             }
             Next::Retry(_) => {
-                self.attempt_failed(at);
+                self.attempt_failed(outcome);
                 false
             }
             Next::Failed(_) => {
                 self.failure_count += fails;
                 self.failed_since_success |= at.is_some();
-                self.attempt_failed(at);
+                self.attempt_failed(outcome);
                 true
             }
         };
@@ -575,12 +630,14 @@ impl Summary {
         self.failed_since_success |= self.consecutive_failures > 0;
         self.consecutive_failures = 0;
         self.failing_since = None;
+        self.trouble = None;
     }
 
     /// Takes into account that a Webhook of the same namespace and name, made anew, goes on with what this one left,
     /// as if the spec had changed.
     pub fn succeed_to(&mut self, webhook: WebhookRef) {
         self.webhook = webhook;
+        self.trouble = None;
         if self.disabled.is_some() {
             self.enable();
         }
@@ -592,10 +649,20 @@ impl Summary {
         Self { pending: 0, pending_bytes: 0, ..self.clone() }
     }
 
-    fn attempt_failed(&mut self, at: Option<UnixMillis>) {
-        if let Some(at) = at {
-            self.consecutive_failures += 1;
-            self.failing_since = self.failing_since.or(Some(at));
-        }
+    fn attempt_failed(&mut self, outcome: &Outcome) {
+        let Some(attempt) = &outcome.attempt else { return };
+        self.consecutive_failures += 1;
+        self.failing_since = self.failing_since.or(Some(attempt.at));
+        let Some(says) = &outcome.failing else { return };
+        self.last_failure = Some(Box::new(LastFailure { kind: says.kind, error: attempt.error.clone() }));
+        let failure = Failure {
+            name: outcome.name,
+            began: attempt.at,
+            ended: outcome.at,
+            last_success: self.last_success,
+            says,
+        };
+        self.trouble =
+            Trouble::after_failure(self.trouble.take().map(|trouble| *trouble), &failure).map(Box::new);
     }
 }

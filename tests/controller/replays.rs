@@ -5,7 +5,7 @@ use std::time::Duration;
 use hookwright::clock::Clock;
 use hookwright::model::ids::{DeliveryName, WebhookRef};
 use hookwright::store::replays::Replays as _;
-use hookwright::store::{ClaimRequest, EndReason, Next, State, Store as _};
+use hookwright::store::{ClaimRequest, EndReason, Next, Order, State, Store as _};
 use hookwright_harness::wait::eventually;
 use serde_json::{Value, json};
 
@@ -49,7 +49,7 @@ impl World {
             webhook: webhook.uid,
             now: Clock::system().now(),
             limit: 1000,
-            only: None,
+            order: Order::LongestDue,
             lease: Duration::from_mins(1),
         };
         let claims = self.store.claim(request).await.unwrap();

@@ -181,7 +181,15 @@ async fn gone_disables_until_somebody_asks_or_the_spec_changes() {
         let at = Clock::system().now();
         let disable = Some(Disabled { generation, at, reason: DisableReason::Gone });
         let next = Next::Failed(EndReason::Gone);
-        let outcome = Outcome { name, webhook: webhook.uid, attempt: Some(attempt(410)), next, disable, at };
+        let outcome = Outcome {
+            name,
+            webhook: webhook.uid,
+            attempt: Some(attempt(410)),
+            next,
+            disable,
+            failing: None,
+            at,
+        };
         world.store.record(vec![outcome]).await.unwrap();
     };
     gone().await;

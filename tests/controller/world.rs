@@ -88,6 +88,8 @@ pub(crate) fn attempt(code: u16) -> Attempt {
         body_length: 11,
         error: (!(200..300).contains(&code)).then(|| format!("answered {code}")),
         asked_by: None,
+        probe: false,
+        retry_after: None,
     }
 }
 
@@ -304,7 +306,15 @@ impl World {
     pub(crate) async fn record(&self, webhook: &WebhookRef, name: DeliveryName, code: u16, next: Next) {
         let attempt = attempt(code);
         let at = attempt.at;
-        let outcome = Outcome { name, webhook: webhook.uid, attempt: Some(attempt), next, disable: None, at };
+        let outcome = Outcome {
+            name,
+            webhook: webhook.uid,
+            attempt: Some(attempt),
+            next,
+            disable: None,
+            failing: None,
+            at,
+        };
         self.store.record(vec![outcome]).await.unwrap();
     }
 }

@@ -67,9 +67,19 @@ async fn night(store: &Embedded, webhook: &WebhookRef) -> anyhow::Result<Vec<Del
             body_length: 0,
             error: None,
             asked_by: None,
+            probe: false,
+            retry_after: None,
         };
         let next = if arrives { Next::Success } else { Next::Failed(EndReason::RetriesExhausted) };
-        Outcome { name: *name, webhook: webhook.uid, attempt: Some(attempt), next, disable: None, at: now }
+        Outcome {
+            name: *name,
+            webhook: webhook.uid,
+            attempt: Some(attempt),
+            next,
+            disable: None,
+            failing: None,
+            at: now,
+        }
     };
     for some in names.chunks(1000) {
         store.append(some.iter().map(event).collect()).await?;

@@ -7,7 +7,7 @@ use hookwright::clock::Clock;
 use hookwright::model::ids::{DeliveryName, EventUid, ReplayId, WebhookUid};
 use hookwright::store::embedded::Embedded;
 use hookwright::store::records::Delivery;
-use hookwright::store::{ClaimRequest, EndReason, Query, Replays as _, State, Store as _};
+use hookwright::store::{ClaimRequest, EndReason, Order, Query, Replays as _, State, Store as _};
 
 use super::{LEASE, PURGED, body, key, size, webhook};
 
@@ -274,7 +274,7 @@ async fn claim_everything(store: &Embedded, webhook: WebhookUid) -> BTreeSet<Del
     let now = Clock::system().now() + Duration::from_mins(1);
     let mut all = BTreeSet::new();
     loop {
-        let request = ClaimRequest { webhook, now, limit: 50, only: None, lease: LEASE };
+        let request = ClaimRequest { webhook, now, limit: 50, order: Order::LongestDue, lease: LEASE };
         let claimed = store.claim(request).await.unwrap().deliveries;
         if claimed.is_empty() {
             return all;

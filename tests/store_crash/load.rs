@@ -22,8 +22,8 @@ use hookwright::model::time::UnixMillis;
 use hookwright::store::embedded::{Embedded, Options};
 use hookwright::store::records::{DedupKey, Redelivered, Redelivery, Retention};
 use hookwright::store::{
-    Appended, ClaimRequest, EndReason, NewEvent, NewReplay, Next, Query, Replays as _, Selection, State,
-    Store as _,
+    Appended, ClaimRequest, EndReason, NewEvent, NewReplay, Next, Order, Query, Replays as _, Selection,
+    State, Store as _,
 };
 use tempfile::NamedTempFile;
 use tracing_subscriber::EnvFilter;
@@ -257,7 +257,7 @@ impl Load {
         let now = self.clock.now();
         let webhook = webhook(hook).uid;
         let limit = 1 + usize::try_from(self.random.next(20)).unwrap();
-        let request = ClaimRequest { webhook, now, limit, only: None, lease: LEASE };
+        let request = ClaimRequest { webhook, now, limit, order: Order::LongestDue, lease: LEASE };
         let claimed = self.store.claim(request).await.unwrap().deliveries;
         if claimed.is_empty() {
             return tokio::time::sleep(Duration::from_millis(2)).await;

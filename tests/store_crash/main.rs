@@ -157,8 +157,10 @@ fn outcome(now: UnixMillis, webhook: WebhookUid, name: DeliveryName, next: Next)
         body_length: 0,
         error: None,
         asked_by: None,
+        probe: false,
+        retry_after: None,
     };
-    Outcome { name, webhook, attempt: Some(attempt), next, disable: None, at: now }
+    Outcome { name, webhook, attempt: Some(attempt), next, disable: None, failing: None, at: now }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -101,6 +101,7 @@ async fn attempt(
         attempt: Some(attempt.clone()),
         next: reason.map_or(Next::Success, Next::Failed),
         disable: None,
+        failing: None,
         at: ended_at,
     };
     if let Err(error) = deps.store.record(vec![outcome]).await {

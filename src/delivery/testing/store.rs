@@ -1,6 +1,6 @@
 //! A store in memory, for tests of the engine alone: keeps nothing, can be told to fail or to be slow.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -12,19 +12,29 @@ use crate::model::ids::{DeliveryName, EventUid, WebhookRef, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::store::records::{Asked, DedupKey, Expunge, Expunged, Redelivered, Redelivery, Usage, Waiting};
 use crate::store::{
-    Appended, Change, ClaimRequest, Claimed, Claims, Delivery, Error, Event, NewEvent, Next, Outcome, Page,
-    Query, Result, State, Store, Summary, Wakes,
+    Appended, Change, ClaimRequest, Claimed, Claims, Delivery, Error, Event, NewEvent, Next, Order, Outcome,
+    Page, Query, Result, State, Store, Summary, Tried, Wakes,
 };
 
 struct Row {
     delivery: Delivery,
     event: Arc<Event>,
-    claimed_until: Option<UnixMillis>,
+}
+
+type Place = (UnixMillis, DeliveryName);
+
+/// What waits for one Webhook and is not claimed, and what is claimed until when.
+#[derive(Default)]
+struct Queue {
+    fresh: BTreeSet<Place>,
+    retry: BTreeSet<Place>,
+    claimed: BTreeMap<DeliveryName, UnixMillis>,
 }
 
 #[derive(Default)]
 struct Rows {
     by_name: BTreeMap<DeliveryName, Row>,
+    queues: HashMap<WebhookUid, Queue>,
     summaries: HashMap<WebhookUid, Summary>,
     released: Vec<DeliveryName>,
     claims: usize,
@@ -106,50 +116,86 @@ impl Rows {
                 expunged: None,
                 event_source: None,
             };
-            let row = Row { delivery: line, event: Arc::clone(&event), claimed_until: None };
+            let row = Row { delivery: line, event: Arc::clone(&event) };
             self.by_name.insert(delivery.name, row);
+            self.enqueue(delivery.name);
         }
+    }
+
+    fn enqueue(&mut self, name: DeliveryName) {
+        let delivery = &self.by_name[&name].delivery;
+        let queue = self.queues.entry(delivery.webhook.uid).or_default();
+        queue.claimed.remove(&name);
+        let Some(due) = delivery.due.filter(|_| !delivery.test) else { return };
+        match Tried::of(delivery) {
+            Tried::Never => queue.fresh.insert((due, name)),
+            Tried::Before => queue.retry.insert((due, name)),
+        };
     }
 
     fn claim(&mut self, request: &ClaimRequest) -> Claims {
         self.claims += 1;
-        let mut open: Vec<_> = self
-            .by_name
-            .values_mut()
-            .filter(|row| row.delivery.webhook.uid == request.webhook && row.delivery.due.is_some())
-            .filter(|row| row.claimed_until.is_none_or(|until| until <= request.now))
-            .collect();
-        open.sort_by_key(|row| (row.delivery.due, row.delivery.name));
-        let mut claims = Claims::default();
-        for row in open {
-            let wanted = match request.only {
-                Some(name) => row.delivery.name == name,
-                None => row.delivery.due.is_some_and(|due| due <= request.now),
-            };
-            if wanted && claims.deliveries.len() < request.limit {
-                row.claimed_until = Some(request.now + request.lease);
-                let claimed = Claimed { delivery: row.delivery.clone(), event: Arc::clone(&row.event) };
-                claims.deliveries.push(claimed);
-            } else {
-                claims.next_due = claims.next_due.or(row.delivery.due);
+        let queue = self.queues.entry(request.webhook).or_default();
+        let over: Vec<_> =
+            queue.claimed.iter().filter(|(_, until)| **until <= request.now).map(|(name, _)| *name).collect();
+        over.into_iter().for_each(|name| self.enqueue(name));
+        let (mut deliveries, mut order) = (Vec::new(), request.order);
+        while deliveries.len() < request.limit
+            && let Some((due, name)) = self.next(request, order)
+        {
+            let queue = self.queues.get_mut(&request.webhook).unwrap();
+            queue.fresh.remove(&(due, name));
+            queue.retry.remove(&(due, name));
+            queue.claimed.insert(name, request.now + request.lease);
+            let Row { delivery, event } = &self.by_name[&name];
+            if let Order::InTurn { first } | Order::Look { first } = &mut order {
+                *first = Tried::of(delivery).other();
             }
+            deliveries.push(Claimed { delivery: delivery.clone(), event: Arc::clone(event) });
         }
-        claims
+        let queue = &self.queues[&request.webhook];
+        let next_due = queue.fresh.first().into_iter().chain(queue.retry.first()).map(|(due, _)| *due).min();
+        Claims { deliveries, next_due }
+    }
+
+    fn next(&self, request: &ClaimRequest, order: Order) -> Option<Place> {
+        let queue = &self.queues[&request.webhook];
+        let due = |set: &BTreeSet<Place>| set.first().copied().filter(|(due, _)| *due <= request.now);
+        let (fresh, retry) = (|| due(&queue.fresh), || due(&queue.retry));
+        let early = |from, to| {
+            let last = |(_, name): &&Place| {
+                let delivery = &self.by_name[name].delivery;
+                let last = delivery.attempts.last().unwrap();
+                (delivery.redelivery.is_none() && last.allows_another_at(request.now)).then_some(last.at)
+            };
+            let known = queue.retry.iter().take(128);
+            let open = known.filter(|place| last(place).is_some_and(|at| at >= from && at < to));
+            open.min_by_key(|place| (last(place), **place)).copied()
+        };
+        let any = || early(UnixMillis::from_millis(i64::MIN), UnixMillis::from_millis(i64::MAX));
+        match order {
+            Order::LongestDue => fresh().into_iter().chain(retry()).min(),
+            Order::InTurn { first: Tried::Never } => fresh().or_else(retry),
+            Order::InTurn { first: Tried::Before } => retry().or_else(fresh),
+            Order::Look { first: Tried::Never } => fresh().or_else(retry).or_else(any),
+            Order::Look { first: Tried::Before } => retry().or_else(any).or_else(fresh),
+            Order::Early { from, to } => early(from, to),
+        }
     }
 
     fn record(&mut self, outcome: &Outcome) -> bool {
         let Some(row) = self.by_name.get_mut(&outcome.name) else { return false };
         let delivery = &mut row.delivery;
         assert!(!delivery.state.is_final(), "recorded twice: {delivery:?}");
-        row.claimed_until = None;
         let purpose = delivery.purpose();
         delivery.redelivery = None;
-        delivery.attempts.extend(outcome.attempt.clone());
+        outcome.attempt.clone().into_iter().for_each(|attempt| delivery.attempted(attempt));
         (delivery.state, delivery.due, delivery.reason) = match outcome.next {
             Next::Success => (State::Success, None, None),
             Next::Retry(at) => (State::Retrying, Some(at), None),
             Next::Failed(reason) => (State::Failed, None, Some(reason)),
         };
+        self.enqueue(outcome.name);
         self.summaries.get_mut(&outcome.webhook).unwrap().apply(outcome, purpose, 0);
         matches!(outcome.next, Next::Retry(_))
     }
@@ -194,7 +240,7 @@ impl Store for FakeStore {
             for (webhook, name) in claims {
                 let mut rows = self.rows();
                 rows.released.push(name);
-                rows.by_name.get_mut(&name).unwrap().claimed_until = None;
+                rows.enqueue(name);
                 drop(rows);
                 self.work.add([webhook]);
             }
@@ -233,6 +279,7 @@ impl Store for FakeStore {
                 Some(Waiting { asked: Asked { by, at }, had_arrived: delivery.has_arrived(), replay: None });
             (delivery.state, delivery.due, delivery.reason) = (State::Pending, Some(at), None);
             let webhook = delivery.webhook.uid;
+            rows.enqueue(name);
             rows.summaries.get_mut(&webhook).unwrap().redelivers(0);
             self.work.add([webhook]);
             Redelivered::Queued
@@ -265,12 +312,7 @@ impl Store for FakeStore {
     fn update(&self, webhook: WebhookUid, change: Change) -> BoxFuture<'_, Result<()>> {
         if let Some(summary) = self.rows().summaries.get_mut(&webhook) {
             match change {
-                Change::Enable => {
-                    summary.disabled = None;
-                    summary.failed_since_success |= summary.consecutive_failures > 0;
-                    summary.consecutive_failures = 0;
-                    summary.failing_since = None;
-                }
+                Change::Enable => summary.enable(),
                 Change::Disable(disabled) => summary.disabled = Some(disabled),
             }
         }
@@ -287,7 +329,10 @@ impl Store for FakeStore {
     }
 
     fn purge(&self, webhook: WebhookUid) -> BoxFuture<'_, Result<u64>> {
-        self.rows().by_name.retain(|_, row| row.delivery.webhook.uid != webhook);
+        let mut rows = self.rows();
+        rows.by_name.retain(|_, row| row.delivery.webhook.uid != webhook);
+        rows.queues.remove(&webhook);
+        drop(rows);
         async { Ok(0) }.boxed()
     }
 
@@ -302,7 +347,7 @@ impl Store for FakeStore {
     }
 
     fn is_under_way(&self, _: WebhookUid, name: DeliveryName) -> bool {
-        self.rows().by_name.get(&name).is_some_and(|row| row.claimed_until.is_some())
+        self.rows().queues.values().any(|queue| queue.claimed.contains_key(&name))
     }
 
     fn event(&self, _: EventUid) -> BoxFuture<'_, Result<Option<Arc<Event>>>> {
@@ -312,11 +357,9 @@ impl Store for FakeStore {
     fn oldest_due(&self, webhook: WebhookUid) -> Option<UnixMillis> {
         self.looks.fetch_add(1, Ordering::SeqCst);
         let rows = self.rows();
-        rows.by_name
-            .values()
-            .filter(|row| row.delivery.webhook.uid == webhook)
-            .filter_map(|row| row.delivery.due)
-            .min()
+        let queue = rows.queues.get(&webhook)?;
+        let waits = queue.fresh.first().into_iter().chain(queue.retry.first()).map(|(due, _)| *due);
+        waits.chain(queue.claimed.keys().filter_map(|name| rows.by_name[name].delivery.due)).min()
     }
 
     fn work(&self) -> &Wakes {

@@ -38,6 +38,8 @@ pub(crate) enum Does {
     Hangs,
     /// Our own code never returns, whatever the time.
     IsLost,
+    /// Refuses the connection.
+    IsDown,
     /// Has an address that is denied.
     IsDenied,
     /// Brings our own code to panic.
@@ -59,13 +61,60 @@ pub(crate) struct Seen {
     pub(crate) host: String,
 }
 
-type Behaviour = Arc<dyn Fn(usize) -> Does + Send + Sync>;
+/// What a receiver knows of an attempt.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Try {
+    /// Counts the attempts at this receiver, from 0.
+    pub(crate) count: usize,
+    /// Of which delivery.
+    pub(crate) name: DeliveryName,
+    /// Counts the attempts of this delivery, from 0.
+    pub(crate) again: usize,
+    /// Since the start.
+    pub(crate) at: Duration,
+}
+
+impl Try {
+    /// Counts the deliveries of the world, from 1.
+    pub(crate) fn number(&self) -> u64 {
+        number(self.name)
+    }
+
+    /// Differs between attempts, and is the same in each run: 0..1000.
+    pub(crate) fn chance(&self) -> u64 {
+        let mut mix = (self.number() << 8 | self.again as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        mix = (mix ^ (mix >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mix = (mix ^ (mix >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (mix ^ (mix >> 31)) % 1000
+    }
+}
+
+/// See [`Try::number`].
+pub(crate) fn number(name: DeliveryName) -> u64 {
+    let bytes = name.as_bytes();
+    u64::from_be_bytes([0, 0, 0, 0, bytes[12], bytes[13], bytes[14], bytes[15]])
+}
+
+type Behaviour = Arc<dyn Fn(&Try) -> Does + Send + Sync>;
+
+#[derive(Default)]
+struct Log {
+    seen: Vec<Seen>,
+    by_host: HashMap<String, usize>,
+    by_delivery: HashMap<DeliveryName, usize>,
+}
+
+fn count<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: K) -> usize {
+    let count = counts.entry(key).or_default();
+    *count += 1;
+    *count - 1
+}
 
 /// Sends nothing, does what the script says, and remembers.
 pub(crate) struct Script {
     clock: Clock,
     does: Mutex<HashMap<String, Behaviour>>,
-    seen: Mutex<Vec<Seen>>,
+    log: Mutex<Log>,
     under_way: Mutex<HashMap<String, UnderWay>>,
 }
 
@@ -83,14 +132,15 @@ impl Script {
         let _leave = self.enter(&webhook);
         let (at, began) = (self.clock.now(), tokio::time::Instant::now());
         let host = job.endpoint.target.url().host_str().unwrap().to_owned();
-        let count = {
-            let mut seen = self.seen.lock().unwrap();
-            let count = seen.iter().filter(|other| other.host == host).count();
-            seen.push(Seen { at: at.since(START), name: job.name, host: host.clone() });
-            count
+        let attempt = {
+            let (mut log, at) = (self.log.lock().unwrap(), at.since(START));
+            log.seen.push(Seen { at, name: job.name, host: host.clone() });
+            let (count, again) =
+                (count(&mut log.by_host, host.clone()), count(&mut log.by_delivery, job.name));
+            Try { count, name: job.name, again, at }
         };
         let behaviour = self.does.lock().unwrap().get(&host).cloned();
-        let does = behaviour.map_or(Does::Status(200), |does| does(count));
+        let does = behaviour.map_or(Does::Status(200), |does| does(&attempt));
         let status = |code| Answer::Status { code, retry_after: None };
         let answer = match does {
             Does::Status(code) => status(code),
@@ -104,6 +154,10 @@ impl Script {
                 Answer::TimedOut
             }
             Does::IsLost => std::future::pending().await,
+            Does::IsDown => {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                Answer::Broken
+            }
             Does::IsDenied => Answer::Denied,
             Does::Panics => panic!("as the script says"),
         };
@@ -117,6 +171,8 @@ impl Script {
             body_length: 0,
             error: None,
             asked_by: None,
+            probe: false,
+            retry_after: None,
         };
         Sent { attempt, verdict: judge(&answer) }
     }
@@ -170,7 +226,7 @@ impl World {
         let script = Arc::new(Script {
             clock: clock.clone(),
             does: Mutex::default(),
-            seen: Mutex::default(),
+            log: Mutex::default(),
             under_way: Mutex::default(),
         });
         let metrics = Metrics::default();
@@ -212,6 +268,11 @@ impl World {
 
     /// What the receiver at `NAME.localhost` does with its attempts, counted from 0.
     pub(crate) fn does(&self, name: &str, does: impl Fn(usize) -> Does + Send + Sync + 'static) {
+        self.does_by(name, move |attempt| does(attempt.count));
+    }
+
+    /// What it does with them, by what it knows of each.
+    pub(crate) fn does_by(&self, name: &str, does: impl Fn(&Try) -> Does + Send + Sync + 'static) {
         self.script.does.lock().unwrap().insert(format!("{name}.localhost"), Arc::new(does));
     }
 
@@ -260,7 +321,7 @@ impl World {
     /// Attempts at `NAME.localhost`, in order.
     pub(crate) fn seen(&self, name: &str) -> Vec<Seen> {
         let host = format!("{name}.localhost");
-        self.script.seen.lock().unwrap().iter().filter(|seen| seen.host == host).cloned().collect()
+        self.script.log.lock().unwrap().seen.iter().filter(|seen| seen.host == host).cloned().collect()
     }
 
     /// Their times, in whole seconds.

@@ -131,6 +131,7 @@ fn attempt(attempt: &Attempt) -> DeliveryAttempt {
         response_length: attempt.status.map(|_| i64::try_from(attempt.body_length).unwrap_or(i64::MAX)),
         content_type: attempt.content_type.clone(),
         requested_by: attempt.asked_by.as_deref().map(ToOwned::to_owned),
+        probe: attempt.probe,
     }
 }
 
@@ -294,6 +295,8 @@ pub(super) mod tests {
             body_length: 11,
             error: Some(error.to_owned()),
             asked_by: None,
+            probe: false,
+            retry_after: None,
         };
         delivery.state = State::Failed;
         delivery.reason = Some(EndReason::RetriesExhausted);

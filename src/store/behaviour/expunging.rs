@@ -2,6 +2,7 @@
 
 use super::{World, webhook};
 use crate::model::ids::DeliveryName;
+use crate::store::Tried;
 use crate::store::records::{EndReason, Expunge, Expunged, Next, State};
 
 impl World<'_> {
@@ -54,7 +55,7 @@ pub(in crate::store) async fn what_is_unfinished_ends_and_is_never_sent(mut worl
     for _ in 0..2 {
         for (hook, name) in hooks.iter().zip(&names) {
             assert_eq!(world.claim(hook, 1).await, []);
-            assert_eq!(world.probe(hook, *name).await, []);
+            assert_eq!(world.look(hook, Tried::Before).await, []);
             let line = world.store.delivery(*name).await.unwrap().unwrap();
             assert_eq!((line.state, line.reason, line.due), (State::Failed, Some(EndReason::Expunged), None));
             let summary = world.store.summary(hook.uid).unwrap();

@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::records::{Attempt, DedupKey, EndReason, NewDelivery, NewEvent, Next, Outcome, Retention};
-use super::{Appended, ClaimRequest, Claims, Query, Store};
+use super::{Appended, ClaimRequest, Claims, Order, Query, Store, Tried};
 use crate::model::event::Attributes;
 use crate::model::ids::{DeliveryName, Minter, WebhookRef, WebhookUid};
 use crate::model::time::UnixMillis;
@@ -126,7 +126,7 @@ impl<'a> World<'a> {
     }
 
     fn request(&self, webhook: &WebhookRef, limit: usize) -> ClaimRequest {
-        ClaimRequest { webhook: webhook.uid, now: self.now, limit, only: None, lease: LEASE }
+        ClaimRequest { webhook: webhook.uid, now: self.now, limit, order: Order::LongestDue, lease: LEASE }
     }
 
     async fn claims(&self, webhook: &WebhookRef, limit: usize) -> Claims {
@@ -137,9 +137,12 @@ impl<'a> World<'a> {
         names(&self.claims(webhook, limit).await)
     }
 
-    async fn probe(&self, webhook: &WebhookRef, name: DeliveryName) -> Vec<DeliveryName> {
-        let request = ClaimRequest { only: Some(name), ..self.request(webhook, 1) };
-        names(&self.store.claim(request).await.unwrap())
+    async fn ordered(&self, webhook: &WebhookRef, limit: usize, order: Order) -> Vec<DeliveryName> {
+        names(&self.store.claim(ClaimRequest { order, ..self.request(webhook, limit) }).await.unwrap())
+    }
+
+    async fn look(&self, webhook: &WebhookRef, first: Tried) -> Vec<DeliveryName> {
+        self.ordered(webhook, 1, Order::Look { first }).await
     }
 
     fn outcome(&self, webhook: &WebhookRef, name: DeliveryName, next: Next) -> Outcome {
@@ -153,8 +156,18 @@ impl<'a> World<'a> {
             body_length: 4,
             error: None,
             asked_by: None,
+            probe: false,
+            retry_after: None,
         };
-        Outcome { name, webhook: webhook.uid, attempt: Some(attempt), next, disable: None, at: self.now }
+        Outcome {
+            name,
+            webhook: webhook.uid,
+            attempt: Some(attempt),
+            next,
+            disable: None,
+            failing: None,
+            at: self.now,
+        }
     }
 
     async fn record(&self, webhook: &WebhookRef, name: DeliveryName, next: Next) {
@@ -221,7 +234,9 @@ macro_rules! suite {
             queueing: a_retry_is_claimed_when_it_is_due_and_not_before,
             queueing: what_is_due_longest_goes_first_retries_and_first_attempts_alike,
             queueing: more_than_memory_holds_is_claimed_in_order_all_the_same,
-            queueing: the_probe_claims_one_by_name_due_or_not,
+            queueing: first_attempts_and_retries_are_claimed_in_turn,
+            queueing: a_look_takes_one_before_its_time_when_none_is_due,
+            queueing: what_failed_between_two_times_is_claimed_early_once,
             queueing: the_oldest_due_is_known_whether_claimed_or_not,
             queueing: work_names_the_webhooks_that_may_have_something_to_claim,
             queueing: a_clock_that_is_set_back_hides_no_first_attempt,
@@ -256,6 +271,7 @@ macro_rules! suite {
             redelivering: what_cannot_be_redelivered_is_told_apart,
             redelivering: a_redelivery_survives_reopening_with_who_asked,
             redelivering: a_redelivery_is_found_as_pending,
+            redelivering: nothing_that_somebody_asked_for_is_claimed_early,
             replaying: a_replay_sends_what_had_ended_before_it_once_more_and_counts,
             replaying: a_replay_takes_by_time_state_type_and_webhook,
             replaying: a_replay_goes_on_after_reopening_and_repeats_nothing,

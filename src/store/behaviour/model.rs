@@ -17,7 +17,7 @@ use crate::store::records::{
     DedupKey, Delivery, EndReason, Expunge, Expunged, Next, Outcome, Purpose, Redelivered, Redelivery, State,
     Summary,
 };
-use crate::store::{Appended, NewEvent, Query};
+use crate::store::{Appended, NewEvent, Query, Tried};
 
 const HOOKS: usize = 4;
 
@@ -28,8 +28,9 @@ enum Op {
         hook: usize,
         limit: usize,
     },
-    Probe {
-        which: usize,
+    Look {
+        hook: usize,
+        first: Tried,
     },
     Record(Vec<(usize, Verdict)>),
     Release {
@@ -91,7 +92,8 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => prop::collection::vec(new, 1..4).prop_map(Op::Append),
         6 => (0..HOOKS, 0..5_usize).prop_map(|(hook, limit)| Op::Claim { hook, limit }),
-        2 => any::<usize>().prop_map(|which| Op::Probe { which }),
+        2 => (0..HOOKS, prop_oneof![Just(Tried::Never), Just(Tried::Before)])
+            .prop_map(|(hook, first)| Op::Look { hook, first }),
         6 => prop::collection::vec((any::<usize>(), verdict), 1..5).prop_map(Op::Record),
         1 => any::<usize>().prop_map(|which| Op::Release { which }),
         3 => prop::collection::vec((any::<usize>(), 0..60_u64), 1..4).prop_map(Op::Redeliver),
@@ -175,7 +177,7 @@ impl Run<'_> {
         match op {
             Op::Append(events) => self.append(&events).await,
             Op::Claim { hook, limit } => self.claim(hook, limit).await,
-            Op::Probe { which } => self.probe(which).await,
+            Op::Look { hook, first } => self.look(hook, first).await,
             Op::Record(outcomes) => self.record(&outcomes).await,
             Op::Release { which } => {
                 if let Some((name, hook)) = self.pick(which) {
@@ -284,10 +286,10 @@ impl Run<'_> {
         Appended::New
     }
 
-    async fn claim(&mut self, hook: usize, limit: usize) {
+    /// What waits for a Webhook and is not claimed: when it is due, whether it was tried, whether somebody asked.
+    fn open(&mut self, hook: usize) -> Vec<(UnixMillis, DeliveryName, Tried, bool)> {
         let now = self.world.now;
-        let mut due = Vec::new();
-        let mut later = Vec::new();
+        let mut open = Vec::new();
         for (name, line) in &mut self.model.lines {
             if line.claimed.is_some_and(|until| until <= now) {
                 line.claimed = None;
@@ -295,33 +297,63 @@ impl Run<'_> {
             if line.hook != hook || !line.waits() || line.claimed.is_some() {
                 continue;
             }
-            let is_first = line.state == State::Pending && !line.redelivered;
-            let at = if is_first { name.accepted_at() } else { line.due.unwrap() };
-            if is_first || at <= now { due.push((at, *name)) } else { later.push(at) }
+            if line.state == State::Pending && !line.redelivered {
+                // Due at once, also by a clock that was set back.
+                open.push((name.accepted_at(), *name, Tried::Never, false));
+            } else {
+                open.push((line.due.unwrap(), *name, Tried::Before, line.redelivered));
+            }
         }
-        due.sort_unstable();
-        let rest = due.split_off(limit.min(due.len()));
-        let names: Vec<_> = due.iter().map(|(_, name)| *name).collect();
+        open.sort_unstable_by_key(|(at, name, ..)| (*at, *name));
+        open
+    }
+
+    async fn claim(&mut self, hook: usize, limit: usize) {
+        let now = self.world.now;
+        let open = self.open(hook);
+        let is_due = |(at, _, tried, _): &&(UnixMillis, DeliveryName, Tried, bool)| {
+            *tried == Tried::Never || *at <= now
+        };
+        let names: Vec<_> = open.iter().filter(is_due).take(limit).map(|(_, name, ..)| *name).collect();
         let claims = self.world.claims(&self.hooks[hook], limit).await;
         assert_eq!(super::names(&claims), names);
-        for name in names {
-            self.model.lines.get_mut(&name).unwrap().claimed = Some(now + LEASE);
-        }
         if limit > 0 {
-            let next = rest.iter().map(|(at, _)| *at).chain(later).min();
-            assert_eq!(claims.next_due, next);
+            let rest = open.iter().filter(|(_, name, ..)| !names.contains(name));
+            assert_eq!(claims.next_due, rest.map(|(at, ..)| *at).min());
+        }
+        self.hold(&names);
+    }
+
+    fn hold(&mut self, names: &[DeliveryName]) {
+        for name in names {
+            self.model.lines.get_mut(name).unwrap().claimed = Some(self.world.now + LEASE);
         }
     }
 
-    async fn probe(&mut self, which: usize) {
-        let Some((name, hook)) = self.pick(which) else { return };
+    async fn look(&mut self, hook: usize, first: Tried) {
         let now = self.world.now;
-        let line = self.model.lines.get_mut(&name).unwrap();
-        let free = line.waits() && line.claimed.is_none_or(|until| until <= now);
-        assert_eq!(self.world.probe(&self.hooks[hook], name).await.len(), usize::from(free));
-        if free {
-            self.model.lines.get_mut(&name).unwrap().claimed = Some(now + LEASE);
+        let open = self.open(hook);
+        let looked = self.world.look(&self.hooks[hook], first).await;
+        let due = |kind| {
+            let due = open
+                .iter()
+                .filter(move |(at, _, tried, _)| *tried == kind && (*tried == Tried::Never || *at <= now));
+            due.map(|(_, name, ..)| vec![*name]).next()
+        };
+        let early =
+            open.iter().filter(|(at, _, tried, asked)| *tried == Tried::Before && *at > now && !asked);
+        let early: Vec<_> = early.map(|(_, name, ..)| *name).collect();
+        let is_early = |looked: &[DeliveryName]| matches!(looked, [name] if early.contains(name));
+        // Behind what somebody asked for, memory may hold none that can be claimed early.
+        let may_miss = open.iter().any(|(.., asked)| *asked);
+        match (first, due(first), due(first.other())) {
+            (_, Some(expected), _) | (Tried::Never, None, Some(expected)) => assert_eq!(looked, expected),
+            (_, None, rest) if early.is_empty() || may_miss && !is_early(&looked) => {
+                assert_eq!(looked, rest.unwrap_or_default());
+            }
+            (_, None, _) => assert!(is_early(&looked), "{looked:?}"),
         }
+        self.hold(&looked);
     }
 
     async fn record(&mut self, verdicts: &[(usize, Verdict)]) {
@@ -407,7 +439,8 @@ impl Run<'_> {
             ended += 1;
             let next = Next::Failed(EndReason::Expunged);
             let webhook = self.hooks[line.hook].uid;
-            let outcome = Outcome { name: *name, webhook, attempt: None, next, disable: None, at: now };
+            let outcome =
+                Outcome { name: *name, webhook, attempt: None, next, disable: None, failing: None, at: now };
             self.model.summaries.get_mut(&line.hook).unwrap().apply(&outcome, line.purpose(), line.bytes);
             (line.state, line.due, line.reason) = (State::Failed, None, Some(EndReason::Expunged));
             (line.claimed, line.redelivered, line.ended) = (None, false, line.ended.max(now));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{LEASE, TICK, World, names, webhook};
 use crate::model::ids::DeliveryName;
 use crate::store::records::{Claimed, State};
-use crate::store::{ClaimRequest, Error};
+use crate::store::{ClaimRequest, Error, Order, Tried};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -45,7 +45,7 @@ pub(in crate::store) async fn a_delivery_is_claimed_by_one_only(world: World<'_>
     let appended = world.accept(&[&hook]).await;
     assert_eq!(world.claim(&hook, 10).await, appended);
     assert_eq!(world.claim(&hook, 10).await, []);
-    assert_eq!(world.probe(&hook, appended[0]).await, []);
+    assert_eq!(world.look(&hook, Tried::Never).await, []);
 }
 
 pub(in crate::store) async fn what_is_claimed_or_tested_is_under_way(world: World<'_>) {
@@ -57,7 +57,7 @@ pub(in crate::store) async fn what_is_claimed_or_tested_is_under_way(world: Worl
     assert!(is_under_way(name));
     world.retry(&hook, name, Duration::ZERO).await;
     assert!(!is_under_way(name), "it waits again");
-    assert_eq!(world.probe(&hook, name).await, [name]);
+    assert_eq!(world.look(&hook, Tried::Never).await, [name]);
     assert!(is_under_way(name), "singled out");
     world.store.release(vec![(hook.uid, name)]).await.unwrap();
     assert!(!is_under_way(name), "given back");
@@ -180,28 +180,83 @@ pub(in crate::store) async fn more_than_memory_holds_is_claimed_in_order_all_the
     assert_eq!(claimed, appended);
 }
 
-pub(in crate::store) async fn the_probe_claims_one_by_name_due_or_not(mut world: World<'_>) {
-    let [hook, other] = [1, 2].map(|number| webhook("team-a", number));
-    let mut appended = world.accept(&[&hook]).await;
-    appended.extend(world.accept(&[&hook]).await);
-    for reopened in [false, true] {
-        assert_eq!(world.probe(&other, appended[1]).await, [], "of another Webhook");
-        assert_eq!(world.probe(&hook, appended[1]).await, [appended[1]]);
-        assert_eq!(world.probe(&hook, appended[1]).await, []);
-        assert_eq!(world.claim(&hook, 10).await, [appended[0]]);
-        world.store.release(appended.iter().map(|name| (hook.uid, *name)).collect()).await.unwrap();
-        if !reopened {
+/// Of six, three are to be tried again after so many seconds; the names of all.
+async fn some_tried(world: &mut World<'_>, after: u32) -> Vec<DeliveryName> {
+    let hook = webhook("team-a", 1);
+    let mut appended = Vec::new();
+    for _ in 0..6 {
+        appended.extend(world.accept(&[&hook]).await);
+        world.pass(TICK);
+    }
+    assert_eq!(world.claim(&hook, 3).await, appended[..3]);
+    for name in &appended[..3] {
+        world.retry(&hook, *name, after * SECOND).await;
+        world.pass(TICK);
+    }
+    appended
+}
+
+pub(in crate::store) async fn first_attempts_and_retries_are_claimed_in_turn(mut world: World<'_>) {
+    let hook = webhook("team-a", 1);
+    let all = some_tried(&mut world, 5).await;
+    let (tried, fresh) = all.split_at(3);
+    let pick = |order: &[(bool, usize)]| -> Vec<DeliveryName> {
+        order.iter().map(|(was_tried, at)| if *was_tried { tried[*at] } else { fresh[*at] }).collect()
+    };
+    let give_back = async |world: &World<'_>| {
+        world.store.release(all.iter().map(|name| (hook.uid, *name)).collect()).await.unwrap();
+    };
+    for (seconds, first, expected) in [
+        (0_u32, Tried::Before, fresh.to_vec()),
+        (0, Tried::Never, fresh.to_vec()),
+        (10, Tried::Before, pick(&[(true, 0), (false, 0), (true, 1), (false, 1), (true, 2)])),
+        (0, Tried::Never, pick(&[(false, 0), (true, 0), (false, 1), (true, 1), (false, 2)])),
+    ] {
+        world.pass(seconds * SECOND);
+        for _ in 0..2 {
+            assert_eq!(world.ordered(&hook, 5, Order::InTurn { first }).await, expected);
+            give_back(&world).await;
             world.reopen().await;
         }
     }
-    assert_eq!(world.probe(&hook, appended[0]).await, [appended[0]]);
-    world.retry(&hook, appended[0], 60 * SECOND).await;
-    assert_eq!(world.claim(&hook, 10).await, [appended[1]]);
-    assert_eq!(world.probe(&hook, appended[0]).await, [appended[0]], "long before it is due");
-    world.succeed(&hook, appended[0]).await;
-    assert_eq!(world.probe(&hook, appended[0]).await, [], "it is done");
-    world.pass(120 * SECOND);
-    assert_eq!(world.claim(&hook, 10).await, [appended[1]], "its claim has expired, the other is done");
+}
+
+pub(in crate::store) async fn a_look_takes_one_before_its_time_when_none_is_due(mut world: World<'_>) {
+    let hook = webhook("team-a", 1);
+    let all = some_tried(&mut world, 60).await;
+    let [x, y, _, a, _, _] = all[..] else { panic!("{all:?}") };
+    for _ in 0..2 {
+        assert_eq!(world.look(&hook, Tried::Never).await, [a]);
+        world.store.release(vec![(hook.uid, a)]).await.unwrap();
+        assert_eq!(world.look(&hook, Tried::Before).await, [x], "its last attempt is longest ago");
+        world.store.release(vec![(hook.uid, x)]).await.unwrap();
+        world.reopen().await;
+    }
+    assert_eq!(world.look(&hook, Tried::Before).await, [x]);
+    world.pass(SECOND);
+    world.retry(&hook, x, 30 * SECOND).await;
+    assert_eq!(world.look(&hook, Tried::Before).await, [y], "not the same again, though it is due sooner");
+    world.store.release(vec![(hook.uid, y)]).await.unwrap();
+    world.pass(31 * SECOND);
+    assert_eq!(world.look(&hook, Tried::Before).await, [x], "what is due goes first");
+    let rest = [world.claim(&hook, 10).await, world.look(&hook, Tried::Never).await].concat();
+    assert_eq!(rest.len(), 4, "the look takes one that was tried, when no other is left");
+    assert_eq!(world.look(&webhook("team-a", 2), Tried::Before).await, [], "of another Webhook");
+}
+
+pub(in crate::store) async fn what_failed_between_two_times_is_claimed_early_once(mut world: World<'_>) {
+    let hook = webhook("team-a", 1);
+    let from = world.now;
+    let all = some_tried(&mut world, 3600).await;
+    let order = Order::Early { from, to: world.now };
+    assert_eq!(world.ordered(&hook, 2, order).await, all[..2]);
+    for name in &all[..2] {
+        world.retry(&hook, *name, 3600 * SECOND).await;
+    }
+    assert_eq!(world.ordered(&hook, 2, order).await, all[2..3]);
+    assert_eq!(world.ordered(&hook, 2, order).await, [], "each once, and none that was never tried");
+    let later = Order::Early { from: world.now, to: world.now + SECOND };
+    assert_eq!(world.ordered(&hook, 9, later).await, all[..2]);
 }
 
 pub(in crate::store) async fn the_oldest_due_is_known_whether_claimed_or_not(mut world: World<'_>) {
@@ -258,11 +313,11 @@ pub(in crate::store) async fn a_clock_that_is_set_back_hides_no_first_attempt(mu
 
 pub(in crate::store) async fn tests_are_never_claimed(world: World<'_>) {
     let hook = webhook("team-a", 1);
-    let test = world.accept_test(&hook).await;
+    world.accept_test(&hook).await;
     let real = world.accept(&[&hook]).await;
     let all = ClaimRequest { limit: 10, ..world.request(&hook, 10) };
     assert_eq!(names(&world.store.claim(all).await.unwrap()), real);
-    assert_eq!(world.probe(&hook, test).await, []);
+    assert_eq!(world.look(&hook, Tried::Before).await, []);
 }
 
 pub(in crate::store) async fn a_closed_store_refuses_and_an_opened_one_has_everything(mut world: World<'_>) {

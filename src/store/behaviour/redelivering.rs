@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{World, webhook};
 use crate::model::ids::{DeliveryName, WebhookRef};
 use crate::store::records::{EndReason, Expunge, Next, Redelivered, Redelivery, State};
-use crate::store::{Query, Summary};
+use crate::store::{Order, Query, Summary, Tried};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -124,7 +124,7 @@ pub(in crate::store) async fn a_redelivery_survives_reopening_with_who_asked(mut
     world.claim(&hook, 1).await;
     world.reopen().await;
     assert_eq!(world.numbers(&hook).0, 1);
-    assert_eq!(world.probe(&hook, name).await, [name]);
+    assert_eq!(world.look(&hook, Tried::Before).await, [name]);
     world.fail(&hook, name).await;
     let failed = world.store.delivery(name).await.unwrap().unwrap();
     assert_eq!(failed.attempts[1].asked_by.as_deref(), Some("jane"));
@@ -145,4 +145,18 @@ pub(in crate::store) async fn a_redelivery_is_found_as_pending(mut world: World<
         assert_eq!(world.find(query(vec![])).await, [waiting, name]);
         world.reopen().await;
     }
+}
+
+pub(in crate::store) async fn nothing_that_somebody_asked_for_is_claimed_early(mut world: World<'_>) {
+    let hook = webhook("team-a", 1);
+    let name = world.finished(&hook, FAILED).await;
+    let from = world.now - Duration::from_hours(1);
+    world.now = world.now + SECOND;
+    world.redeliver(&hook, name).await;
+    world.now = world.now - SECOND;
+    let early = Order::Early { from, to: world.now + SECOND };
+    assert_eq!(world.ordered(&hook, 1, early).await, []);
+    assert_eq!(world.look(&hook, Tried::Before).await, []);
+    world.pass(SECOND);
+    assert_eq!(world.look(&hook, Tried::Before).await, [name], "at its time");
 }

@@ -10,7 +10,7 @@ use crate::model::ids::{NamespaceUid, ReplayId, WebhookRef, WebhookUid};
 use crate::store::records::{
     DisableReason, Disabled, Expunge, Expunged, NewEvent, Next, Redelivered, Redelivery, Summary, Usage,
 };
-use crate::store::{Appended, Change, NewReplay, Query, Selection, State};
+use crate::store::{Appended, Change, NewReplay, Query, Selection, State, Tried};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -93,7 +93,7 @@ pub(in crate::store) async fn what_is_gone_is_shown_sent_and_counted_for_nobody(
     for name in &all {
         assert_eq!(world.store.delivery(*name).await.unwrap(), None);
         assert_eq!(world.asks(*name).await, (Redelivered::NotFound, Expunged::NotFound));
-        assert_eq!(world.probe(&gone, *name).await, []);
+        assert_eq!(world.look(&gone, Tried::Before).await, [], "{name}");
     }
     assert_eq!(world.claim(&gone, 9).await, []);
     assert_eq!(world.store.oldest_due(gone.uid), None);

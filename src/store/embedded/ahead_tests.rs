@@ -10,7 +10,7 @@ use super::tests::{event, options};
 use crate::model::ids::Minter;
 use crate::model::time::UnixMillis;
 use crate::store::behaviour::webhook;
-use crate::store::{ClaimRequest, NewEvent, Store as _};
+use crate::store::{ClaimRequest, NewEvent, Order, Store as _};
 
 const LATER: UnixMillis = UnixMillis::from_millis(i64::MAX / 2);
 
@@ -36,12 +36,12 @@ async fn while_what_is_in_memory_is_sent_the_next_is_read_and_no_claim_waits_for
         webhook: hook.uid,
         now: LATER,
         limit: 32,
-        only: None,
+        order: Order::LongestDue,
         lease: Duration::from_secs(1),
     };
     let mut claimed = Vec::new();
     for number in 0.. {
-        let must_read = known.queue().needs(LATER, 32).is_some();
+        let must_read = known.queue().needs(LATER, 32, Order::LongestDue).is_some();
         // At first nothing is in memory; at the end nothing is left.
         assert!(!must_read || number == 0, "claim {number} has to read");
         let claims = store.claim(claim()).await.unwrap();
@@ -73,7 +73,7 @@ async fn of_large_events_fewer_are_read() {
     let known = store.shared.hooks.get(hook.uid).unwrap();
     let disk = store.shared.disk().unwrap();
     let read = |limit| {
-        let refill = known.queue().needs(LATER, limit).unwrap();
+        let refill = known.queue().needs(LATER, limit, Order::LongestDue).unwrap();
         disk.refill(hook.uid, refill).unwrap().loaded.len()
     };
     // Half a megabyte, or what was asked for.

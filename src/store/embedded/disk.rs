@@ -379,21 +379,6 @@ impl Disk {
         }
         Ok(names)
     }
-
-    /// One delivery with its event, if it waits.
-    pub(super) fn waiting(
-        &self,
-        webhook: WebhookUid,
-        name: DeliveryName,
-    ) -> Result<Option<(LaneId, Slot, Loaded)>> {
-        let snapshot = self.db.snapshot();
-        let Some(loaded) = load(self, &snapshot, name)? else { return Ok(None) };
-        let delivery = &loaded.delivery;
-        if delivery.webhook.uid != webhook || delivery.test {
-            return Ok(None);
-        }
-        Ok(place(delivery).map(|(lane, slot)| (lane, slot, loaded)))
-    }
 }
 
 /// Where a delivery waits, if it does.

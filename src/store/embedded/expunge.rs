@@ -49,6 +49,7 @@ impl Group<'_> {
                 attempt: None,
                 next: Next::Failed(EndReason::Expunged),
                 disable: None,
+                failing: None,
                 at: asked.at,
             };
             if let Some(summary) = self.summary(before.webhook.uid) {

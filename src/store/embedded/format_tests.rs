@@ -15,7 +15,7 @@ use crate::store::behaviour::webhook;
 use crate::store::records::{
     DedupKey, Delivery, Event, Expunge, Expunged, Redelivered, Redelivery, Summary, Usage,
 };
-use crate::store::{ClaimRequest, Query, Replays as _, State, Store as _};
+use crate::store::{ClaimRequest, Order, Query, Replays as _, State, Store as _};
 
 /// Deliveries that are Pending, Retrying, Success and Failed.
 type Counts = [u64; 4];
@@ -110,7 +110,13 @@ async fn check_hook(store: &Embedded, content: &Content, summary: &Summary, coun
         (pending + retrying, success, failed)
     );
     let now = NOW + Duration::from_hours(1);
-    let claim = ClaimRequest { webhook: uid, now, limit: 100, only: None, lease: Duration::from_secs(9) };
+    let claim = ClaimRequest {
+        webhook: uid,
+        now,
+        limit: 100,
+        order: Order::LongestDue,
+        lease: Duration::from_secs(9),
+    };
     let claimed = store.claim(claim).await.unwrap().deliveries.into_iter();
     let mut claimed: Vec<_> = claimed.map(|claimed| (claimed.delivery, claimed.event)).collect();
     claimed.sort_unstable_by_key(|(line, _)| std::cmp::Reverse(line.name));

@@ -25,9 +25,6 @@ use crate::store::records::{
 };
 use crate::store::{Appended, Change, Error, Result, SLACK};
 
-/// Attempts that are kept of one delivery; beyond, the oldest are dropped.
-const ATTEMPTS_KEPT: usize = 50;
-
 /// An event that the caller's thread has encoded.
 #[derive(Debug)]
 pub(super) struct Prepared {
@@ -558,10 +555,7 @@ impl Committed {
 pub(super) fn settled(mut delivery: Delivery, outcome: Outcome) -> Delivery {
     let asked_by = delivery.redelivery.take().map(|waiting| waiting.asked.by);
     if let Some(attempt) = outcome.attempt {
-        if delivery.attempts.len() >= ATTEMPTS_KEPT {
-            delivery.attempts.drain(..=delivery.attempts.len() - ATTEMPTS_KEPT);
-        }
-        delivery.attempts.push(Attempt { asked_by, ..attempt });
+        delivery.attempted(Attempt { asked_by, ..attempt });
     }
     (delivery.state, delivery.due, delivery.reason) = match outcome.next {
         Next::Success => (State::Success, None, None),

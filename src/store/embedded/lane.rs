@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::keys::Slot;
 use crate::model::time::UnixMillis;
+use crate::store::Tried;
 use crate::store::records::{Delivery, Event};
 
 /// Which half of a queue.
@@ -24,6 +25,14 @@ pub(super) enum LaneId {
 
 impl LaneId {
     pub(super) const ALL: [Self; 2] = [Self::Fresh, Self::Retry];
+
+    /// What it holds.
+    pub(super) const fn tried(self) -> Tried {
+        match self {
+            Self::Fresh => Tried::Never,
+            Self::Retry => Tried::Before,
+        }
+    }
 
     /// Most entries of one window, however small they are.
     pub(super) const fn window(self) -> usize {
@@ -227,6 +236,17 @@ impl Lane {
     /// The first in memory that is due at `now`.
     pub(super) fn first_due(&self, now: UnixMillis) -> Option<Slot> {
         self.window.first_key_value().map(|(slot, _)| *slot).filter(|slot| self.due(*slot, now))
+    }
+
+    /// In memory, the one whose last attempt is longest ago, of those with one between these times. None that
+    /// somebody asked for: it makes one attempt only. None whose receiver asks for more time.
+    pub(super) fn early(&self, from: UnixMillis, to: UnixMillis, now: UnixMillis) -> Option<Slot> {
+        let last = |loaded: &Loaded| {
+            let last = loaded.delivery.attempts.last().filter(|_| loaded.delivery.redelivery.is_none())?;
+            (last.at >= from && last.at < to && last.allows_another_at(now)).then_some(last.at)
+        };
+        let candidates = self.window.iter().filter_map(|(slot, loaded)| Some((last(loaded)?, *slot)));
+        candidates.min().map(|(_, slot)| slot)
     }
 
     /// A place, by when what waits there is due: the time in a name may be later. None: its line must be looked up.

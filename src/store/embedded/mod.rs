@@ -70,8 +70,8 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::metrics::Metrics;
-use crate::model::ids::{DeliveryName, Minter, WebhookUid};
-use crate::store::records::{Claimed, Retention};
+use crate::model::ids::{Minter, WebhookUid};
+use crate::store::records::Retention;
 use crate::store::{ClaimRequest, Claims, Error, Result, Wakes};
 use disk::{Disk, engine};
 use erasing::Debt;
@@ -281,18 +281,15 @@ impl Embedded {
         self.shared.hooks.newest().saw(request.now);
         let Some(hook) = self.shared.hooks.seen(request.webhook) else { return Ok(Claims::default()) };
         let request = ClaimRequest { webhook: hook.key(), ..request };
-        let mut claims = match request.only {
-            Some(name) => self.claim_one(Arc::clone(&hook), name, request).await?,
-            None => self.claim_due(Arc::clone(&hook), request).await?,
-        };
+        let mut claims = self.claim_from(Arc::clone(&hook), request).await?;
         claims.deliveries.iter_mut().for_each(|claimed| hook.as_known(&mut claimed.delivery));
         Ok(claims)
     }
 
-    async fn claim_due(&self, hook: Arc<Hook>, request: ClaimRequest) -> Result<Claims> {
+    async fn claim_from(&self, hook: Arc<Hook>, request: ClaimRequest) -> Result<Claims> {
         {
             let mut queue = hook.queue();
-            if queue.needs(request.now, request.limit).is_none() {
+            if queue.needs(request.now, request.limit, request.order).is_none() {
                 let claims = take(&mut queue, &request);
                 let is_low = queue.ahead().is_some();
                 drop(queue);
@@ -326,14 +323,6 @@ impl Embedded {
             }
         });
     }
-
-    async fn claim_one(&self, hook: Arc<Hook>, name: DeliveryName, request: ClaimRequest) -> Result<Claims> {
-        if !hook.queue().single_out(name, request.now, request.lease) {
-            return Ok(Claims { deliveries: vec![], next_due: hook.queue().next_due(request.now) });
-        }
-        let taken = self.read(move |_, disk| single_out(disk, &hook, name, &request));
-        Ok(taken.await?.keep())
-    }
 }
 
 /// Claims that go back if nobody takes them: the caller may have gone while they were read.
@@ -357,14 +346,14 @@ impl Drop for Taken {
 }
 
 fn take(queue: &mut Queue, request: &ClaimRequest) -> Claims {
-    let deliveries = queue.claim(request.now, request.limit, request.lease);
+    let deliveries = queue.claim(request.now, request.limit, request.order, request.lease);
     Claims { next_due: queue.next_due(request.now), deliveries }
 }
 
 /// Reads what is missing in memory; what was read is claimed before anything can push it out again.
 fn refill_and_take(disk: &Disk, hook: &Arc<Hook>, request: &ClaimRequest) -> Result<Taken> {
     let mut queue = hook.queue();
-    while let Some(refill) = queue.needs(request.now, request.limit) {
+    while let Some(refill) = queue.needs(request.now, request.limit, request.order) {
         drop(queue);
         queue = fill(disk, hook, request.webhook, refill)?;
     }
@@ -400,23 +389,6 @@ impl Drop for Reading<'_> {
             self.hook.queue().gave_up(self.refill);
         }
     }
-}
-
-/// Reads one that is already claimed, and makes sure that it waits.
-fn single_out(disk: &Disk, hook: &Arc<Hook>, name: DeliveryName, request: &ClaimRequest) -> Result<Taken> {
-    let read = disk.waiting(request.webhook, name).inspect_err(|_| {
-        hook.queue().release(name);
-    })?;
-    let read = read.map(|(lane, slot, loaded)| (lane, slot, Arc::new(loaded)));
-    let claimed = read.as_ref().map(|(_, _, loaded)| Claimed {
-        delivery: loaded.delivery.clone(),
-        event: Arc::clone(&loaded.event),
-    });
-    let mut queue = hook.queue();
-    let waits = queue.singled_out(name, read);
-    let deliveries = claimed.filter(|_| waits).into_iter().collect();
-    let claims = Claims { deliveries, next_due: queue.next_due(request.now) };
-    Ok(Taken { hook: Arc::clone(hook), claims: Some(claims) })
 }
 
 /// Waits for the writer. In unit tests on a thread of its own, since tokio's paused time would otherwise run

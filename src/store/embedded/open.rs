@@ -230,6 +230,7 @@ fn interrupt_tests(
             attempt: None,
             next: Next::Failed(EndReason::Interrupted),
             disable: None,
+            failing: None,
             at: UnixMillis::default(),
         });
     }

@@ -9,6 +9,11 @@ use super::lane::{Beyond, Budget, Found, Lane, LaneId, Loaded, Refill};
 use crate::model::ids::DeliveryName;
 use crate::model::time::UnixMillis;
 use crate::store::records::{Claimed, Delivery};
+use crate::store::{Order, Tried};
+
+/// Before and after every time that is kept.
+const NEVER: UnixMillis = UnixMillis::from_millis(i64::MIN);
+const ANY_TIME: UnixMillis = UnixMillis::from_millis(i64::MAX);
 
 #[derive(Debug)]
 struct Claim {
@@ -123,13 +128,19 @@ impl Queue {
         self.lane_mut(id).remove(slot);
     }
 
-    /// Which part of the queue must be read before `limit` deliveries that are due at `now` can be claimed.
-    pub(super) fn needs(&mut self, now: UnixMillis, limit: usize) -> Option<Refill> {
+    /// Which part of the queue must be read before `limit` deliveries can be claimed at `now`.
+    pub(super) fn needs(&mut self, now: UnixMillis, limit: usize, order: Order) -> Option<Refill> {
         self.expire(now);
         if self.purging() {
             return None;
         }
-        self.fresh.needs(now, limit).or_else(|| self.retry.needs(now, limit))
+        match order {
+            Order::LongestDue | Order::InTurn { .. } => {
+                self.fresh.needs(now, limit).or_else(|| self.retry.needs(now, limit))
+            }
+            Order::Look { .. } => self.fresh.needs(now, limit).or_else(|| self.retry.needs(ANY_TIME, limit)),
+            Order::Early { .. } => self.retry.needs(ANY_TIME, limit),
+        }
     }
 
     /// Which part of the queue is worth reading before a claim needs it: first attempts, which are due at any time.
@@ -165,19 +176,18 @@ impl Queue {
         });
     }
 
-    /// Claims up to `limit` of those that are due and in memory, longest due first.
-    pub(super) fn claim(&mut self, now: UnixMillis, limit: usize, lease: Duration) -> Vec<Claimed> {
-        let mut claimed = Vec::new();
+    /// Claims up to `limit` of those that are in memory, in this order.
+    pub(super) fn claim(
+        &mut self,
+        now: UnixMillis,
+        limit: usize,
+        order: Order,
+        lease: Duration,
+    ) -> Vec<Claimed> {
+        let (mut claimed, mut order) = (Vec::new(), order);
         self.used = true;
         while claimed.len() < limit {
-            let (id, slot) = match (self.fresh.first_due(now), self.retry.first_due(now)) {
-                (Some(fresh), Some(retry)) if self.fresh.since(fresh).is_some_and(|fresh| retry < fresh) => {
-                    (LaneId::Retry, retry)
-                }
-                (Some(fresh), _) => (LaneId::Fresh, fresh),
-                (None, Some(retry)) => (LaneId::Retry, retry),
-                (None, None) => break,
-            };
+            let Some((id, slot)) = self.next(now, order) else { break };
             let Some(loaded) = self.lane_mut(id).take(slot) else { break };
             if attach(&mut self.claims, id, slot, &loaded) {
                 continue;
@@ -185,8 +195,33 @@ impl Queue {
             let Loaded { delivery, event, .. } = &*loaded;
             claimed.push(Claimed { delivery: delivery.clone(), event: Arc::clone(event) });
             self.hold(id, slot, (now, lease), Some(loaded));
+            if let Order::InTurn { first } | Order::Look { first } = &mut order {
+                *first = id.tried().other();
+            }
         }
         claimed
+    }
+
+    /// Which is claimed next.
+    fn next(&self, now: UnixMillis, order: Order) -> Option<(LaneId, Slot)> {
+        let fresh = || self.fresh.first_due(now).map(|slot| (LaneId::Fresh, slot));
+        let retry = || self.retry.first_due(now).map(|slot| (LaneId::Retry, slot));
+        let early = |from, to| self.retry.early(from, to, now).map(|slot| (LaneId::Retry, slot));
+        match order {
+            Order::LongestDue => match (fresh(), retry()) {
+                (Some((_, first)), Some(retry))
+                    if self.fresh.since(first).is_some_and(|first| retry.1 < first) =>
+                {
+                    Some(retry)
+                }
+                (fresh, retry) => fresh.or(retry),
+            },
+            Order::InTurn { first: Tried::Never } => fresh().or_else(retry),
+            Order::InTurn { first: Tried::Before } => retry().or_else(fresh),
+            Order::Look { first: Tried::Never } => fresh().or_else(retry).or_else(|| early(NEVER, ANY_TIME)),
+            Order::Look { first: Tried::Before } => retry().or_else(|| early(NEVER, ANY_TIME)).or_else(fresh),
+            Order::Early { from, to } => early(from, to),
+        }
     }
 
     fn hold(
@@ -209,7 +244,7 @@ impl Queue {
         fresh.into_iter().chain(retry).min()
     }
 
-    /// Begins to claim one by its name, wherever it is. False: it cannot be claimed now.
+    /// Claims one by its name, wherever it is, without handing it out. False: it cannot be claimed now.
     pub(super) fn single_out(&mut self, name: DeliveryName, now: UnixMillis, lease: Duration) -> bool {
         self.expire(now);
         if self.purging() || self.claims.contains_key(&name) || self.tests.contains_key(&name) {
@@ -217,27 +252,6 @@ impl Queue {
         }
         self.hold(LaneId::Fresh, Slot::fresh(name), (now, lease), None);
         true
-    }
-
-    /// Ends what [`Queue::single_out`] began, with what was read; none: it does not wait.
-    pub(super) fn singled_out(
-        &mut self,
-        name: DeliveryName,
-        read: Option<(LaneId, Slot, Arc<Loaded>)>,
-    ) -> bool {
-        match (read, self.claims.get_mut(&name)) {
-            (Some((lane, slot, loaded)), Some(claim)) => {
-                (claim.lane, claim.slot, claim.loaded) = (lane, slot, Some(loaded));
-                self.lane_mut(lane).take(slot);
-                true
-            }
-            (None, Some(_)) => {
-                // It may have begun to wait since it was looked for.
-                self.release(name);
-                false
-            }
-            (_, None) => false,
-        }
     }
 
     /// Gives a claim back unused.

@@ -14,7 +14,8 @@ use super::queue::{Budgets, Queue};
 use crate::model::event::Attributes;
 use crate::model::ids::{DeliveryName, EventUid, WebhookRef, WebhookUid};
 use crate::model::time::UnixMillis;
-use crate::store::records::{Delivery, Event, State};
+use crate::store::records::{Attempt, Delivery, Event, State};
+use crate::store::{Order, Tried};
 
 const LEASE: Duration = Duration::from_secs(20);
 
@@ -37,6 +38,19 @@ fn loaded(name: DeliveryName) -> Arc<Loaded> {
     };
     let webhook =
         WebhookRef { uid: WebhookUid::from_bytes([1; 16]), namespace: "a".into(), name: "hook".into() };
+    // Those that wait for their first attempt are never claimed by what was before.
+    let attempt = Attempt {
+        at: name.accepted_at(),
+        duration: Duration::ZERO,
+        status: None,
+        body: None,
+        content_type: None,
+        body_length: 0,
+        error: None,
+        asked_by: None,
+        probe: false,
+        retry_after: None,
+    };
     let delivery = Delivery {
         name,
         webhook,
@@ -48,7 +62,7 @@ fn loaded(name: DeliveryName) -> Arc<Loaded> {
         state: State::Pending,
         due: None,
         reason: None,
-        attempts: vec![],
+        attempts: vec![attempt],
         ended_at: None,
         redelivery: None,
         expunged: None,
@@ -82,7 +96,7 @@ enum Op {
     Succeed(usize),
     Retry(usize, u64),
     Release(usize),
-    Probe(usize),
+    Look(bool),
     Pass(u64),
     Apply,
     Read,
@@ -98,7 +112,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => any::<usize>().prop_map(Op::Succeed),
         3 => (any::<usize>(), 0..40_u64).prop_map(|(which, after)| Op::Retry(which, after)),
         1 => any::<usize>().prop_map(Op::Release),
-        1 => any::<usize>().prop_map(Op::Probe),
+        1 => any::<bool>().prop_map(Op::Look),
         2 => (1..15_u64).prop_map(Op::Pass),
         3 => Just(Op::Apply),
         3 => Just(Op::Read),
@@ -187,7 +201,7 @@ impl World {
     }
 
     /// Whoever is claimed waited, was due, and was nobody else's.
-    fn hold(&mut self, names: &[DeliveryName]) {
+    fn hold(&mut self, names: &[DeliveryName], may_be_early: bool) {
         self.expire();
         for name in names {
             // What has just been committed as ended may still be handed out: its outcome will be dropped.
@@ -197,7 +211,7 @@ impl World {
                 .any(|effect| matches!(effect, Effect::Left(_, slot) if slot.name == *name));
             let waits = self.waiting.get(name);
             assert!(waits.is_some() || ending, "{name} does not wait");
-            if let Some((LaneId::Retry, slot)) = waits.filter(|_| !ending) {
+            if let Some((LaneId::Retry, slot)) = waits.filter(|_| !ending && !may_be_early) {
                 assert!(slot.due <= self.now, "{name} is not due");
             }
             assert!(self.claimed.insert(*name, self.now + LEASE).is_none(), "{name} is claimed twice");
@@ -205,32 +219,31 @@ impl World {
     }
 
     fn claim(&mut self, limit: usize) -> bool {
-        if self.queue.needs(self.now, limit).is_some() {
+        if self.queue.needs(self.now, limit, Order::LongestDue).is_some() {
             return false;
         }
         let names: Vec<_> = self
             .queue
-            .claim(self.now, limit, LEASE)
+            .claim(self.now, limit, Order::LongestDue, LEASE)
             .into_iter()
             .map(|claimed| claimed.delivery.name)
             .collect();
-        self.hold(&names);
+        self.hold(&names, false);
         true
     }
 
-    fn probe(&mut self, name: DeliveryName) {
-        self.apply();
-        self.expire();
-        let free = !self.claimed.contains_key(&name);
-        assert_eq!(self.queue.single_out(name, self.now, LEASE), free);
-        if !free {
-            return;
-        }
-        let read = self.waiting.get(&name).map(|(lane, slot)| (*lane, *slot, loaded(name)));
-        let waits = read.is_some();
-        assert_eq!(self.queue.singled_out(name, read), waits);
-        if waits {
-            self.claimed.insert(name, self.now + LEASE);
+    /// What waits is claimed, one at most, due or not.
+    fn look(&mut self, first: Tried) {
+        let order = Order::Look { first };
+        if self.queue.needs(self.now, 1, order).is_none() {
+            let claimed = self.queue.claim(self.now, 1, order, LEASE);
+            let names: Vec<_> = claimed.into_iter().map(|claimed| claimed.delivery.name).collect();
+            let open = self.waiting.keys().filter(|name| !self.claimed.contains_key(name)).count();
+            assert!(
+                names.len() == 1 || names.is_empty() && open <= self.effects.len(),
+                "{names:?} of {open}"
+            );
+            self.hold(&names, true);
         }
     }
 
@@ -274,17 +287,12 @@ impl World {
                     self.claimed.remove(&name);
                 }
             }
-            Op::Probe(which) => {
-                let names: Vec<_> = self.waiting.keys().copied().collect();
-                if !names.is_empty() {
-                    self.probe(names[which % names.len()]);
-                }
-            }
+            Op::Look(fresh_first) => self.look(if fresh_first { Tried::Never } else { Tried::Before }),
             Op::Pass(seconds) => self.now = self.now + Duration::from_secs(seconds),
             Op::Apply => self.apply(),
             Op::Read | Op::ReadAhead => {
                 let refill = match op {
-                    Op::Read => self.queue.needs(self.now, 4),
+                    Op::Read => self.queue.needs(self.now, 4, Order::LongestDue),
                     _ => self.queue.ahead(),
                 };
                 if self.reading.is_none()
@@ -379,7 +387,7 @@ fn a_window_that_nobody_claims_from_gives_its_memory_back_when_memory_is_short()
     assert!(used(&budgets) >= 9_000, "{}", used(&budgets));
     busy.run(Op::Append { count: 1, late: false });
     busy.apply();
-    assert!(busy.queue.needs(busy.now, 1).is_some(), "no memory for it");
+    assert!(busy.queue.needs(busy.now, 1, Order::LongestDue).is_some(), "no memory for it");
     assert!(budgets.were_short());
     for world in [&mut idle, &mut busy] {
         world.queue.rest();
@@ -412,11 +420,11 @@ fn no_more_is_read_than_is_kept() {
     let budgets = Budgets::new(usize::MAX, usize::MAX);
     let mut queue = Queue::on_disk(&budgets);
     let now = UnixMillis::from_millis(1);
-    let fresh = queue.needs(now, 32).unwrap();
+    let fresh = queue.needs(now, 32, Order::LongestDue).unwrap();
     assert_eq!((fresh.lane, fresh.need, fresh.want), (LaneId::Fresh, 32, 256));
     queue.reading(fresh);
     queue.refilled(fresh, Found::default());
-    let retry = queue.needs(now, 32).unwrap();
+    let retry = queue.needs(now, 32, Order::LongestDue).unwrap();
     assert_eq!((retry.lane, retry.need, retry.want), (LaneId::Retry, 32, LaneId::Retry.window()));
 
     // With memory more than half in use, only what is asked for.
@@ -425,7 +433,7 @@ fn no_more_is_read_than_is_kept() {
     busy.run(Op::Append { count: 2, late: false });
     busy.apply();
     let mut queue = Queue::on_disk(&budgets);
-    assert_eq!(queue.needs(now, 32).unwrap().want, 32);
+    assert_eq!(queue.needs(now, 32, Order::LongestDue).unwrap().want, 32);
     assert!(queue.ahead().is_none());
 }
 
@@ -452,8 +460,8 @@ fn a_hundred_thousand_new_ones_and_as_many_retries_take_no_more_memory_than_the_
                 world.queue.add(lane, slot, loaded(name));
             }
             if count == reading.start {
-                let _ = world.queue.claim(world.now, usize::MAX, LEASE);
-                let refill = world.queue.needs(world.now, 4).unwrap();
+                let _ = world.queue.claim(world.now, usize::MAX, Order::LongestDue, LEASE);
+                let refill = world.queue.needs(world.now, 4, Order::LongestDue).unwrap();
                 world.queue.reading(refill);
                 world.reading = Some((refill, Found::default()));
             }

@@ -15,7 +15,7 @@ use crate::model::ids::{DeliveryName, EventUid, Minter, NamespaceUid, WebhookRef
 use crate::model::time::UnixMillis;
 use crate::store::behaviour::{Crashing, Engine, QUOTA, RETENTION, suite, webhook};
 use crate::store::records::{DedupKey, EndReason, Next, Outcome, Retention, Summary};
-use crate::store::{Appended, ClaimRequest, Error, NewDelivery, NewEvent, Query, State, Store};
+use crate::store::{Appended, ClaimRequest, Error, NewDelivery, NewEvent, Order, Query, State, Store};
 
 struct InDirectory(TempDir);
 
@@ -88,7 +88,7 @@ async fn a_crash_while_a_webhook_takes_over_leaves_the_one_or_the_other() {
         webhook: hook.uid,
         now: NOW,
         limit: 99,
-        only: None,
+        order: Order::LongestDue,
         lease: Duration::from_secs(9),
     };
     let store = unflushed.open();
@@ -135,8 +135,13 @@ async fn the_body_of_one_event_for_a_hundred_webhooks_is_on_disk_once() {
     let grown = unflushed.written() - before;
     assert!(((64 << 10)..(64 << 10) + 100 * (1 << 10)).contains(&grown), "{grown} bytes were written");
     for hook in hooks {
-        let claim =
-            ClaimRequest { webhook: hook.uid, now: NOW, limit: 9, only: None, lease: Duration::from_secs(9) };
+        let claim = ClaimRequest {
+            webhook: hook.uid,
+            now: NOW,
+            limit: 9,
+            order: Order::LongestDue,
+            lease: Duration::from_secs(9),
+        };
         assert_eq!(store.claim(claim).await.unwrap().deliveries.len(), 1);
     }
 }
@@ -172,7 +177,7 @@ pub(super) fn event(minter: &Minter, hooks: &[&WebhookRef]) -> NewEvent {
 }
 
 pub(super) fn outcome(hook: &WebhookRef, name: DeliveryName, next: Next) -> Outcome {
-    Outcome { name, webhook: hook.uid, attempt: None, next, disable: None, at: NOW }
+    Outcome { name, webhook: hook.uid, attempt: None, next, disable: None, failing: None, at: NOW }
 }
 
 fn unusable<T: std::fmt::Debug>(result: crate::store::Result<T>) -> String {
@@ -348,7 +353,7 @@ async fn pending_deliveries_are_a_metric_from_the_opening_on() {
             webhook: hook.uid,
             now: NOW,
             limit: 1,
-            only: None,
+            order: Order::LongestDue,
             lease: Duration::from_secs(9),
         })
         .await
@@ -480,8 +485,13 @@ async fn an_event_that_is_read_does_not_share_memory_with_the_request() {
     let sent = NewEvent { data: request.slice(100..200), ..event(&minter, &[&hook]) };
     let uid: EventUid = sent.uid;
     store.append(vec![sent]).await.unwrap();
-    let claim =
-        ClaimRequest { webhook: hook.uid, now: NOW, limit: 1, only: None, lease: Duration::from_secs(9) };
+    let claim = ClaimRequest {
+        webhook: hook.uid,
+        now: NOW,
+        limit: 1,
+        order: Order::LongestDue,
+        lease: Duration::from_secs(9),
+    };
     let claims = store.claim(claim).await.unwrap();
     let claimed = &claims.deliveries[0].event;
     assert_eq!((claimed.uid, claimed.data.len()), (uid, 100));
