@@ -234,6 +234,16 @@ impl Trouble {
         }
     }
 
+    /// The same with no time later than `now`, and the next attempt no later than after its own wait from now.
+    #[must_use]
+    pub fn redated(mut self, now: UnixMillis) -> Self {
+        (self.since, self.ill_since) = (self.since.min(now), self.ill_since.min(now));
+        if let Some(spaced) = &mut self.spaced {
+            spaced.at = spaced.at.min(now + spaced.wait);
+        }
+        self
+    }
+
     fn new(generation: i64, since: UnixMillis) -> Self {
         Self {
             generation,

@@ -52,6 +52,7 @@ impl Summary {
         if let Some(disabled) = &mut after.disabled {
             disabled.at = disabled.at.min(now);
         }
+        after.trouble = self.trouble.clone().map(|trouble| Box::new(trouble.redated(now)));
         (after != *self).then_some(after)
     }
 }

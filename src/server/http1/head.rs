@@ -175,9 +175,9 @@ impl<'h> Fields<'h> {
             return Err(Failure::new(Reason::RequestHeaderFieldsTooLarge, message));
         }
         let value = value.get(1..).unwrap_or_default();
+        let is_control = |byte: &u8| byte.is_ascii_control() && *byte != b'\t';
         // All of it, without stopping early: so the compiler looks at many bytes at once.
-        let is_control = |byte: u8| (byte < b' ') & (byte != b'\t') | (byte == 0x7f);
-        if value.iter().fold(false, |found, byte| found | is_control(*byte)) {
+        if value.iter().filter(|byte| is_control(byte)).count() > 0 {
             return Err(bad("the value of a header has a control character"));
         }
         let (place, twice) = match name.len() {

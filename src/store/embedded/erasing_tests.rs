@@ -50,6 +50,8 @@ fn attempt(body: &str) -> Attempt {
         body_length: body.len() as u64,
         error: None,
         asked_by: None,
+        probe: false,
+        retry_after: None,
     }
 }
 

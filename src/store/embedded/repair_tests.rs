@@ -40,7 +40,7 @@ async fn repaired(killed: &Killed) -> (String, usize) {
             webhook: summary.webhook.uid,
             now: NOW + std::time::Duration::from_hours(1),
             limit: 100,
-            only: None,
+            order: crate::store::Order::default(),
             lease: std::time::Duration::from_secs(9),
         };
         assert_eq!(store.claim(claim).await.unwrap().deliveries.len() as u64, waiting(summary));
