@@ -144,7 +144,11 @@ fn a_rejection_makes_the_next_look_wait_for_nothing() {
     assert_eq!(spaced(trouble.as_ref()).unwrap().next(at(9001)), at(9001));
     assert_eq!(trouble.as_ref().unwrap().failures, 8);
     let next = Trouble::after_failure(trouble, &failure(9, 9002, 9003, &LOOK));
-    assert_eq!(spaced(next.as_ref()).unwrap().next(at(9003)), at(9003 + 20_000), "the others' wait is not forgotten");
+    assert_eq!(
+        spaced(next.as_ref()).unwrap().next(at(9003)),
+        at(9003 + 20_000),
+        "the others' wait is not forgotten"
+    );
     let aside = Failing { kind: Kind::Rejects, ..SAYS };
     assert_eq!(Trouble::after_failure(before.clone(), &failure(9, 9000, 9001, &aside)), before);
 }
