@@ -230,14 +230,14 @@ mod tests {
         let own_time = Some(at(3600));
         for (after, attempts) in [(None, 4), (Some(90), 4), (Some(7200), 99)] {
             let verdict = retry_after(after);
-            let (outcome, _) = conclude(Made { attempts, verdict, own_time, ..made(&retry) });
+            let (outcome, _) = conclude(Made { attempts, own_time, verdict, ..made(&retry) });
             assert_eq!(outcome.next, Next::Retry(at(3600)));
             assert!(outcome.attempt.unwrap().probe);
         }
         for (verdict, next) in
             [(Verdict::Delivered, Next::Success), (Verdict::Gone, Next::Failed(EndReason::Gone))]
         {
-            assert_eq!(conclude(Made { verdict, own_time, ..made(&retry) }).0.next, next);
+            assert_eq!(conclude(Made { own_time, verdict, ..made(&retry) }).0.next, next);
         }
     }
 

@@ -5,6 +5,8 @@ use serde_json::json;
 use super::*;
 use crate::api::webhook::DeliveryState::{Failed, Held, Pending, Retrying, Success};
 use crate::controller::fixtures::{at, delivery, route, unready, webhook_ref};
+use crate::model::ids::DeliveryName;
+use crate::model::trouble::{Failing, Failure, Kind, Trouble};
 use crate::store::records::{Disabled, State};
 
 /// The status of a Webhook at 60 seconds, to which nothing has happened before.
@@ -21,6 +23,44 @@ fn summary(change: impl FnOnce(&mut Summary)) -> Summary {
 
 fn disable(generation: i64, reason: DisableReason) -> impl FnOnce(&mut Summary) {
     move |summary| summary.disabled = Some(Disabled { generation, at: at(30), reason })
+}
+
+/// Nine attempts have failed, one each second, and attempts are spaced.
+fn nothing_arrives(summary: &mut Summary) {
+    let says = Failing {
+        kind: Kind::TimesOut,
+        generation: 3,
+        window: 1,
+        is_look: false,
+        is_usual: false,
+        retry_after: None,
+        initial: std::time::Duration::from_secs(10),
+        dice: 0,
+    };
+    let mut trouble = None;
+    for number in 0..9_u8 {
+        let (name, at) = (DeliveryName::from_bytes([number; 16]), at(number.into()));
+        let failure = Failure { name, began: at, ended: at, last_success: None, says: &says };
+        trouble = Trouble::after_failure(trouble, &failure);
+    }
+    summary.trouble = trouble.map(Box::new);
+    summary.consecutive_failures = 9;
+    let error = Some("no answer within 15s".to_owned());
+    summary.last_failure = Some(Box::new(LastFailure { kind: Kind::TimesOut, error }));
+}
+
+#[test]
+fn an_unhealthy_endpoint_says_why_and_when_it_is_tried_next() {
+    let summary = summary(|summary| {
+        summary.pending = 12;
+        nothing_arrives(summary);
+    });
+    let status = judged(&route(&json!({})), &summary, &[]);
+    let healthy = status.conditions.iter().find(|one| one.type_ == "EndpointHealthy").unwrap();
+    assert_eq!((healthy.status.as_str(), healthy.reason.as_str()), ("False", "TimesOut"));
+    for said in ["no answer within 15s", "12 deliveries wait", "one attempt at a time, the next at "] {
+        assert!(healthy.message.contains(said), "{said} in {}", healthy.message);
+    }
 }
 
 /// `Type=Status/Reason` of each condition.
@@ -44,7 +84,6 @@ fn a_new_webhook_is_ready_and_its_health_unknown() {
 fn the_state_says_whether_deliveries_are_sent() {
     let (live, paused, waiting) = (route(&json!({})), route(&json!({ "active": false })), route(&unready()));
     let denied = route(&json!({ "url": "https://10.0.0.1/" }));
-    let unhealthy = |summary: &mut Summary| summary.consecutive_failures = 5;
     for (route, summary, state) in [
         (&live, summary(|_| ()), WebhookState::Active),
         (&paused, summary(|_| ()), WebhookState::Paused),
@@ -53,8 +92,8 @@ fn the_state_says_whether_deliveries_are_sent() {
         (&live, summary(disable(2, DisableReason::Gone)), WebhookState::Active),
         (&waiting, summary(|_| ()), WebhookState::NotReady),
         (&denied, summary(|_| ()), WebhookState::NotReady),
-        (&denied, summary(unhealthy), WebhookState::NotReady),
-        (&live, summary(unhealthy), WebhookState::Probing),
+        (&denied, summary(nothing_arrives), WebhookState::NotReady),
+        (&live, summary(nothing_arrives), WebhookState::Probing),
     ] {
         assert_eq!(judged(route, &summary, &[]).state, Some(state));
     }
@@ -231,7 +270,7 @@ fn the_history_shows_every_state() {
 fn while_an_endpoint_is_probed_what_is_not_due_is_not_held() {
     let unhealthy = summary(|summary| {
         summary.pending = 5;
-        summary.consecutive_failures = 5;
+        nothing_arrives(summary);
     });
     let mut due = delivery(1, State::Pending, &[]);
     due.due = Some(at(-5));

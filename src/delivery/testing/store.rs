@@ -138,7 +138,9 @@ impl Rows {
         let queue = self.queues.entry(request.webhook).or_default();
         let over: Vec<_> =
             queue.claimed.iter().filter(|(_, until)| **until <= request.now).map(|(name, _)| *name).collect();
-        over.into_iter().for_each(|name| self.enqueue(name));
+        for name in over {
+            self.enqueue(name);
+        }
         let (mut deliveries, mut order) = (Vec::new(), request.order);
         while deliveries.len() < request.limit
             && let Some((due, name)) = self.next(request, order)

@@ -34,8 +34,8 @@ fn failures(count: u64, deliveries: u8, says: &Failing) -> Option<Trouble> {
     trouble
 }
 
-fn spaced(trouble: &Option<Trouble>) -> Option<&Spaced> {
-    trouble.as_ref().and_then(|trouble| trouble.spaced.as_ref())
+fn spaced(trouble: Option<&Trouble>) -> Option<&Spaced> {
+    trouble.and_then(|trouble| trouble.spaced.as_ref())
 }
 
 #[test]
@@ -52,16 +52,16 @@ fn attempts_are_spaced_only_if_all_of_it_holds() {
         ("of the events", failures(100, 9, &refused), false),
         ("of first attempts, which always fail", failures(100, 9, &usual), false),
     ] {
-        assert_eq!(spaced(&trouble).is_some(), expected, "{what}");
+        assert_eq!(spaced(trouble.as_ref()).is_some(), expected, "{what}");
     }
     let mut quick = None;
     for number in 0..100 {
         quick = Trouble::after_failure(quick, &failure(number, 10 * u64::from(number), 5000, &SAYS));
     }
-    assert!(spaced(&quick).is_some(), "five seconds after the first");
+    assert!(spaced(quick.as_ref()).is_some(), "five seconds after the first");
     let at_once = (0..100)
         .fold(None, |trouble, number| Trouble::after_failure(trouble, &failure(number, 4000, 4999, &SAYS)));
-    assert!(spaced(&at_once).is_none());
+    assert!(spaced(at_once.as_ref()).is_none());
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn a_look_that_fails_doubles_the_wait_to_a_minute() {
     let mut now = at(7001);
     let mut waits = Vec::new();
     for number in 0..6 {
-        let next = spaced(&trouble).unwrap().next(now);
+        let next = spaced(trouble.as_ref()).unwrap().next(now);
         waits.push(next.since(now).as_secs());
         now = next;
         let look = Failure { began: now, ended: now, ..failure(number, 0, 0, &LOOK) };
@@ -95,7 +95,7 @@ fn who_answers_again_is_looked_after_sooner() {
     ] {
         let says = Failing { kind, ..LOOK };
         trouble = Trouble::after_failure(trouble, &failure(1, began, began, &says));
-        waits.push(spaced(&trouble).unwrap().wait().as_secs());
+        waits.push(spaced(trouble.as_ref()).unwrap().wait().as_secs());
     }
     assert_eq!(waits, [20, 40, 10, 20, 40]);
 }
@@ -106,7 +106,7 @@ fn jitter_only_shortens_and_initial_has_bounds() {
         [(10, 0, 10_000), (10, 255, 9000), (3600, 0, 60_000), (3600, 255, 54_000), (0, 0, 1000)]
     {
         let says = Failing { dice, initial: Duration::from_secs(initial), ..SAYS };
-        let wait = spaced(&failures(8, 3, &says)).unwrap().wait();
+        let wait = spaced(failures(8, 3, &says).as_ref()).unwrap().wait();
         assert_eq!(wait, Duration::from_millis(millis), "{initial} {dice}");
     }
 }
@@ -114,16 +114,16 @@ fn jitter_only_shortens_and_initial_has_bounds() {
 #[test]
 fn a_success_ends_it_and_it_comes_again_sooner_until_there_are_eight() {
     let trouble = failures(9, 3, &SAYS).unwrap().after_success(at(90_000), at(90_001));
-    assert!(spaced(&trouble).is_none() && trouble.as_ref().unwrap().is_grave());
+    assert!(spaced(trouble.as_ref()).is_none() && trouble.as_ref().unwrap().is_grave());
     let again = |mut trouble: Option<Trouble>, count: u8| {
         for name in 0..count {
             trouble = Trouble::after_failure(trouble, &failure(name, 60_000, 60_001, &SAYS));
         }
         trouble
     };
-    assert!(spaced(&again(trouble.clone(), 7)).is_none());
+    assert!(spaced(again(trouble.clone(), 7).as_ref()).is_none());
     let relapse = again(trouble.clone(), 8);
-    assert_eq!(spaced(&relapse).unwrap().wait(), Duration::from_secs(20), "it goes on where it was");
+    assert_eq!(spaced(relapse.as_ref()).unwrap().wait(), Duration::from_secs(20), "it goes on where it was");
     let mut well = trouble;
     for _ in 0..7 {
         well = well.and_then(|well| well.after_success(at(90_000), at(90_001)));
@@ -141,10 +141,14 @@ fn a_rejection_makes_the_next_look_wait_for_nothing() {
     let refused = Failing { kind: Kind::Rejects, ..LOOK };
     let before = failures(8, 3, &SAYS);
     let trouble = Trouble::after_failure(before.clone(), &failure(9, 9000, 9001, &refused));
-    assert_eq!(spaced(&trouble).unwrap().next(at(9001)), at(9001));
+    assert_eq!(spaced(trouble.as_ref()).unwrap().next(at(9001)), at(9001));
     assert_eq!(trouble.as_ref().unwrap().failures, 8);
     let next = Trouble::after_failure(trouble, &failure(9, 9002, 9003, &LOOK));
-    assert_eq!(spaced(&next).unwrap().next(at(9003)), at(9003 + 20_000), "the others' wait is not forgotten");
+    assert_eq!(
+        spaced(next.as_ref()).unwrap().next(at(9003)),
+        at(9003 + 20_000),
+        "the others' wait is not forgotten"
+    );
     let aside = Failing { kind: Kind::Rejects, ..SAYS };
     assert_eq!(Trouble::after_failure(before.clone(), &failure(9, 9000, 9001, &aside)), before);
 }
@@ -155,14 +159,14 @@ fn a_receiver_that_asks_for_time_gets_it_up_to_a_minute() {
         let says = Failing { retry_after: Some(Duration::from_secs(asked)), window: 64, ..SAYS };
         let mut trouble = None;
         for number in 0..64 {
-            assert!(number < 8 || spaced(&trouble).is_some(), "{number}");
+            assert!(number < 8 || spaced(trouble.as_ref()).is_some(), "{number}");
             trouble = Trouble::after_failure(trouble, &failure(number, 0, 100, &says));
         }
-        assert_eq!(spaced(&trouble).unwrap().next(at(100)), at(100 + secs * 1000));
+        assert_eq!(spaced(trouble.as_ref()).unwrap().next(at(100)), at(100 + secs * 1000));
         let look = Failing { is_look: true, ..says };
         let again = Trouble::after_failure(trouble.clone(), &failure(1, 9000, 9000, &look));
         assert_eq!(
-            spaced(&again).unwrap().next(at(9000)),
+            spaced(again.as_ref()).unwrap().next(at(9000)),
             at(9000 + secs * 1000),
             "and not longer each time"
         );
@@ -181,7 +185,7 @@ fn who_asks_for_time_while_others_arrive_gets_it_for_that_event_only() {
         let mut failure = failure(1, 1000, 2000, &says);
         failure.last_success = success.map(at);
         let trouble = Trouble::after_failure(None, &failure);
-        assert_eq!(spaced(&trouble).is_some(), expected, "{success:?}");
+        assert_eq!(spaced(trouble.as_ref()).is_some(), expected, "{success:?}");
     }
 }
 
@@ -199,7 +203,7 @@ fn another_spec_starts_afresh_and_an_old_one_says_nothing() {
 #[test]
 fn a_clock_that_was_set_back_keeps_nobody() {
     let trouble = failures(8, 3, &SAYS);
-    let spaced = spaced(&trouble).unwrap();
+    let spaced = spaced(trouble.as_ref()).unwrap();
     let (next, day) = (at(17_001), Duration::from_hours(24));
     assert_eq!(spaced.next(at(8000)), next);
     assert_eq!(spaced.next(next - day), next - day, "nobody decided to wait for a day");
