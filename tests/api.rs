@@ -43,7 +43,14 @@ async fn plane() -> &'static ControlPlane {
                     .await
                     .unwrap();
                 if way == "--server-side=true" {
-                    // kube-apiserver looks for objects of the kind first, and again later when it could not.
+                    // kube-apiserver looks for objects of the kind first. If it does not serve the kind yet, it looks
+                    // again later, each time after a longer wait: so this waits until it does.
+                    let kinds = "webhooks.hookwright.dev,webhooktests,webhookreplays";
+                    let served = eventually(Duration::from_mins(1), "the kinds to be served", async || {
+                        let listed = kubectl.ok(&["get", kinds, "-A"]).await;
+                        listed.map(drop).map_err(|error| error.to_string())
+                    });
+                    served.await.unwrap();
                     kubectl.ok(&["delete", "-f", CRDS, "--timeout=180s"]).await.unwrap();
                 }
             }

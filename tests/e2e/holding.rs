@@ -107,6 +107,24 @@ async fn refused_events_keep_no_good_one_waiting() -> anyhow::Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn a_receiver_that_fails_each_first_attempt_gets_every_event() -> anyhow::Result<()> {
+    const COUNT: usize = 200;
+    let team = Team::new("firsts").await?;
+    team.receiver.answer("/orders", Answer::ok().but_first(503));
+    let backoff = json!({"initial": "1s", "factor": 2, "max": "1m"});
+    team.webhook("orders", json!({"maxRetries": 8, "backoff": backoff})).await?;
+    publish_many(&team, "order.created", COUNT).await?;
+    let requests = team.receiver.await_requests("/orders", 2 * COUNT, SOON).await?;
+    let mut attempts = std::collections::HashMap::<_, usize>::new();
+    for request in &requests {
+        *attempts.entry(request.header("webhook-id")).or_default() += 1;
+    }
+    assert_eq!(attempts.len(), COUNT);
+    assert!(attempts.values().all(|count| *count == 2), "{attempts:?}");
+    Ok(())
+}
+
 /// Publishes so many events of this type, a hundred in a batch.
 async fn publish_many(team: &Team, event_type: &str, count: usize) -> anyhow::Result<()> {
     for batch in 0..count / 100 {

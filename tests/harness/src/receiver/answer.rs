@@ -1,6 +1,13 @@
 //! What a receiver answers: built by the test, turned into bytes or trouble by the connection.
 
-use std::{convert::Infallible, fmt::Display, io, time::Duration};
+use std::{
+    collections::HashSet,
+    convert::Infallible,
+    fmt::Display,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -20,7 +27,23 @@ pub struct Answer {
     headers: Vec<(HeaderName, HeaderValue)>,
     delay: Duration,
     gate: Option<Gate>,
+    firsts: Option<Firsts>,
     content: Content,
+}
+
+/// Another status for the first request with each `webhook-id`.
+#[derive(Clone, Debug)]
+struct Firsts {
+    status: StatusCode,
+    seen: Arc<Mutex<HashSet<String>>>,
+}
+
+impl Firsts {
+    fn status(&self, request: &Request) -> Option<StatusCode> {
+        let id = request.header("webhook-id").unwrap_or_default().to_owned();
+        let is_first = self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        is_first.then_some(self.status)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -71,7 +94,7 @@ impl Answer {
     pub fn status(status: u16) -> Self {
         let status = StatusCode::from_u16(status).expect("a status is between 100 and 999");
         let content = Content::Whole(Bytes::new());
-        Self { status, headers: Vec::new(), delay: Duration::ZERO, gate: None, content }
+        Self { status, headers: Vec::new(), delay: Duration::ZERO, gate: None, firsts: None, content }
     }
 
     /// An empty 200.
@@ -159,13 +182,24 @@ impl Answer {
         Self { gate: Some(gate.clone()), ..self }
     }
 
+    /// This status instead, for the first request with each `webhook-id`.
+    ///
+    /// # Panics
+    /// When there is no such status.
+    #[must_use]
+    pub fn but_first(self, status: u16) -> Self {
+        let status = StatusCode::from_u16(status).expect("a status is between 100 and 999");
+        Self { firsts: Some(Firsts { status, seen: Arc::default() }), ..self }
+    }
+
     pub(super) fn wants_request(&self) -> bool {
-        matches!(self.content, Content::Echo)
+        self.firsts.is_some() || matches!(self.content, Content::Echo)
     }
 
     /// Waits as long as the answer says, and then says what to do.
     pub(super) async fn perform(self, request: Option<Request>) -> Act {
-        let Self { status, headers, delay, gate, content } = self;
+        let Self { status, headers, delay, gate, firsts, content } = self;
+        let of_first = firsts.zip(request.as_ref()).and_then(|(firsts, request)| firsts.status(request));
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
@@ -183,7 +217,7 @@ impl Answer {
             Content::Reset => return Act::Reset,
         };
         let mut response = hyper::Response::new(body);
-        *response.status_mut() = status;
+        *response.status_mut() = of_first.unwrap_or(status);
         for (name, value) in headers {
             response.headers_mut().append(name, value);
         }
