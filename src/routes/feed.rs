@@ -42,6 +42,11 @@ use work::Work;
 const READINGS: usize = 64;
 /// How often what is due to be read again is looked for.
 const TICK: Duration = Duration::from_secs(1);
+/// A namespace of which there was no answer is asked for again after this.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
+/// How often a namespace is asked for at the first list, where what a former Webhook has left depends on it: events are
+/// taken only after that.
+const TRIES: u32 = 3;
 
 /// The last objects that were whole, by namespace and name.
 pub type Webhooks = reflector::Store<Webhook>;
@@ -59,8 +64,18 @@ struct Seen {
 struct Reading {
     key: Key,
     uid: WebhookUid,
-    /// None: it was made known to the store first.
-    references: Option<References>,
+    what: Read,
+}
+
+/// What was read.
+enum Read {
+    /// Which namespace it is in, to make it known to the store first.
+    Namespace {
+        /// There was no answer.
+        unanswered: bool,
+    },
+    /// What it refers to.
+    References(References),
 }
 
 /// The task that keeps the table.
@@ -80,6 +95,8 @@ pub struct Feed {
     readings: FuturesUnordered<BoxFuture<'static, Reading>>,
     /// Webhooks whose namespace was asked for, once.
     placed: HashSet<WebhookUid>,
+    /// Those of them for which it is to be asked for again, and when.
+    unanswered: HashMap<WebhookUid, (Key, Instant)>,
 }
 
 impl std::fmt::Debug for Feed {
@@ -116,6 +133,7 @@ impl Feed {
             work: Work::default(),
             readings: FuturesUnordered::new(),
             placed: HashSet::new(),
+            unanswered: HashMap::new(),
             scope,
         };
         (feed, objects)
@@ -136,12 +154,21 @@ impl Feed {
                 Some(watched) = webhooks.next() => self.on_webhook(watched).await,
                 Some(watched) = secrets.next() => self.on_secret(watched),
                 Some(reading) = self.readings.next(), if !self.readings.is_empty() => self.on_reading(reading),
-                _ = tick.tick() => self.work.tick(Instant::now()),
+                _ = tick.tick() => self.tick(Instant::now()),
             }
             while let Some(key) = self.work.start(READINGS) {
                 self.read(key);
             }
         }
+    }
+
+    /// Adds what is due to be read.
+    fn tick(&mut self, now: Instant) {
+        for (uid, (key, _)) in self.unanswered.extract_if(|_, (_, at)| *at <= now) {
+            self.placed.remove(&uid);
+            self.work.add(&key);
+        }
+        self.work.tick(now);
     }
 
     async fn on_webhook(&mut self, (number, event): Watched<DeserializeGuard<Webhook>>) {
@@ -193,6 +220,7 @@ impl Feed {
         self.table.remove(uid);
         self.store.set_gone(uid, true);
         self.placed.remove(&uid);
+        self.unanswered.remove(&uid);
     }
 
     fn gone(&mut self, key: &Key, uid: WebhookUid) {
@@ -210,16 +238,22 @@ impl Feed {
         self.hide_unlisted(number);
         let keys: Vec<Key> = self.webhooks.keys_of(number).cloned().collect();
         let mut unknown: HashMap<Namespace, Vec<Unknown>> = HashMap::new();
+        let mut asked = HashSet::new();
         for one in keys.iter().filter_map(|key| self.unknown(key)).collect::<Vec<_>>() {
             self.placed.insert(one.webhook().uid);
+            asked.insert(one.webhook().uid);
             unknown.entry(Arc::clone(&one.webhook().namespace)).or_default().push(one);
         }
         let (store, namespaces) = (&*self.store, &*self.namespaces);
-        let adoptions = futures::stream::iter(unknown.into_values());
-        adoptions.for_each_concurrent(READINGS, |unknown| adopt(store, namespaces, unknown)).await;
+        let adoptions = unknown.into_values().map(|unknown| adopt(store, namespaces, unknown, TRIES));
+        let unanswered = futures::stream::iter(adoptions).buffer_unordered(READINGS).concat().await;
         for key in &keys {
-            if let Some(seen) = self.webhooks.get(key).cloned() {
-                self.compile(key, &seen);
+            match self.webhooks.get(key).cloned() {
+                Some(seen) if asked.contains(&seen.webhook.uid) => {
+                    self.adopted(key, &seen, unanswered.contains(&seen.webhook.uid));
+                }
+                Some(seen) => self.compile(key, &seen),
+                None => {}
             }
         }
         let place = self.place(number);
@@ -258,6 +292,10 @@ impl Feed {
         Unknown::of(webhook, &object, &*self.store)
     }
 
+    fn is_known(&self, uid: WebhookUid) -> bool {
+        self.store.summary(uid).is_some_and(|known| !known.erasing)
+    }
+
     /// Puts a Webhook in force that changed: at once when there is nothing to read, else as soon as it is read.
     fn compile(&mut self, key: &Key, seen: &Seen) {
         let uid = seen.webhook.uid;
@@ -271,7 +309,7 @@ impl Feed {
         let Some(webhook) = self.object(key) else { return };
         let references = references::of(&webhook.spec);
         self.index.refers(key, &references);
-        let is_known = self.store.summary(uid).is_some();
+        let is_known = self.is_known(uid);
         if references.is_empty() && is_known && self.unknown(key).is_none() {
             self.work.remove(key);
             self.upsert(self.compiler.compile(&webhook, &References::default()));
@@ -300,8 +338,8 @@ impl Feed {
             self.placed.insert(uid);
             let (store, namespaces) = (Arc::clone(&self.store), Arc::clone(&self.namespaces));
             self.readings.push(Box::pin(async move {
-                adopt(&*store, &namespaces, vec![unknown]).await;
-                Reading { key, uid, references: None }
+                let unanswered = !adopt(&*store, &namespaces, vec![unknown], 1).await.is_empty();
+                Reading { key, uid, what: Read::Namespace { unanswered } }
             }));
             return;
         }
@@ -314,14 +352,17 @@ impl Feed {
         let references: Vec<_> = references.collect();
         self.readings.push(Box::pin(async move {
             let references = read::references(&client, &key.namespace, references).await;
-            Reading { key, uid, references: Some(references) }
+            Reading { key, uid, what: Read::References(references) }
         }));
     }
 
     fn on_reading(&mut self, reading: Reading) {
-        let Reading { key, uid, references } = reading;
+        let Reading { key, uid, what } = reading;
         let is_newest = self.work.done(&key);
-        let Some(references) = references else { return self.on_adopted(&key, uid) };
+        let references = match what {
+            Read::Namespace { unanswered } => return self.on_adopted(&key, uid, unanswered),
+            Read::References(references) => references,
+        };
         if !is_newest {
             return;
         }
@@ -344,21 +385,27 @@ impl Feed {
         }
     }
 
-    /// The store knows a Webhook now, and it can be put in force.
-    fn on_adopted(&mut self, key: &Key, uid: WebhookUid) {
+    fn on_adopted(&mut self, key: &Key, uid: WebhookUid, unanswered: bool) {
         match self.webhooks.get(key).cloned() {
-            Some(seen) if seen.webhook.uid == uid => {
-                if self.store.summary(uid).is_none() {
-                    // The store has failed, and said so.
-                    self.placed.remove(&uid);
-                    self.work.retry(key, Instant::now());
-                    return;
-                }
-                self.compile(key, &seen);
-            }
+            Some(seen) if seen.webhook.uid == uid => self.adopted(key, &seen, unanswered),
             // It went meanwhile, when the store could not be told.
             _ => self.left(uid),
         }
+    }
+
+    /// The store knows a Webhook now, and it can be put in force.
+    fn adopted(&mut self, key: &Key, seen: &Seen, unanswered: bool) {
+        let (uid, now) = (seen.webhook.uid, Instant::now());
+        if !self.is_known(uid) {
+            // The store has failed, or it waits for an answer; both were said.
+            self.placed.remove(&uid);
+            self.work.retry(key, now);
+            return;
+        }
+        if unanswered {
+            self.unanswered.insert(uid, (key.clone(), now + ASK_AGAIN));
+        }
+        self.compile(key, seen);
     }
 
     fn on_secret(&mut self, (number, event): Watched<PartialObjectMeta<Secret>>) {
@@ -419,6 +466,9 @@ fn seen(event: Event<DeserializeGuard<Webhook>>) -> Option<Event<(Key, Seen)>> {
         Event::Delete(object) => Event::Delete(of(&object)?),
     })
 }
+
+#[cfg(test)]
+mod takeover_tests;
 
 #[cfg(test)]
 mod tests {

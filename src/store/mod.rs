@@ -21,6 +21,8 @@ pub mod embedded;
 pub mod records;
 mod redate;
 pub mod replays;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod wakes;
 
 use std::path::PathBuf;
@@ -387,7 +389,8 @@ pub trait Store: Replays + Send + Sync + 'static {
     fn known(&self) -> Vec<WebhookRef>;
 
     /// Erases everything of one Webhook: log, pending deliveries, summary, and events that no other needs. Answers
-    /// how many deliveries waited, which nobody gets now. Nothing happens if another has taken over meanwhile.
+    /// how many deliveries waited, which nobody gets now, and counts them; one that ends what was interrupted answers
+    /// for both. Nothing happens if another has taken over meanwhile.
     fn purge(&self, webhook: WebhookUid) -> BoxFuture<'_, Result<u64>>;
 
     /// A page of the log.

@@ -4,21 +4,25 @@
 //! were seen, so that no answer is about a former one of the same name.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::api::conditions::{DISABLED, ENDPOINT_HEALTHY};
 use crate::api::{Webhook, WebhookStatus};
 use crate::cli::chain;
-use crate::model::ids::WebhookRef;
+use crate::model::ids::{WebhookRef, WebhookUid};
 use crate::model::time::UnixMillis;
 use crate::routes::namespaces::{Found, Namespaces};
 use crate::store::records::{DisableReason, Disabled};
-use crate::store::{Store, Summary};
+use crate::store::{Result, Store, Summary};
 
 /// That a namespace cannot be read is said once: it is mostly so of all of them.
 static SAID: AtomicBool = AtomicBool::new(false);
+
+/// Between two questions, when one was not answered.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// One that is to be made known.
 pub(super) struct Unknown {
@@ -29,9 +33,10 @@ pub(super) struct Unknown {
 }
 
 impl Unknown {
-    /// This Webhook, unless the store knows it and where it is.
+    /// This Webhook, unless the store knows it and where it is. One that is being erased is not known: it was gone, and
+    /// is there again.
     pub(super) fn of(webhook: WebhookRef, object: &Webhook, store: &dyn Store) -> Option<Self> {
-        let known = store.summary(webhook.uid);
+        let known = store.summary(webhook.uid).filter(|known| !known.erasing);
         if known.as_ref().is_some_and(|known| known.namespace_uid.is_some()) {
             return None;
         }
@@ -47,12 +52,20 @@ impl Unknown {
     }
 }
 
-/// Makes Webhooks of one namespace known to the store.
-pub(super) async fn adopt(store: &dyn Store, namespaces: &Namespaces, unknown: Vec<Unknown>) {
-    let Some(first) = unknown.first() else { return };
+/// Makes Webhooks of one namespace known to the store. Answers for which the namespace is to be asked for again: there
+/// was no answer, `tries` times where it matters. One that may have to go on with what a former Webhook has left is then
+/// not made known yet, since it could not take over later.
+pub(super) async fn adopt(
+    store: &dyn Store,
+    namespaces: &Namespaces,
+    unknown: Vec<Unknown>,
+    tries: u32,
+) -> Vec<WebhookUid> {
+    let Some(first) = unknown.first() else { return vec![] };
     let namespace = first.webhook().namespace.clone();
-    let found = namespaces.read(&namespace).await;
-    if let Found::Unreadable(why) | Found::NoAnswer(why) = &found
+    let found = ask(store, namespaces, &unknown, tries).await;
+    let unanswered = matches!(found, Found::NoAnswer(_));
+    if let Found::Unreadable(why) = &found
         && !SAID.swap(true, Ordering::Relaxed)
     {
         warn!(
@@ -65,18 +78,62 @@ pub(super) async fn adopt(store: &dyn Store, namespaces: &Namespaces, unknown: V
     let adoptions = unknown.into_iter().map(|Unknown { created, summary, is_known }| {
         let webhook = summary.webhook.clone();
         let summary = Summary { namespace_uid: found.uid_of(created), ..summary };
+        let again = unanswered.then_some(webhook.uid);
         async move {
-            if let Err(error) = store.adopt(summary).await {
+            if unanswered && !is_known && has_former(store, &webhook) {
+                warn!(%webhook, "not in force yet: the Kubernetes API does not say which namespace it is in");
+                return again;
+            }
+            if let Err(error) = make_known(store, summary).await {
                 error!(%webhook, error = chain(&error), "cannot make a Webhook known to the store");
-                return;
+                return again;
             }
             let waiting = store.summary(webhook.uid).map_or(0, |summary| summary.pending);
             if waiting > 0 && !is_known {
                 info!(%webhook, waiting, "made anew, it goes on with what the former Webhook of this name left");
             }
+            again
         }
     });
-    futures::future::join_all(adoptions).await;
+    futures::future::join_all(adoptions).await.into_iter().flatten().collect()
+}
+
+/// Asks which namespace it is, up to `tries` times if what a former Webhook has left depends on it.
+async fn ask(store: &dyn Store, namespaces: &Namespaces, unknown: &[Unknown], tries: u32) -> Found {
+    let matters = || unknown.iter().any(|one| !one.is_known && has_former(store, one.webhook()));
+    let namespace = unknown.first().map(|one| &*one.webhook().namespace).unwrap_or_default();
+    let mut left = tries;
+    loop {
+        let found = namespaces.read(namespace).await;
+        left = left.saturating_sub(1);
+        let Found::NoAnswer(why) = &found else { return found };
+        debug!(namespace, why, "no answer which namespace of this name it is");
+        if left == 0 || !matters() {
+            return found;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Whether the store has something of a former Webhook of this name, which may have been in the same namespace.
+fn has_former(store: &dyn Store, webhook: &WebhookRef) -> bool {
+    let has_left = |uid: WebhookUid| {
+        store.summary(uid).is_some_and(|known| known.namespace_uid.is_some() && !known.erasing)
+    };
+    store.known().into_iter().any(|known| {
+        let is_former = known.uid != webhook.uid;
+        is_former && known.namespace == webhook.namespace && known.name == webhook.name && has_left(known.uid)
+    })
+}
+
+/// What an interrupted erasing has left of it is erased first: it would stay hidden, and with it all that comes.
+async fn make_known(store: &dyn Store, summary: Summary) -> Result<()> {
+    let uid = summary.webhook.uid;
+    if store.summary(uid).is_some_and(|known| known.erasing) {
+        let discarded = store.purge(uid).await?;
+        info!(webhook = %summary.webhook, discarded, "it is there again, after its data began to be erased: erased the rest");
+    }
+    store.adopt(summary).await
 }
 
 /// Counters that go on where the status has them, so that none goes backwards.

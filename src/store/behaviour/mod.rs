@@ -313,6 +313,8 @@ macro_rules! suite {
             succeeding: what_waits_for_the_gone_takes_nobodys_quota,
             succeeding: a_namespace_made_anew_knows_nothing_of_the_former,
             succeeding: a_webhook_made_anew_goes_on_with_what_the_former_left,
+            succeeding: what_began_before_several_replacements_still_counts,
+            succeeding: an_event_for_two_owners_is_a_duplicate_for_each,
             succeeding: nobody_else_takes_over_what_is_gone,
             succeeding: a_replay_goes_on_at_the_webhook_that_was_made_anew,
             succeeding: what_a_purge_has_begun_to_erase_is_nobodys,

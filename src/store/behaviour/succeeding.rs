@@ -224,6 +224,76 @@ pub(in crate::store) async fn a_webhook_made_anew_goes_on_with_what_the_former_l
     assert_eq!(world.store.known(), []);
 }
 
+pub(in crate::store) async fn what_began_before_several_replacements_still_counts(mut world: World<'_>) {
+    let line: Vec<_> = (1..=5).map(orders).collect();
+    world.adopt_in(&line[0], 1).await;
+    let mut began = Vec::new();
+    for (former, heir) in line.iter().zip(&line[1..]) {
+        world.accept(&[former]).await;
+        world.accept(&[former]).await;
+        let claimed = world.claim(former, 2).await;
+        assert_eq!(claimed.len(), 2);
+        began.push((former, claimed));
+        world.store.set_gone(former.uid, true);
+        world.adopt_in(heir, 1).await;
+    }
+    let last = &line[4];
+    for (former, claimed) in &began {
+        assert!(world.store.is_under_way(former.uid, claimed[0]));
+        world.succeed(former, claimed[0]).await;
+        let done = world.store.delivery(claimed[0]).await.unwrap().unwrap();
+        assert_eq!((done.state, &done.webhook), (State::Success, last));
+        world.store.work().take();
+        world.store.release(vec![(former.uid, claimed[1])]).await.unwrap();
+        assert_eq!(world.store.work().take(), [last.uid], "who can claim it now");
+        assert_eq!(world.claim(last, 9).await, [claimed[1]]);
+        // It was matched before; and a late word of it.
+        let late = world.accept(&[former]).await;
+        world.adopt_in(former, 1).await;
+        assert_eq!(world.claim(last, 9).await, late);
+    }
+    for reopened in [false, true] {
+        assert_eq!(world.store.known(), std::slice::from_ref(last));
+        let summary = world.store.summary(last.uid).unwrap();
+        assert_eq!((summary.pending, summary.success_count), (8, 4));
+        if !reopened {
+            world.reopen().await;
+        }
+    }
+    assert_eq!(world.store.purge(last.uid).await.unwrap(), 8);
+    // Nothing of those that came before is remembered.
+    world.adopt_in(&line[2], 1).await;
+    assert_eq!(world.store.known(), std::slice::from_ref(&line[2]));
+    assert_eq!(world.store.usage("team-a"), Usage::default());
+}
+
+pub(in crate::store) async fn an_event_for_two_owners_is_a_duplicate_for_each(mut world: World<'_>) {
+    // The namespace is replaced while a Webhook of the former one is still listed.
+    let [former, heir] = [1, 2].map(|number| webhook("team-a", number));
+    world.adopt_in(&former, 1).await;
+    world.adopt_in(&heir, 2).await;
+    let both = world.keyed(7, &[&former, &heir]);
+    let first = both.uid;
+    assert_eq!(world.store.append(vec![both]).await.unwrap(), [Appended::New]);
+    let second = world.keyed(8, &[&heir]);
+    let known = second.uid;
+    world.store.append(vec![second]).await.unwrap();
+    for reopened in [false, true] {
+        for (key, hooks, expected) in [
+            (7, vec![&former], first),
+            (7, vec![&heir], first),
+            (7, vec![&heir, &former], first),
+            (8, vec![&former, &heir], known),
+        ] {
+            let again = world.keyed(key, &hooks);
+            assert_eq!(world.store.append(vec![again]).await.unwrap(), [Appended::Duplicate(expected)]);
+        }
+        if !reopened {
+            world.reopen().await;
+        }
+    }
+}
+
 pub(in crate::store) async fn nobody_else_takes_over_what_is_gone(world: World<'_>) {
     let gone = orders(1);
     world.adopt_in(&gone, 1).await;

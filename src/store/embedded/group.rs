@@ -189,20 +189,25 @@ impl<'a> Group<'a> {
     fn append_one(&mut self, event: Prepared) -> Result<Appended> {
         let Prepared { uid, namespace, accepted_at, dedup, value, deliveries } = event;
         self.saw(accepted_at);
-        let owner = deliveries.first().map(|(loaded, _)| self.owner_of(&loaded.delivery.webhook));
-        let Some((value, owner)) = value.zip(owner) else {
+        let owners = self.owners_of(&deliveries);
+        let Some((value, owner)) = value.zip(owners.first()) else {
             return self.unwanted(&namespace, dedup, accepted_at);
         };
-        if let Some(key) = dedup.map(|key| owner.dedup_key(key)) {
-            if let Some(first) = self.first_of(key, accepted_at)? {
+        // While a namespace is replaced, its Webhooks have different owners: each of them may have seen it.
+        let keys = dedup.map(|key| owners.iter().map(|owner| owner.dedup_key(key)).collect::<Vec<_>>());
+        let keys = keys.unwrap_or_default();
+        for key in &keys {
+            if let Some(first) = self.first_of(*key, accepted_at)? {
                 return Ok(Appended::Duplicate(first));
             }
+        }
+        for key in keys {
             self.seen.insert(key, (uid, accepted_at));
             let current = self.generations.current(self.disk, accepted_at, self.window)?;
             self.batch.insert(current, key.0, format::encode_seen(uid, accepted_at));
         }
         // The order within a commit is the order in which it becomes visible: first what is pointed at.
-        self.deltas.event(&owner, value.len() as u64);
+        self.deltas.event(owner, value.len() as u64);
         self.batch.insert(&self.disk.events, *uid.as_bytes(), value);
         if deliveries.len() > 1 {
             let left = u32::try_from(deliveries.len()).unwrap_or(u32::MAX);
@@ -214,6 +219,18 @@ impl<'a> Group<'a> {
             self.append_delivery(loaded, line);
         }
         Ok(Appended::New)
+    }
+
+    /// Whose the deliveries of an event are, each once: that of the first one first.
+    fn owners_of(&self, deliveries: &[(Arc<Loaded>, Vec<u8>)]) -> Vec<Owner> {
+        let mut owners: Vec<Owner> = Vec::with_capacity(1);
+        for (loaded, _) in deliveries {
+            let owner = self.owner_of(&loaded.delivery.webhook);
+            if !owners.contains(&owner) {
+                owners.push(owner);
+            }
+        }
+        owners
     }
 
     /// An event that goes to nobody leaves nothing, so that it can come again once somebody wants it.

@@ -94,7 +94,8 @@ struct Place {
 #[derive(Debug, Default)]
 struct Known {
     by_key: HashMap<WebhookUid, Arc<Hook>>,
-    /// What those that took over are kept under.
+    /// What those that took over are kept under, also after others took over from them: what began for any of them
+    /// still names it.
     keys: HashMap<WebhookUid, WebhookUid>,
     by_namespace: HashMap<Namespace, Place>,
 }
@@ -110,9 +111,14 @@ impl Known {
     }
 
     fn remove(&mut self, key: WebhookUid) -> Option<Arc<Hook>> {
+        self.keys.retain(|_, kept_under| *kept_under != key);
+        self.take(key)
+    }
+
+    /// Takes one out, to be inserted again.
+    fn take(&mut self, key: WebhookUid) -> Option<Arc<Hook>> {
         let hook = self.by_key.remove(&key)?;
         let summary = hook.summary();
-        self.keys.remove(&summary.webhook.uid);
         let namespace = &summary.webhook.namespace;
         if let Some(place) = self.by_namespace.get_mut(namespace) {
             place.hooks.remove(&key);
@@ -223,9 +229,10 @@ impl Hooks {
         self.known_as(webhook).filter(|hook| !hook.is_hidden())
     }
 
-    /// Whether a line is shown; and if so, as others know it.
+    /// Whether a line is shown; and if so, as others know it. One of a Webhook that is not known is not: it was erased
+    /// meanwhile, or is about to be.
     pub(super) fn show(&self, line: &mut Delivery) -> bool {
-        let Some(hook) = self.get(line.webhook.uid) else { return true };
+        let Some(hook) = self.get(line.webhook.uid) else { return false };
         hook.as_known(line);
         !hook.is_hidden()
     }
@@ -328,9 +335,9 @@ impl Hooks {
             hook.gone.store(false, Ordering::SeqCst);
         }
         let mut known = self.write();
-        let gone = known.remove(key);
+        let taken = known.take(key);
         hook.summary.store(Arc::new(summary));
-        if let Some(hook) = gone {
+        if let Some(hook) = taken {
             known.insert(hook);
         }
         drop(known);

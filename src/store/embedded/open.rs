@@ -81,7 +81,7 @@ pub(super) fn open(options: Options) -> Result<Opened> {
 
     let pending = hooks.waiting();
     let work = Wakes::default();
-    work.add(hooks.pick(|summary| (summary.pending > 0).then_some(summary.webhook.uid)));
+    work.add(hooks.pick(|summary| (summary.pending > 0 && !summary.erasing).then_some(summary.webhook.uid)));
     let shared = Shared {
         hooks,
         disk: arc_swap::ArcSwapOption::new(Some(Arc::clone(&disk))),

@@ -17,7 +17,7 @@ const STEP: usize = 256;
 
 /// What a step did.
 pub(super) struct Step {
-    /// Deliveries that no longer wait.
+    /// Deliveries that waited, which nobody gets now: told by the last step.
     pub discarded: u64,
     /// By how many more deliveries are counted as waiting.
     pub more: i64,
@@ -31,15 +31,23 @@ pub(super) struct Cursor {
     after: Option<fjall::UserKey>,
     /// Something was added meanwhile, perhaps behind it.
     again: bool,
+    /// A step was made: the Webhook is marked, unless it was not known.
+    begun: bool,
 }
 
 /// Erases a part of a Webhook, synced. The first step discards what waits, and marks the Webhook, so that nobody takes
 /// over what is left; the last one erases the summary, so that after a crash in between the Webhook is still known and
-/// can be purged again.
+/// can be purged again. Until then the summary keeps how much waited, so that it is told though the process ends in
+/// between.
 pub(super) fn step(disk: &Disk, hooks: &Hooks, webhook: WebhookUid, cursor: &Cursor) -> Result<Step> {
     let hook = hooks.known_as(webhook);
-    if hook.is_none() && hooks.get(webhook).is_some() {
+    let is_another = match &hook {
+        // Another purge has come to its end meanwhile, and it was made known anew.
+        Some(hook) => cursor.begun && !hook.summary().erasing,
         // Another has taken over.
+        None => hooks.get(webhook).is_some(),
+    };
+    if is_another {
         return Ok(Step { discarded: 0, more: 0, next: None });
     }
     let key = hook.as_ref().map_or(webhook, |hook| hook.key());
@@ -54,13 +62,14 @@ pub(super) fn step(disk: &Disk, hooks: &Hooks, webhook: WebhookUid, cursor: &Cur
 
     let last = names.last().filter(|_| names.len() == STEP).map(|(key, _)| key.clone());
     let before = hook.map(|hook| hook.summary());
-    let discarded = before.as_ref().map_or(0, |summary| summary.pending);
     let next = match last {
-        Some(last) => Some(Cursor { after: Some(last), again }),
-        None if again => Some(Cursor::default()),
+        Some(last) => Some(Cursor { after: Some(last), again, begun: true }),
+        None if again => Some(Cursor { begun: true, ..Cursor::default() }),
         None => None,
     };
-    let after = before.map(|before| Summary { erasing: true, ..before.discarded() });
+    let waited = before.as_ref().map_or(0, |summary| summary.pending);
+    let discarded = if next.is_none() { waited } else { 0 };
+    let after = before.map(|before| Summary { erasing: true, ..Summary::clone(&before) });
     match &after {
         _ if next.is_none() => batch.remove(&disk.meta, keys::meta::summary(key)),
         Some(summary) => batch.insert(&disk.meta, keys::meta::summary(key), format::encode(summary)?),

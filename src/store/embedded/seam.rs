@@ -348,7 +348,7 @@ impl Store for Embedded {
         for (webhook, name) in claims {
             let Some(hook) = self.shared.hooks.get(webhook) else { continue };
             if hook.queue().release(name) {
-                self.shared.work.add([webhook]);
+                self.shared.work.add([self.shared.hooks.uid(hook.key())]);
             }
         }
         std::future::ready(self.shared.disk().map(drop)).boxed()

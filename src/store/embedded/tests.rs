@@ -10,12 +10,11 @@ use tempfile::TempDir;
 use super::keys::{TOUCH, meta};
 use super::{Embedded, Options};
 use crate::metrics::Metrics;
-use crate::model::event::Attributes;
 use crate::model::ids::{DeliveryName, EventUid, Minter, NamespaceUid, WebhookRef};
 use crate::model::time::UnixMillis;
 use crate::store::behaviour::{Crashing, Engine, QUOTA, RETENTION, suite, webhook};
 use crate::store::records::{DedupKey, EndReason, Next, Outcome, Retention, Summary};
-use crate::store::{Appended, ClaimRequest, Error, NewDelivery, NewEvent, Order, Query, State, Store};
+use crate::store::{Appended, ClaimRequest, Error, NewEvent, Order, Query, State, Store};
 
 struct InDirectory(TempDir);
 
@@ -153,27 +152,7 @@ pub(super) fn options(dir: &TempDir) -> Options {
 }
 
 pub(super) fn event(minter: &Minter, hooks: &[&WebhookRef]) -> NewEvent {
-    NewEvent {
-        uid: minter.event(NOW),
-        namespace: "team-a".into(),
-        attributes: Arc::new(Attributes {
-            id: "1".into(),
-            source: "/shop".into(),
-            event_type: "order.created".into(),
-            data_content_type: None,
-            data_schema: None,
-            subject: None,
-            time: None,
-            extensions: vec![],
-        }),
-        data: Bytes::from_static(b"{}"),
-        accepted_at: NOW,
-        dedup: None,
-        deliveries: hooks
-            .iter()
-            .map(|hook| NewDelivery { name: minter.delivery(NOW), webhook: (*hook).clone(), test: false })
-            .collect(),
-    }
+    crate::store::testing::event(minter, NOW, hooks)
 }
 
 pub(super) fn outcome(hook: &WebhookRef, name: DeliveryName, next: Next) -> Outcome {
@@ -326,15 +305,53 @@ async fn a_purge_that_was_interrupted_is_known_and_can_be_made_again() {
     store.close().await.unwrap();
     let store = Embedded::open(options(&dir)).unwrap();
     assert_eq!(store.known(), std::slice::from_ref(&hook));
-    assert_eq!(store.summary(hook.uid).unwrap().pending, 0, "what waited is discarded");
+    assert_eq!(store.metrics().pending_deliveries.get(), 0, "nothing waits any more");
+    assert_eq!(store.usage("team-a").pending_bytes, 0);
+    assert_eq!(store.work().take(), []);
     assert!(!store.shared.disk().unwrap().log.is_empty().unwrap());
     assert!(
         store.query(Query { limit: 10, ..Query::default() }).await.unwrap().deliveries.is_empty(),
         "hidden"
     );
-    store.purge(hook.uid).await.unwrap();
+    assert_eq!(store.purge(hook.uid).await.unwrap(), 600, "all that waited, also before it was interrupted");
+    assert_eq!(store.metrics().discarded_deliveries.get(), 600);
     assert_eq!(store.known(), []);
     assert!(store.shared.disk().unwrap().log.is_empty().unwrap());
+}
+
+#[tokio::test]
+async fn a_purge_that_goes_on_leaves_one_that_was_made_anew_alone() {
+    let dir = scratch();
+    let (minter, hook) = (Minter::default(), webhook("team-a", 1));
+    let store = Embedded::open(options(&dir)).unwrap();
+    store.append((0..600).map(|_| event(&minter, &[&hook])).collect()).await.unwrap();
+    let step = async |cursor| {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let step = super::writer::Command::Purge(hook.uid, cursor, reply);
+        store.commands.as_ref().unwrap().send(step).await.unwrap();
+        super::arrived(answer).await.unwrap().unwrap()
+    };
+    let first = step(super::purge::Cursor::default()).await;
+    assert_eq!(store.purge(hook.uid).await.unwrap(), 600);
+    store.adopt(Summary::new(hook.clone())).await.unwrap();
+    store.append(vec![event(&minter, &[&hook])]).await.unwrap();
+    let late = step(first.next.unwrap()).await;
+    assert_eq!((late.discarded, late.next.is_none()), (0, true));
+    assert_eq!(store.summary(hook.uid).unwrap().pending, 1);
+}
+
+#[tokio::test]
+async fn a_line_whose_webhook_is_not_known_is_not_shown() {
+    let dir = scratch();
+    let (minter, hooks) = (Minter::default(), [1, 2].map(|number| webhook("team-a", number)));
+    let store = Embedded::open(options(&dir)).unwrap();
+    let events = hooks.each_ref().map(|hook| event(&minter, &[hook]));
+    let [unknown, known] = events.each_ref().map(|event| event.deliveries[0].name);
+    store.append(events.to_vec()).await.unwrap();
+    store.shared.hooks.remove(hooks[0].uid);
+    assert_eq!(store.delivery(unknown).await.unwrap(), None);
+    let page = store.query(Query { limit: 9, ..Query::default() }).await.unwrap();
+    assert_eq!(page.deliveries.iter().map(|line| line.name).collect::<Vec<_>>(), [known]);
 }
 
 #[tokio::test]

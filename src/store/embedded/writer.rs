@@ -337,6 +337,7 @@ impl Writer {
         })?;
         self.shared.debt.owe();
         self.shared.metrics.committed(began.elapsed());
+        self.shared.metrics.discarded_deliveries.inc_by(step.discarded);
         self.shared.pending_changed(step.more);
         self.shared.usage_changed();
         Ok(step)
