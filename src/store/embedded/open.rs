@@ -98,6 +98,7 @@ pub(super) fn open(options: Options) -> Result<Opened> {
         ahead: Arc::new(Semaphore::new(AHEAD)),
         redating: tokio::sync::Mutex::default(),
         debt: Debt::load(&disk)?,
+        rewriting: 0.into(),
         space: Space::new(dir, min_free_bytes),
         lock: std::sync::Mutex::new(Some(lock)),
     };
