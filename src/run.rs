@@ -408,6 +408,12 @@ async fn signing_key(
             "a new master key is accepted: the public key of every Webhook has changed"
         );
     }
+    if known.is_guard_off_for_nothing(&found) {
+        warn!(
+            "--accept-new-signing-key is set, though the master key is the known one: remove it, or another key that \
+             replaces this one by mistake is accepted, too"
+        );
+    }
     if known.fingerprint.as_ref() != Some(&found) {
         store.remember_signing_key(found).await.map_err(failed)?;
     }

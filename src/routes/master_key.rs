@@ -71,6 +71,11 @@ pub struct Changed {
 }
 
 impl Known {
+    /// Whether another key would be accepted, though the one that was found is known already.
+    pub fn is_guard_off_for_nothing(&self, found: &str) -> bool {
+        self.accepts_new && self.fingerprint.as_deref() == Some(found)
+    }
+
     /// Whether a key, or none, may be used; none: one may then be made.
     fn allows(&self, found: Option<&MasterKey>, namespace: &str) -> Result<(), Changed> {
         let found = match (found.map(MasterKey::fingerprint), &self.fingerprint) {
@@ -159,6 +164,19 @@ fn fresh() -> Result<Secret, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_acceptance_that_is_left_set_is_noticed() {
+        let known = |fingerprint: Option<&str>, accepts_new| Known {
+            fingerprint: fingerprint.map(str::to_owned),
+            has_webhooks: true,
+            accepts_new,
+        };
+        assert!(known(Some("a"), true).is_guard_off_for_nothing("a"));
+        assert!(!known(Some("a"), true).is_guard_off_for_nothing("b"), "it is what it was set for");
+        assert!(!known(None, true).is_guard_off_for_nothing("a"));
+        assert!(!known(Some("a"), false).is_guard_off_for_nothing("a"));
+    }
 
     #[test]
     fn a_fresh_key_is_whole_random_and_never_printed() {

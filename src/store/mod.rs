@@ -350,7 +350,7 @@ pub trait Store: Replays + Send + Sync + 'static {
     /// Erases an event and every answer that was kept of its deliveries; those that are unfinished end as Failed,
     /// [`EndReason::Expunged`]. What remains is the log line with its attempts: times, status, error. Nothing
     /// reads or sends the payload after this has returned, but for an attempt that is under way, whose outcome
-    /// is dropped. On the disk, an engine may leave the bytes in its files until it next rewrites them.
+    /// is dropped. On the disk, the bytes stand in files until [`Store::erase`].
     fn expunge(&self, expunge: Expunge) -> BoxFuture<'_, Result<Expunged>>;
 
     /// Tells what time it is. If the clock was set back by more than [`SLACK`] since anything was written, also by an

@@ -50,7 +50,7 @@ pub(super) fn noise(uid: EventUid, length: usize) -> Bytes {
     words.collect::<Vec<_>>().into()
 }
 
-async fn publish(store: &Embedded, minter: &Minter, number: u8) {
+pub(super) async fn publish(store: &Embedded, minter: &Minter, number: u8) {
     let hook = webhook("team-a", number % 3);
     let one = event(minter, &[&hook]);
     let one = NewEvent { data: noise(one.uid, 64 + 300 * usize::from(number % 7)), ..one };
@@ -64,23 +64,28 @@ async fn publish(store: &Embedded, minter: &Minter, number: u8) {
 
 impl Killed {
     pub(super) async fn new() -> Self {
-        let (first, dir) = (scratch(), scratch());
-        let minter = Minter::default();
-        let store = Embedded::open(Options { memtable_bytes: 1 << 20, ..options(&first) }).unwrap();
-        for number in 0..12 {
-            publish(&store, &minter, number).await;
-        }
-        let disk = store.shared.disk().unwrap();
-        disk.flush_and_wait().unwrap();
-        drop(disk);
-        for number in 0..8 {
-            publish(&store, &minter, number).await;
-        }
-        let content = content(&store).await;
-        copy_all(first.path(), dir.path());
-        let killed = Self { dir, content };
+        let killed = Self::filled(async |store, minter| {
+            for number in 0..12 {
+                publish(store, minter, number).await;
+            }
+            store.shared.disk().unwrap().flush_and_wait().unwrap();
+            for number in 0..8 {
+                publish(store, minter, number).await;
+            }
+        });
+        let killed = killed.await;
         killed.split_journal();
         killed
+    }
+
+    /// With what somebody fills it with.
+    pub(super) async fn filled(fill: impl AsyncFnOnce(&Embedded, &Minter)) -> Self {
+        let (first, dir) = (scratch(), scratch());
+        let store = Embedded::open(Options { memtable_bytes: 1 << 20, ..options(&first) }).unwrap();
+        fill(&store, &Minter::default()).await;
+        let content = content(&store).await;
+        copy_all(first.path(), dir.path());
+        Self { dir, content }
     }
 
     pub(super) fn store(&self) -> PathBuf {

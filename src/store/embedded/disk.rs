@@ -2,6 +2,7 @@
 
 use std::ops::Bound;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fjall::compaction::Leveled;
@@ -40,6 +41,8 @@ pub(super) struct Disk {
     pub dedup: [Keyspace; 2],
     /// Size of tables; memtables are smaller.
     pub memtable: u64,
+    /// The store is being closed: who waits for the engine gives up.
+    pub stopping: AtomicBool,
     /// The sequence number of the last commit; 0: not known.
     last: Mutex<u64>,
 }
@@ -163,6 +166,7 @@ impl Disk {
             terms: keyspace("terms", Layout::keyspace)?,
             dedup: [keyspace("dedup-0", Layout::keyspace)?, keyspace("dedup-1", Layout::keyspace)?],
             memtable,
+            stopping: AtomicBool::new(false),
             last: Mutex::new(last),
             db,
         })
@@ -207,16 +211,10 @@ impl Disk {
     /// they would get by themselves. This rewrites the tree, some 60 bytes an event, then once more with the files
     /// that turned out to be mostly dead. Blocks for seconds when there are millions.
     pub(super) fn give_back(&self) -> Result<()> {
-        let rewrite = || {
-            self.events.rotate_memtable()?;
-            while self.events.sealed_memtable_count() > 0 {
-                self.db.persist(PersistMode::Buffer)?;
-                std::thread::sleep(std::time::Duration::from_millis(10));
-            }
-            self.events.major_compact()?;
-            if self.events.fragmented_blob_bytes() > 0 { self.events.major_compact() } else { Ok(()) }
-        };
-        rewrite().map_err(engine("give back the space of erased events"))?;
+        self.rewrite_events()?;
+        if self.events.fragmented_blob_bytes() > 0 {
+            self.rewrite(&self.events)?;
+        }
         // The files of the trees before go with the next flush, and so do old journals.
         self.flush_all()
     }

@@ -6,10 +6,12 @@
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use fjall::{AbstractTree as _, Keyspace, UserKey};
+use tokio::sync::oneshot;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::check;
@@ -76,19 +78,39 @@ impl Embedded {
         if count == 0 {
             return Ok(());
         }
-        self.read(|_, disk| disk.rewrite_trees()).await?;
+        let trees = self.read(|_, disk| disk.bytes_of_trees()).await?;
+        self.shared.space.has_room_to(WHAT, trees)?;
+        self.rewrite(Disk::rewrite_trees).await?;
         for _ in 0..ROUNDS {
             let holed = self.read(|_, disk| Ok(disk.holed())).await?;
             if holed.is_empty() {
                 break;
             }
+            let bytes = holed.iter().flat_map(fs::metadata).map(|file| file.len()).sum();
+            self.shared.space.has_room_to(WHAT, bytes)?;
             for file in holed {
                 self.move_events(file).await?;
             }
-            self.read(|_, disk| disk.rewrite_events()).await?;
+            self.rewrite(Disk::rewrite_events).await?;
         }
-        self.read(|_, disk| disk.renew_journals()).await?;
+        self.rewrite(Disk::renew_journals).await?;
         self.ask(|reply| Command::Erased(count, reply)).await
+    }
+
+    /// As [`Embedded::read`], for what may take minutes: closing the store does not wait for it.
+    pub(super) async fn rewrite(
+        &self,
+        work: impl FnOnce(&Disk) -> Result<()> + Send + 'static,
+    ) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        let rewriting = Rewriting::begin(&self.shared)?;
+        let work = move || {
+            let result = rewriting.disk.as_deref().map_or(Err(Error::Closed), work);
+            drop(rewriting);
+            let _ = reply.send(result);
+        };
+        std::thread::Builder::new().name("store-rewrite".to_owned()).spawn(work).map_err(io_error)?;
+        super::arrived(answer).await.unwrap_or_else(|()| Err(late("the rewriting thread has ended")))
     }
 
     /// Writes the events of a file of bodies that are still there once more, so that all of it is dead.
@@ -107,6 +129,30 @@ impl Embedded {
             left = left.get(moved.max(1)..).unwrap_or_default();
         }
         Ok(())
+    }
+}
+
+/// The disk, while a thread rewrites some of it. Who is the last lets go of it.
+struct Rewriting {
+    shared: Arc<Shared>,
+    /// None only while it is dropped.
+    disk: Option<Arc<Disk>>,
+}
+
+impl Rewriting {
+    fn begin(shared: &Arc<Shared>) -> Result<Self> {
+        let disk = Some(shared.disk()?);
+        shared.rewriting.fetch_add(1, Ordering::SeqCst);
+        Ok(Self { shared: Arc::clone(shared), disk })
+    }
+}
+
+impl Drop for Rewriting {
+    fn drop(&mut self) {
+        self.shared.rewriting.fetch_sub(1, Ordering::SeqCst);
+        if let Some(disk) = self.disk.take() {
+            self.shared.let_go_if_last(disk);
+        }
     }
 }
 
@@ -149,13 +195,65 @@ impl Disk {
 
     pub(super) fn rewrite_trees(&self) -> Result<()> {
         self.flush_and_wait()?;
-        let rewrite = || self.with_content().into_iter().try_for_each(Keyspace::major_compact);
-        stepped_back(rewrite).map_err(io_error)?.map_err(engine(WHAT))
+        self.with_content().into_iter().try_for_each(|keyspace| self.rewrite(keyspace))
+    }
+
+    /// Bytes of the tables that [`Disk::rewrite_trees`] writes once more, before those that they replace go.
+    pub(super) fn bytes_of_trees(&self) -> Result<u64> {
+        let mut sum = 0;
+        for keyspace in self.with_content() {
+            for table in fs::read_dir(keyspace.path().join("tables")).map_err(io_error)? {
+                // One that has gone meanwhile takes no room.
+                sum += table.and_then(|table| table.metadata()).map_or(0, |table| table.len());
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Rewrites a tree. The engine's one thread waits for it before it compacts the same tree, and flushes nothing
+    /// meanwhile: so that is done here.
+    pub(super) fn rewrite(&self, keyspace: &Keyspace) -> Result<()> {
+        if self.stopping.load(Ordering::SeqCst) {
+            return Err(Error::Closed);
+        }
+        self.flushing(|| stepped_back(|| keyspace.major_compact()))?.map_err(io_error)?.map_err(engine(WHAT))
+    }
+
+    /// Does some work, and writes sealed memtables to tables meanwhile, so that publishing need not wait for the engine.
+    pub(super) fn flushing<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let flush = || {
+                while !is_over.load(Ordering::SeqCst) {
+                    self.flush_sealed()?;
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Ok(())
+            };
+            let thread = std::thread::Builder::new().name("store-flush".to_owned());
+            let flusher = thread.spawn_scoped(scope, flush).map_err(io_error)?;
+            let done = work();
+            is_over.store(true, Ordering::SeqCst);
+            flusher.join().unwrap_or_else(|_| Err(late("the flushing thread has ended")))?;
+            Ok(done)
+        })
+    }
+
+    /// Writes the sealed memtables of keyspaces that have several to tables: before publishing waits for it, and as few
+    /// tables as can be, since the engine stands still when a tree has many that are not sorted in.
+    fn flush_sealed(&self) -> Result<()> {
+        let behind = self.keyspaces().into_iter().filter(|keyspace| keyspace.sealed_memtable_count() > 1);
+        for keyspace in behind {
+            let turn = keyspace.tree.get_flush_lock();
+            // Snapshots may be open: no version of anything is dropped.
+            keyspace.tree.flush(&turn, 0).map_err(|error| engine("flush")(error.into()))?;
+        }
+        Ok(())
     }
 
     pub(super) fn rewrite_events(&self) -> Result<()> {
         self.flush_and_wait()?;
-        stepped_back(|| self.events.major_compact()).map_err(io_error)?.map_err(engine(WHAT))
+        self.rewrite(&self.events)
     }
 
     /// Files of bodies with dead ones among those that live.
@@ -179,6 +277,9 @@ impl Disk {
         while !is_over()? {
             if Instant::now() > limit {
                 return Err(late(what));
+            }
+            if self.stopping.load(Ordering::SeqCst) {
+                return Err(Error::Closed);
             }
             self.check()?;
             std::thread::sleep(Duration::from_millis(5));

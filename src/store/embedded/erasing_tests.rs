@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fjall::AbstractTree as _;
 use hookwright_harness::scratch::scratch;
 use tempfile::TempDir;
 
@@ -198,4 +199,73 @@ async fn what_is_erased_while_others_are_is_owed_on() {
     assert!(case.store.owes_erasure());
     case.store.close().await.unwrap();
     assert!(Embedded::open(options(&case.dir)).unwrap().owes_erasure());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_room_to_rewrite_nothing_is_and_it_stays_owed() {
+    let case = Case::new().await;
+    case.store.close().await.unwrap();
+    let full = Options { min_free_bytes: u64::MAX, ..options(&case.dir) };
+    let store = Embedded::open(full).unwrap();
+    let tables = || fs::read_dir(case.dir.path().join("store/keyspaces/3/tables")).unwrap().count();
+    let before = tables();
+    let error = crate::model::causes::chain(&store.erase().await.unwrap_err());
+    assert!(error.contains("bytes, ") && error.contains("enlarge the volume"), "{error}");
+    assert!(store.owes_erasure());
+    assert_eq!(tables(), before);
+    store.close().await.unwrap();
+    let store = Embedded::open(options(&case.dir)).unwrap();
+    store.erase().await.unwrap();
+    Case { store, ..case }.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn publishing_goes_on_while_a_tree_is_rewritten() {
+    let (dir, minter, hook) = (scratch(), Minter::default(), webhook("team-a", 1));
+    let store = Embedded::open(Options { memtable_bytes: 256 << 10, ..options(&dir) }).unwrap();
+    let runtime = tokio::runtime::Handle::current();
+    let publish = || {
+        let publish = async {
+            for _ in 0..100 {
+                let one = event(&minter, &[&hook]);
+                let data = body(&minter, 32 << 10, "x").into();
+                store.append(vec![NewEvent { data, ..one }]).await.unwrap();
+            }
+        };
+        tokio::task::block_in_place(|| {
+            runtime.block_on(tokio::time::timeout(Duration::from_secs(60), publish))
+        })
+    };
+    {
+        let disk = store.shared.disk().unwrap();
+        // The engine's thread waits, as for a tree that is being rewritten: this keyspace is not written to otherwise.
+        let _busy = disk.dedup[1].tree.get_flush_lock();
+        disk.dedup[1].insert("x", "").unwrap();
+        disk.dedup[1].rotate_memtable().unwrap();
+        disk.flushing(publish).unwrap().unwrap();
+    }
+    store.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_files_that_are_rewritten() {
+    let dir = scratch();
+    let store = Embedded::open(options(&dir)).unwrap();
+    let (began, begins) = tokio::sync::oneshot::channel();
+    let (end, ends) = std::sync::mpsc::channel::<()>();
+    let rewriter = Arc::clone(&store);
+    let rewriting = tokio::spawn(async move {
+        let work = move |_: &super::Disk| {
+            began.send(()).unwrap();
+            ends.recv().unwrap();
+            Ok(())
+        };
+        rewriter.rewrite(work).await
+    });
+    begins.await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), store.close()).await.unwrap().unwrap();
+    assert!(Embedded::open(options(&dir)).is_err(), "its files are still written");
+    end.send(()).unwrap();
+    rewriting.await.unwrap().unwrap();
+    Embedded::open(options(&dir)).unwrap().close().await.unwrap();
 }

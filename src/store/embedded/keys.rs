@@ -86,6 +86,12 @@ pub(super) mod meta {
         [SUMMARIES, webhook.as_bytes()].concat()
     }
 
+    /// Under what a Webhook is kept, given the key of its summary.
+    pub(in super::super) fn summary_of(key: &[u8]) -> Option<WebhookUid> {
+        let uid = key.strip_prefix(SUMMARIES)?.try_into().ok()?;
+        Some(WebhookUid::from_bytes(uid))
+    }
+
     /// A test whose attempt is under way; the value is the Webhook's uid.
     pub(in super::super) fn test(name: DeliveryName) -> Vec<u8> {
         [TESTS, name.as_bytes()].concat()

@@ -61,7 +61,7 @@ mod writer;
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -152,6 +152,8 @@ struct Shared {
     /// Held while times are set right.
     redating: tokio::sync::Mutex<()>,
     debt: Debt,
+    /// Threads that rewrite files; see [`Embedded::rewrite`].
+    rewriting: AtomicUsize,
     space: Space,
     lock: Mutex<Option<File>>,
 }

@@ -98,6 +98,7 @@ pub(super) fn open(options: Options) -> Result<Opened> {
         ahead: Arc::new(Semaphore::new(AHEAD)),
         redating: tokio::sync::Mutex::default(),
         debt: Debt::load(&disk)?,
+        rewriting: 0.into(),
         space: Space::new(dir, min_free_bytes),
         lock: std::sync::Mutex::new(Some(lock)),
     };
@@ -206,8 +207,7 @@ fn summaries(disk: &Disk) -> Result<Vec<(WebhookUid, Summary)>> {
     let summaries = entries.map(|entry| {
         let (key, value) = entry.into_inner().map_err(engine(READ))?;
         let summary: Summary = format::decode("a Webhook's numbers", &value)?;
-        let uid = key.get(meta::SUMMARIES.len()..).and_then(|uid| uid.try_into().ok());
-        Ok((uid.map_or(summary.webhook.uid, WebhookUid::from_bytes), summary))
+        Ok((meta::summary_of(&key).unwrap_or(summary.webhook.uid), summary))
     });
     summaries.collect()
 }

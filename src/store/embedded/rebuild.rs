@@ -61,6 +61,10 @@ pub(super) fn rebuild(old: &Disk, new: &Disk, now: UnixMillis) -> Result<Lost> {
     for (from, to) in [(&old.log, &new.log), (&old.meta, &new.meta)] {
         copy(from, to, new, &mut lost)?;
     }
+    if !lost.keyspaces.is_empty() {
+        fetch_lines(old, new)?;
+        fetch_of_lines(old, new)?;
+    }
     if !new.meta.contains_key(meta::FORMAT).map_err(engine("read from the store"))? {
         let mut batch = Batch::new(new);
         batch.batch.insert(&new.meta, meta::FORMAT, format::VERSION.to_be_bytes());
@@ -120,6 +124,44 @@ fn copy(from: &Keyspace, to: &Keyspace, new: &Disk, lost: &mut Lost) -> Result<(
     Ok(())
 }
 
+/// What others name is read by its key: between two places that cannot be read, a walk from both ends finds nothing.
+fn fetch(from: &Keyspace, to: &Keyspace, batch: &mut Batch<'_>, key: &[u8]) -> Result<()> {
+    if !to.contains_key(key).map_err(engine("read from the store"))?
+        && let Ok(Some(value)) = from.get(key)
+    {
+        batch.batch.insert(to, key, value);
+    }
+    batch.full()
+}
+
+/// Lines that an index names.
+fn fetch_lines(old: &Disk, new: &Disk) -> Result<()> {
+    let mut batch = Batch::new(new);
+    let names: [(&Keyspace, fn(&[u8]) -> Option<DeliveryName>); 2] =
+        [(&old.index, keys::name_in_index), (&old.terms, keys::name_in_terms)];
+    for (index, name) in names {
+        each(index, |key| match name(&key) {
+            Some(name) => fetch(&old.log, &new.log, &mut batch, name.as_bytes()),
+            None => Ok(()),
+        })?;
+        batch.commit()?;
+    }
+    Ok(())
+}
+
+/// The numbers of the Webhooks of lines, and which lines need their events.
+fn fetch_of_lines(old: &Disk, new: &Disk) -> Result<()> {
+    let mut batch = Batch::new(new);
+    each(&new.log, |key| {
+        let Some(line) = line(new, &key) else { return Ok(()) };
+        for key in [meta::summary(line.webhook.uid), meta::references(line.event)] {
+            fetch(&old.meta, &new.meta, &mut batch, &key)?;
+        }
+        Ok(())
+    })?;
+    batch.commit()
+}
+
 /// Those that the log needs; found by it also where the tree cannot be walked.
 fn copy_events(old: &Disk, new: &Disk, lost: &mut Lost) -> Result<()> {
     let (mut batch, mut bytes) = (Batch::new(new), 0);
@@ -158,7 +200,7 @@ fn forget_derived(new: &Disk) -> Result<()> {
 #[derive(Default)]
 struct Lines {
     events: HashSet<EventUid>,
-    /// Of Webhooks: what waits.
+    /// What waits, by what Webhooks are kept under.
     hooks: HashMap<WebhookUid, Summary>,
 }
 
@@ -236,7 +278,8 @@ impl Lines {
                 batch.batch.remove(&new.meta, key);
                 continue;
             };
-            let counted = of_hooks.remove(&before.webhook.uid);
+            // Lines name the first uid, the numbers that of the last who took over.
+            let counted = meta::summary_of(&key).and_then(|kept_under| of_hooks.remove(&kept_under));
             let counted = counted.unwrap_or_else(|| Summary::new(before.webhook.clone()));
             let after = Summary {
                 pending: counted.pending,
@@ -259,10 +302,10 @@ fn used(new: &Disk) -> Result<HashMap<Owner, Usage>> {
     let usages = Usages::load(new)?;
     let mut owners = HashMap::new();
     for entry in new.meta.prefix(meta::SUMMARIES) {
-        let (_, value) = entry.into_inner().map_err(engine("read from the store"))?;
+        let (key, value) = entry.into_inner().map_err(engine("read from the store"))?;
         let summary = format::decode::<Summary>("a Webhook's numbers", &value)?;
         let owner = usages.owner(&summary.webhook.namespace, summary.namespace_uid);
-        owners.insert(summary.webhook.uid, owner);
+        owners.insert(meta::summary_of(&key).unwrap_or(summary.webhook.uid), owner);
     }
     let (mut used, mut counted) = (HashMap::<Owner, Usage>::new(), HashSet::new());
     each(&new.log, |key| {

@@ -2,11 +2,15 @@
 
 use std::fs;
 
-use super::damage_tests::{Killed, bytes_of, content, files_of};
+use super::damage_tests::{Killed, bytes_of, content, files_of, publish};
+use super::purge::Cursor;
 use super::repair::repair;
-use super::tests::{NOW, options};
-use super::{Embedded, journal};
-use crate::store::{ClaimRequest, Error, Store as _};
+use super::tests::{NOW, event, options, outcome};
+use super::{Command, Embedded, journal};
+use crate::model::ids::{NamespaceUid, WebhookRef};
+use crate::store::behaviour::webhook;
+use crate::store::records::Summary;
+use crate::store::{ClaimRequest, Error, Next, Store as _};
 
 /// Repairs, and checks what must hold of any repair; its report, and how many deliveries have gone.
 async fn repaired(killed: &Killed) -> (String, usize) {
@@ -35,7 +39,7 @@ async fn repaired(killed: &Killed) -> (String, usize) {
         }
     }
     let waiting = |summary: &crate::store::Summary| summary.pending;
-    for summary in &after.summaries {
+    for summary in after.summaries.iter().filter(|summary| !summary.erasing) {
         let claim = ClaimRequest {
             webhook: summary.webhook.uid,
             now: NOW + std::time::Duration::from_hours(1),
@@ -48,7 +52,12 @@ async fn repaired(killed: &Killed) -> (String, usize) {
     assert_eq!(after.usage.deliveries, after.lines.len() as u64);
     assert_eq!(
         after.usage.pending_bytes,
-        after.summaries.iter().map(|summary| summary.pending_bytes).sum::<u64>()
+        after
+            .summaries
+            .iter()
+            .filter(|summary| !summary.erasing && &*summary.webhook.namespace == "team-a")
+            .map(|summary| summary.pending_bytes)
+            .sum::<u64>()
     );
     store.close().await.unwrap();
     (repaired.report, killed.content.lines.len() - after.lines.len())
@@ -105,6 +114,92 @@ async fn what_can_be_read_of_a_damaged_table_or_file_of_bodies_is_saved() {
             _ => assert_eq!(gone, 0, "{report}"),
         }
     }
+}
+
+/// Changes a byte of the first block of a table of the log.
+fn break_table(killed: &Killed, number: usize) {
+    let path = files_of(&killed.store().join("keyspaces/3/tables")).remove(number);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[60] ^= 1;
+    fs::write(&path, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn what_lies_between_two_damaged_places_is_saved() {
+    let killed = Killed::filled(async |store, minter| {
+        for table in 0..3 {
+            for number in 0..4 {
+                publish(store, minter, 4 * table + number).await;
+            }
+            store.shared.disk().unwrap().flush_and_wait().unwrap();
+        }
+    });
+    let killed = killed.await;
+    break_table(&killed, 0);
+    break_table(&killed, 2);
+    let (report, gone) = repaired(&killed).await;
+    assert_eq!(gone, 8, "{report}");
+    assert!(report.contains("Saved: 4 deliveries"), "{report}");
+}
+
+#[tokio::test]
+async fn who_took_over_who_is_gone_and_who_is_erased_stay_so() {
+    let named = |number| WebhookRef { name: "orders".into(), ..webhook("team-a", number) };
+    let (former, heir, gone) = (named(7), named(8), webhook("team-a", 9));
+    let erased = webhook("team-b", 10);
+    let killed = Killed::filled(async |store, minter| {
+        for number in 0..4 {
+            publish(store, minter, number).await;
+        }
+        let adopt = async |hook: &WebhookRef| {
+            let namespace_uid = Some(NamespaceUid::from_bytes([1; 16]));
+            store.adopt(Summary { namespace_uid, ..Summary::new(hook.clone()) }).await.unwrap();
+        };
+        for hook in [&former, &gone] {
+            adopt(hook).await;
+            for next in [None, Some(Next::Success), Some(Next::Retry(NOW))] {
+                let one = event(minter, &[hook]);
+                let name = one.deliveries[0].name;
+                store.append(vec![one]).await.unwrap();
+                if let Some(next) = next {
+                    store.record(vec![outcome(hook, name, next)]).await.unwrap();
+                }
+            }
+        }
+        store.set_gone(former.uid, true);
+        adopt(&heir).await;
+        let events = (0..300)
+            .map(|_| crate::store::NewEvent { namespace: "team-b".into(), ..event(minter, &[&erased]) });
+        store.append(events.collect()).await.unwrap();
+        store.ask(|reply| Command::Purge(erased.uid, Cursor::default(), reply)).await.unwrap();
+        store.shared.disk().unwrap().flush_and_wait().unwrap();
+    });
+    let killed = killed.await;
+    // It is made anew from all that there is.
+    let index = files_of(&killed.store().join("keyspaces/4/tables")).remove(0);
+    let mut bytes = fs::read(&index).unwrap();
+    bytes[60] ^= 1;
+    fs::write(index, bytes).unwrap();
+    let (report, lost) = repaired(&killed).await;
+    assert_eq!(lost, 0, "{report}");
+
+    let store = Embedded::open(options(&killed.dir)).unwrap();
+    for was in &killed.content.summaries {
+        let now = store.summary(was.webhook.uid);
+        let now = now.unwrap_or_else(|| panic!("{} is not known any more", was.webhook.name));
+        assert_eq!(
+            (&now.webhook, now.namespace_uid, now.erasing),
+            (&was.webhook, was.namespace_uid, was.erasing)
+        );
+        if !was.erasing {
+            assert_eq!((now.pending, now.success_count), (was.pending, was.success_count));
+        }
+    }
+    assert_eq!(store.summary(heir.uid).unwrap().pending, 2);
+    assert_eq!(store.known().len(), killed.content.summaries.len(), "nobody has come");
+    assert_eq!(store.usage("team-a"), killed.content.usage);
+    store.purge(erased.uid).await.unwrap();
+    assert_eq!(store.usage("team-b").deliveries, 0);
 }
 
 #[tokio::test]

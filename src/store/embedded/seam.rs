@@ -127,7 +127,7 @@ impl Embedded {
             }
         }
         if self.shared.hooks.usages().much_is_gone()
-            && let Err(error) = self.read(|_, disk| disk.give_back()).await
+            && let Err(error) = self.rewrite(Disk::give_back).await
         {
             tracing::warn!(error = %chain(&error), "erased events still take room");
         }
@@ -249,22 +249,23 @@ fn due(disk: &Disk, queue: &mut Queue, lane: LaneId, slot: Slot) -> UnixMillis {
 }
 
 impl Shared {
-    /// Lets go of the disk, once nobody reads from it any more, and of the lock.
+    /// Lets go of the disk, once nobody reads from it any more, and of the lock. Who rewrites files is not waited for: it
+    /// does the same when it is done.
     fn let_go(&self) {
-        let mut disk = self.disk.swap(None);
-        while let Some(shared) = disk.take() {
-            disk = match Arc::try_unwrap(shared) {
-                Ok(last) => {
-                    drop::<Disk>(last);
-                    None
-                }
-                Err(shared) => {
-                    std::thread::sleep(Duration::from_millis(1));
-                    Some(shared)
-                }
-            };
+        let Some(disk) = self.disk.swap(None) else { return };
+        disk.stopping.store(true, Ordering::SeqCst);
+        while Arc::strong_count(&disk) > 1 + self.rewriting.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
         }
-        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.let_go_if_last(disk);
+    }
+
+    /// Lets go of the disk and of the lock, if nobody else has it.
+    pub(super) fn let_go_if_last(&self, disk: Arc<Disk>) {
+        if let Some(last) = Arc::into_inner(disk) {
+            drop::<Disk>(last);
+            drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+        }
     }
 }
 

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use crate::store::{Error, Result};
+
 /// Milliseconds for which an answer is used.
 const FRESH: u64 = 1000;
 /// Bytes set aside for the outcome of each delivery that waits.
@@ -109,6 +111,22 @@ impl Space {
             self.look(used());
         }
         Admits::unpack(self.admits.load(Ordering::Relaxed))
+    }
+
+    /// Whether so many bytes can be written beside what is to stay free.
+    pub(super) fn has_room_to(&self, what: &'static str, bytes: u64) -> Result<()> {
+        let needed = bytes.saturating_add(self.least);
+        let stat = rustix::fs::statvfs(&self.path);
+        let stat = stat.map_err(|error| Error::Engine { what, source: Box::new(error) })?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if free >= needed {
+            return Ok(());
+        }
+        let why = format!(
+            "it needs {needed} bytes, {free} are free on the disk of {}: free some or enlarge the volume",
+            self.path.display()
+        );
+        Err(Error::Engine { what, source: why.into() })
     }
 
     /// When the file system does not answer, the writes themselves will tell.
