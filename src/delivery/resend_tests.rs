@@ -94,7 +94,7 @@ impl Fickle {
                                 let _ = stream.read(&mut [0; 1]).await;
                                 let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
                                 let _ = stream.write_all(answer).await;
-                                std::future::pending().await
+                                std::future::pending::<()>().await;
                             }
                             Does::Answers => {
                                 let Some(request) = read_request(&mut stream).await else { return };
