@@ -130,14 +130,22 @@ impl Clients {
             let mut trial = Trial { shared: &self.0, webhook, peer: lease.peer };
             lease.address(&mut request);
             *heard = lease.heard();
-            match lease.line.send(request).await {
+            let unanswered = match lease.line.send(request).await {
                 Ok(response) => {
                     trial.passed();
                     return Ok((response, lease));
                 }
-                Err(Unanswered::NotSent(_)) if lease.is_reused => trial.passed(),
-                Err(Unanswered::Cut(_)) if lease.has_answered && cut.is_none() => cut = Some(Instant::now()),
-                Err(Unanswered::NotSent(error) | Unanswered::Cut(error) | Unanswered::Failed(error)) => {
+                Err(unanswered) => unanswered,
+            };
+            if !matches!(unanswered, Unanswered::Failed(_)) {
+                // Nothing came in answer to this request. What that connection heard must not count for it, also
+                // when there is no other connection.
+                *heard = None;
+            }
+            match unanswered {
+                Unanswered::NotSent(_) if lease.is_reused => trial.passed(),
+                Unanswered::Cut(_) if lease.has_answered && cut.is_none() => cut = Some(Instant::now()),
+                Unanswered::NotSent(error) | Unanswered::Cut(error) | Unanswered::Failed(error) => {
                     return Err(error);
                 }
             }

@@ -85,8 +85,9 @@ impl Connection {
 
     /// Sends one request, and waits for the head of its answer.
     pub(super) async fn send(&mut self, request: Request<Bytes>) -> Result<Response<Incoming>, Unanswered> {
-        self.sender.ready().await.map_err(|error| Unanswered::NotSent(error.into()))?;
+        // First: what came of the answer before is none to this request, also when it is never sent.
         self.heard.expect_answer();
+        self.sender.ready().await.map_err(|error| Unanswered::NotSent(error.into()))?;
         let answer = self.sender.try_send_request(request.map(Full::new)).await;
         answer.map_err(|mut error| {
             // What comes back was not sent.
@@ -256,7 +257,34 @@ impl<S: Unpin> Watched<S> {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_request_that_was_not_sent_has_no_status() {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 10);
+        let mut connection = Connection::open(ours, &TaskTracker::new()).await.unwrap();
+        let request = || Request::post("/").header("host", "a.b").body(Bytes::from_static(b"hello")).unwrap();
+        let answers = async {
+            let mut seen = Vec::new();
+            while !seen.ends_with(b"hello") {
+                assert_ne!(theirs.read_buf(&mut seen).await.unwrap(), 0);
+            }
+            theirs.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(connection.send(request()), answers);
+        answer.unwrap().into_body().collect().await.unwrap();
+        assert_eq!(connection.heard().status(), Some(200));
+        drop(theirs);
+        while !connection.is_closed() {
+            tokio::task::yield_now().await;
+        }
+        let sent = connection.send(request()).await;
+        assert!(matches!(sent, Err(Unanswered::NotSent(_))), "{sent:?}");
+        assert_eq!(connection.heard().status(), None);
+    }
 
     /// What was found, and after how many bytes.
     fn found(text: &str) -> Option<(u16, usize)> {

@@ -232,14 +232,15 @@ impl Place {
 
     /// A peer that goes away says up to which stream it may have acted, and fails those beyond (RFC 9113, section
     /// 6.8). A stream that it refuses counts neither as unsent nor as cut: it would be sent to a peer that is
-    /// overloaded.
+    /// overloaded. Nor does what a silent peer has: it is probably frozen, and would get all requests of the connection
+    /// again at once.
     fn unanswered(&self, error: h2::Error) -> Unanswered {
         if error.is_go_away() && error.is_remote() {
             return self.not_sent(error);
         }
         let has_ended = error.is_io();
         match self.0.state.explain(error) {
-            error @ Error::Silent => Unanswered::Cut(error),
+            error @ Error::Silent => Unanswered::Failed(error),
             error if has_ended => Unanswered::Cut(error),
             error => Unanswered::Failed(error),
         }
@@ -391,7 +392,7 @@ mod tests {
             sent = place.send(request()) => sent,
             () = arrived => unreachable!("it waits for ever"),
         };
-        assert!(matches!(sent, Err(Unanswered::Cut(Error::Silent))), "{sent:?}");
+        assert!(matches!(sent, Err(Unanswered::Failed(Error::Silent))), "{sent:?}");
         assert_eq!(began.elapsed().as_secs(), 20);
         assert!(connection.is_over());
     }

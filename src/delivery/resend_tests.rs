@@ -27,6 +27,10 @@ const CLOSED: &str = "the connection was closed before the answer was complete";
 enum Does {
     /// Reads it, and answers 200.
     Answers,
+    /// The same, and takes no other request and no other connection.
+    AnswersLast,
+    /// Answers 200 to a request of which it takes no more than the first byte.
+    AnswersEarly,
     /// Closes the connection at the first byte of it.
     Closes,
     /// The same, when the whole of it has come.
@@ -60,6 +64,7 @@ impl Fickle {
             while let Ok((stream, _)) = listener.accept().await {
                 let number = count.fetch_add(1, Ordering::SeqCst);
                 let (acceptor, log) = (acceptor.clone(), Arc::clone(&log));
+                let is_last = matches!(does(number, 0), Does::AnswersLast);
                 open.spawn(async move {
                     let Ok(mut stream) = acceptor.accept(stream).await else { return };
                     for request in 0.. {
@@ -78,6 +83,19 @@ impl Fickle {
                                 return;
                             }
                             Does::Hangs => std::future::pending().await,
+                            Does::AnswersLast => {
+                                read_request(&mut stream).await;
+                                let answer =
+                                    b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+                                let _ = stream.write_all(answer).await;
+                                return;
+                            }
+                            Does::AnswersEarly => {
+                                let _ = stream.read(&mut [0; 1]).await;
+                                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                                let _ = stream.write_all(answer).await;
+                                std::future::pending::<()>().await;
+                            }
                             Does::Answers => {
                                 let Some(request) = read_request(&mut stream).await else { return };
                                 let id = request.lines().find_map(|line| line.strip_prefix("webhook-id: "));
@@ -88,7 +106,12 @@ impl Fickle {
                         }
                     }
                 });
+                if is_last {
+                    break;
+                }
             }
+            drop(listener);
+            while open.join_next().await.is_some() {}
         });
         let endpoint = Endpoint { timeout: Duration::from_secs(2), ..to(&url, authority.trusted()) };
         Self { endpoint: Arc::new(endpoint), sender: sender(), connections, answered, _tasks: tasks }
@@ -151,6 +174,22 @@ async fn a_request_is_made_up_for_once_and_only_where_nothing_was_answered() {
         assert!(began.elapsed() < Duration::from_secs(4), "{second:?} {fresh:?}");
         assert_eq!((sent.verdict, error(&sent)), (verdict, sentence), "{second:?} {fresh:?}");
         assert_eq!(receiver.connections(), connections, "{second:?} {fresh:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_was_never_sent_is_no_success() {
+    // Of the first the connection is still busy when the second is to go out, or just gone.
+    const MORE_THAN_SOCKETS_HOLD: usize = 16 << 20;
+    for (does, size, verdict) in
+        [(Does::AnswersEarly, MORE_THAN_SOCKETS_HOLD, TIMED_OUT), (Does::AnswersLast, 1, UNREACHABLE)]
+    {
+        let receiver = Fickle::start(move |_, _| does).await;
+        let sized = crate::store::Event { data: vec![b'x'; size].into(), ..event(b"") };
+        let first = Job { event: Arc::new(sized), ..job(Arc::clone(&receiver.endpoint)) };
+        delivered(&receiver.sender.send(first).await);
+        let sent = receiver.send().await;
+        assert_eq!((sent.verdict, sent.attempt.status), (verdict, None), "{does:?} {:?}", sent.attempt);
     }
 }
 

@@ -44,11 +44,6 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> =
 static PUBLIC_ROOTS: LazyLock<Arc<RootCertStore>> =
     LazyLock::new(|| Arc::new(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }));
 
-/// Whether this material can be used, before anything is sent with it.
-pub fn check(material: &TlsMaterial) -> Result<(), Error> {
-    build(material).map(drop)
-}
-
 fn build(material: &TlsMaterial) -> Result<ClientConfig, Error> {
     let roots = match &material.ca {
         Some(bundle) => Arc::new(roots(bundle)?),

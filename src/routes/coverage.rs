@@ -21,6 +21,10 @@ const SETTLES_WITHIN: Duration = Duration::from_secs(30);
 /// A failed watch tries again within [`super::watch::LONGEST`]: one that has said nothing for so long works.
 const FRESH: Duration = Duration::from_mins(2);
 
+/// What was listed is out of service when the Kubernetes API has refused it for so long, and nothing else: at an upgrade
+/// of its own it may refuse for a moment what it allows.
+const REFUSED_FOR: Duration = Duration::from_secs(30);
+
 /// The same failure of one watch is said again after this.
 const SAY_AGAIN: Duration = Duration::from_mins(10);
 
@@ -67,8 +71,10 @@ struct State {
 struct Place {
     /// Its Webhooks have been listed completely once.
     listed: bool,
-    /// The Kubernetes API last refused to list or watch them.
+    /// The Kubernetes API refuses to list or watch them.
     refused: Option<String>,
+    /// Since when it has answered with nothing else, as far as known.
+    refused_since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -79,6 +85,18 @@ struct Failure {
 }
 
 impl Place {
+    /// A refusal binds at once where nothing is known, and otherwise when it lasts.
+    fn refuse(&mut self, why: &str, now: Instant) {
+        let since = *self.refused_since.get_or_insert(now);
+        if !self.listed || self.refused.is_some() || now.duration_since(since) >= REFUSED_FOR {
+            self.refused = Some(why.to_owned());
+        }
+    }
+
+    fn works(&mut self) {
+        (self.refused, self.refused_since) = (None, None);
+    }
+
     fn check(&self) -> Result<(), Unserved> {
         match &self.refused {
             Some(why) => Err(Unserved::Refused(why.clone())),
@@ -126,7 +144,8 @@ impl Coverage {
     pub fn listed(&self, place: Option<&Namespace>) {
         let mut state = self.write();
         let place = state.places.entry(place.cloned()).or_default();
-        *place = Place { listed: true, refused: None };
+        place.listed = true;
+        place.works();
     }
 
     /// Whether they have been, once.
@@ -138,8 +157,13 @@ impl Coverage {
     /// is to be said: it is new, or was said long ago.
     pub fn failed(&self, kind: &str, place: Option<&Namespace>, why: &str, refused: bool) -> bool {
         let (mut state, now) = (self.write(), Instant::now());
-        if kind == WEBHOOKS && refused {
-            state.places.entry(place.cloned()).or_default().refused = Some(why.to_owned());
+        if kind == WEBHOOKS {
+            let place = state.places.entry(place.cloned()).or_default();
+            if refused {
+                place.refuse(why, now);
+            } else {
+                place.refused_since = None;
+            }
         }
         let key = (kind.to_owned(), place.cloned());
         let before = state.failing.get(&key).filter(|before| before.is_fresh(now) && before.why == why);
@@ -155,7 +179,7 @@ impl Coverage {
         if kind == WEBHOOKS
             && let Some(place) = state.places.get_mut(&place.cloned())
         {
-            place.refused = None;
+            place.works();
         }
     }
 
@@ -295,11 +319,48 @@ mod tests {
         for namespace in ["team-a", "team-b"] {
             coverage.listed(Some(&ns(namespace)));
         }
-        coverage.failed("Webhook", Some(&ns("team-b")), FORBIDDEN, true);
-        assert!(matches!(coverage.check("team-b"), Err(Unserved::Refused(_))));
+        let refused = || coverage.failed("Webhook", Some(&ns("team-b")), FORBIDDEN, true);
+        refused();
+        tokio::time::advance(REFUSED_FOR).await;
+        refused();
+        assert_eq!(coverage.check("team-b"), Err(Unserved::Refused(FORBIDDEN.to_owned())));
+        assert_eq!(coverage.check("team-a"), Ok(()));
         assert!(coverage.was_listed(Some(&ns("team-b"))), "what is in force is not read anew");
         coverage.works("Webhook", Some(&ns("team-b")));
         assert_eq!((coverage.check("team-b"), coverage.whole()), (Ok(()), Whole::Served));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_that_does_not_last_takes_nothing_away() {
+        let second = Duration::from_secs(1);
+        for (namespaces, place) in [(&[][..], None), (&["team-a"], Some(ns("team-a")))] {
+            let coverage = scoped(namespaces);
+            coverage.listed(place.as_ref());
+            let fails = |refused| coverage.failed("Webhook", place.as_ref(), FORBIDDEN, refused);
+            let serves = |when| {
+                assert_eq!((coverage.check("team-a"), coverage.whole()), (Ok(()), Whole::Served), "{when}");
+            };
+            fails(true);
+            serves("refused once");
+            tokio::time::advance(29 * second).await;
+            fails(true);
+            serves("refused for a little less");
+            assert!(coverage.failing().unwrap().contains(FORBIDDEN), "it is said all the same");
+            coverage.works("Webhook", place.as_ref());
+            tokio::time::advance(second).await;
+            fails(true);
+            serves("it had worked");
+            tokio::time::advance(second).await;
+            fails(false);
+            tokio::time::advance(REFUSED_FOR).await;
+            fails(true);
+            serves("it had failed otherwise");
+            tokio::time::advance(REFUSED_FOR).await;
+            fails(true);
+            assert_eq!(coverage.check("team-a"), Err(Unserved::Refused(FORBIDDEN.to_owned())));
+            fails(false);
+            assert!(coverage.check("team-a").is_err(), "until it works again");
+        }
     }
 
     #[tokio::test(start_paused = true)]
