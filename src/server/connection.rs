@@ -7,11 +7,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
+use tokio::sync::mpsc;
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use super::reply::Reply;
+use super::reply::{Part, Reply};
 
 /// How long a connection may wait for what.
 #[derive(Clone, Copy, Debug)]
@@ -160,18 +164,51 @@ impl Drop for InAnswer {
     }
 }
 
+/// So long a part of an answer that is made while it is sent may lie without being taken.
+const LIES: Duration = Duration::from_mins(1);
+
 /// The body of an answer on its connection.
 #[derive(Debug)]
-pub(super) struct Answering {
-    body: Reply,
-    /// None: it is whole, and costs nothing more.
-    under_way: Option<InAnswer>,
+pub(super) enum Answering {
+    /// It costs nothing more.
+    Whole(Reply),
+    /// The parts that [`make`] makes.
+    Made(mpsc::Receiver<Option<Part>>, InAnswer),
 }
 
 impl Answering {
-    pub(super) fn new(body: Reply, activity: &Arc<Activity>) -> Self {
-        let under_way = body.is_made().then(|| activity.answer());
-        Self { body, under_way }
+    /// What is made is made by a task of its own: the connection does not ask for a part while a client leaves no room
+    /// for it, and so would never see that the time for it is over.
+    pub(super) fn new(body: Reply, activity: &Arc<Activity>, tasks: &TaskTracker) -> Self {
+        if !body.is_made() {
+            return Self::Whole(body);
+        }
+        let (sender, parts) = mpsc::channel(1);
+        let give_way = activity.give_way.clone();
+        tasks.spawn(async move {
+            if make(body, &sender).await.is_err() {
+                give_way.cancel();
+            }
+        });
+        Self::Made(parts, activity.answer())
+    }
+}
+
+/// Makes the parts of a body, and none after its end. Lets go of the body when its client has gone, or, with an error,
+/// when its client takes no part for too long: its connection is to end then, since what is sent on it stays in memory.
+async fn make(mut body: Reply, to: &mpsc::Sender<Option<Part>>) -> Result<(), Elapsed> {
+    loop {
+        let Ok(room) = timeout(LIES, to.reserve()).await? else { return Ok(()) };
+        let frame = tokio::select! {
+            () = to.closed() => return Ok(()),
+            frame = body.frame() => frame,
+        };
+        let part = frame.map(|frame| frame.map(|frame| frame.into_data().unwrap_or_default()));
+        let goes_on = matches!(part, Some(Ok(_)));
+        room.send(part);
+        if !goes_on {
+            return Ok(());
+        }
     }
 }
 
@@ -183,18 +220,25 @@ impl Body for Answering {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
-        if let Some(under_way) = &self.under_way {
-            under_way.moves();
+        match &mut *self {
+            Self::Whole(body) => Pin::new(body).poll_frame(cx),
+            Self::Made(parts, under_way) => {
+                under_way.moves();
+                let late = || Some(Err(std::io::ErrorKind::TimedOut.into()));
+                parts.poll_recv(cx).map(|part| part.unwrap_or_else(late)).map_ok(Frame::data)
+            }
         }
-        Pin::new(&mut self.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        matches!(self, Self::Whole(body) if body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match self {
+            Self::Whole(body) => body.size_hint(),
+            Self::Made(..) => SizeHint::default(),
+        }
     }
 }
 
@@ -255,7 +299,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::BodyExt as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::time::advance;
 
@@ -272,10 +315,10 @@ mod tests {
         let activity = Arc::new(Activity::new());
         let parts = futures::stream::repeat_with(|| Ok(Bytes::from_static(b"part")));
         let request = activity.request();
-        let mut body = Answering::new(Reply::made(parts), &activity);
+        let mut body = Answering::new(Reply::made(parts), &activity, &TaskTracker::new());
         drop(request);
         for _ in 0..3 {
-            advance(Duration::from_secs(100)).await;
+            advance(Duration::from_secs(50)).await;
             assert_eq!((activity.idle_since(), activity.is_over(&PATIENCE)), (None, false));
             body.frame().await.unwrap().unwrap();
             assert_eq!(left(&activity), Some(120));
@@ -285,8 +328,48 @@ mod tests {
         drop(body);
         assert!(activity.idle_since().is_some());
 
-        let whole = Answering::new(Reply::from(Bytes::from_static(b"all")), &activity);
+        let all = Reply::from(Bytes::from_static(b"all"));
+        let whole = Answering::new(all, &activity, &TaskTracker::new());
         assert!(activity.idle_since().is_some(), "a whole one is the connection's business: {whole:?}");
+    }
+
+    /// Endless parts, and what is closed once nobody makes them any more.
+    fn endless() -> (Reply, tokio::sync::oneshot::Receiver<()>) {
+        let (kept, gone) = tokio::sync::oneshot::channel();
+        let parts = futures::stream::unfold(kept, async |kept| Some((Ok(Bytes::from_static(b"part")), kept)));
+        (Reply::made(parts), gone)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_takes_is_let_go_though_its_connection_is_busy() {
+        let activity = Arc::new(Activity::new());
+        let (reply, gone) = endless();
+        let mut body = Answering::new(reply, &activity, &TaskTracker::new());
+        for _ in 0..4 {
+            tokio::time::sleep(Duration::from_secs(50)).await;
+            assert!(body.frame().await.unwrap().is_ok(), "slow is not stalled");
+        }
+        let begun = Instant::now();
+        let _busy = activity.request();
+        gone.await.unwrap_err();
+        assert_eq!(begun.elapsed().as_secs(), LIES.as_secs());
+        activity.give_way.cancelled().await;
+        assert!(body.frame().await.unwrap().is_ok(), "what was made already");
+        assert!(body.frame().await.unwrap().is_err(), "nobody takes it for whole");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_goes_away_has_his_answer_made_no_further() {
+        let activity = Arc::new(Activity::new());
+        let (reply, gone) = endless();
+        drop(Answering::new(reply, &activity, &TaskTracker::new()));
+        gone.await.unwrap_err();
+        assert!(!activity.give_way.is_cancelled());
+        let never = Reply::made(futures::stream::pending());
+        let tasks = TaskTracker::new();
+        drop(Answering::new(never, &activity, &tasks));
+        tasks.close();
+        tasks.wait().await;
     }
 
     #[tokio::test(start_paused = true)]

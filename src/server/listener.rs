@@ -30,7 +30,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::connection::{Activity, Answering, InRequest, Patience, Watched};
-use super::http1::{Guard, Heads, METHOD, Shared};
+use super::http1::{Guard, Heads, MAX_NAME, MAX_TARGET, METHOD, Shared, long_name, long_target};
 use super::quiet::Quiet;
 use super::rest::{self, RequestBody};
 use super::status::{Answer, Failure, Reason};
@@ -56,6 +56,11 @@ pub trait Handler: Send + Sync + 'static {
     /// Whether this is somebody whose requests may have the large heads of [`Limits::trusted`].
     fn trusts(&self, _: &Peer) -> bool {
         false
+    }
+
+    /// Returns when this has come to be somebody trusted.
+    fn comes_to_trust(&self, _: &Peer) -> impl Future<Output = ()> + Send {
+        std::future::pending()
     }
 }
 
@@ -262,8 +267,9 @@ impl<H: Handler> Server<H> {
             // The patience of `drive` is finer: it tells an idle connection from a slow head.
             .header_read_timeout(None)
             .timer(TokioTimer::new())
-            .serve_connection(io, self.service(peer, heads, activity, Protocol::Http1(shared)));
-        self.drive(connection, http1::Connection::graceful_shutdown, activity).await;
+            .serve_connection(io, self.service(peer.clone(), heads, activity, Protocol::Http1(shared)));
+        self.drive(connection, http1::Connection::graceful_shutdown, activity, self.outgrows(&peer, heads))
+            .await;
     }
 
     async fn http2<S>(&self, socket: S, peer: Peer, activity: &Arc<Activity>)
@@ -281,12 +287,21 @@ impl<H: Handler> Server<H> {
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(10))
             .timer(TokioTimer::new())
-            .serve_connection(io, self.service(peer, heads, activity, Protocol::Http2));
-        self.drive(connection, http2::Connection::graceful_shutdown, activity).await;
+            .serve_connection(io, self.service(peer.clone(), heads, activity, Protocol::Http2));
+        self.drive(connection, http2::Connection::graceful_shutdown, activity, self.outgrows(&peer, heads))
+            .await;
     }
 
     fn heads(&self, peer: &Peer) -> Heads {
         if self.handler.trusts(peer) { self.limits.trusted } else { self.limits.heads }
+    }
+
+    /// Returns when larger heads are due to somebody than his connection, which is made for these, can take.
+    async fn outgrows(&self, peer: &Peer, heads: Heads) {
+        if heads == self.limits.trusted {
+            std::future::pending::<()>().await;
+        }
+        self.handler.comes_to_trust(peer).await;
     }
 
     fn service(
@@ -316,15 +331,20 @@ impl<H: Handler> Server<H> {
             async move {
                 let activity = Arc::clone(&requests.activity);
                 let answer = requests.answer(request, under_way).await;
-                Ok(answer.map(|body| Answering::new(body, &activity)))
+                Ok(answer.map(|body| Answering::new(body, &activity, &requests.tasks)))
             }
         })
     }
 
-    /// Runs a connection to its end: its own, or a farewell when patience ends, its place is needed or the
-    /// server stops. A farewell lets requests under way end; the server's drain time limits that.
-    async fn drive<C, E>(&self, connection: C, farewell: fn(Pin<&mut C>), activity: &Activity)
-    where
+    /// Runs a connection to its end: its own, or a farewell when patience ends, its place is needed, its client is due
+    /// a better one or the server stops. A farewell lets requests under way end; the server's drain time limits that.
+    async fn drive<C, E>(
+        &self,
+        connection: C,
+        farewell: fn(Pin<&mut C>),
+        activity: &Activity,
+        outgrown: impl Future<Output = ()>,
+    ) where
         C: Future<Output = Result<(), E>>,
     {
         let patience = Patience { head: self.limits.head, idle: self.limits.idle };
@@ -335,6 +355,7 @@ impl<H: Handler> Server<H> {
             _ = connection.as_mut() => return,
             () = self.shutdown.cancelled() => {}
             () = activity.give_way.cancelled() => {}
+            () = outgrown => {}
             () = impatience(activity, &patience) => {}
         }
         farewell(connection.as_mut());
@@ -374,7 +395,7 @@ impl<H: Handler> Requests<H> {
         };
         if !body.is_over() {
             self.rest(&mut answer, body, under_way, began).await;
-        } else if ends {
+        } else if ends || body.is_broken() {
             self.end_with(&mut answer);
         }
         answer
@@ -391,6 +412,12 @@ impl<H: Handler> Requests<H> {
         if size(parts) > self.heads.bytes || parts.headers.len() > self.heads.headers {
             return Some(self.heads.refusal());
         }
+        if parts.uri.path_and_query().is_some_and(|path| path.as_str().len() > MAX_TARGET) {
+            return Some(long_target());
+        }
+        if parts.headers.keys().any(|name| name.as_str().len() > MAX_NAME) {
+            return Some(long_name());
+        }
         // What says so of HTTP/1 is the guard.
         let host = matches!(self.protocol, Protocol::Http1(_)) || has_one_host(parts);
         (!host)
@@ -405,11 +432,11 @@ impl<H: Handler> Requests<H> {
             () = self.activity.give_way.cancelled() => {}
             () = self.shutdown.cancelled() => {}
         }
-        if body.is_over() {
+        if body.is_over() && !body.is_broken() {
             return;
         }
         self.end_with(answer);
-        if matches!(self.protocol, Protocol::Http2) {
+        if matches!(self.protocol, Protocol::Http2) && !body.is_over() {
             let (give_way, shutdown) = (self.activity.give_way.clone(), self.shutdown.clone());
             self.tasks.spawn(async move {
                 let _remains = remains;

@@ -210,6 +210,10 @@ impl Handler for Door {
     fn trusts(&self, peer: &Peer) -> bool {
         self.gate.vouches(peer)
     }
+
+    async fn comes_to_trust(&self, peer: &Peer) {
+        self.gate.comes_to_vouch(peer).await;
+    }
 }
 
 #[cfg(test)]

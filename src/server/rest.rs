@@ -31,8 +31,8 @@ const MOST: usize = 64 << 20;
 #[derive(Debug)]
 pub struct RequestBody {
     body: Incoming,
-    /// It has been read to its end, or cannot be read any more.
-    over: bool,
+    /// How it ended; none: more of it can be read.
+    end: Option<End>,
     /// Something of it has come.
     began: bool,
     /// The client sends nothing before it is told to go on, and has not been told.
@@ -40,15 +40,26 @@ pub struct RequestBody {
     left: usize,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Whole,
+    Broken,
+}
+
 impl RequestBody {
     pub(super) fn new(body: Incoming, parts: &Parts) -> Self {
         let waits = parts.version == Version::HTTP_11 && expects(&parts.headers);
-        Self { body, over: false, began: false, waits, left: MOST }
+        Self { body, end: None, began: false, waits, left: MOST }
     }
 
     /// Whether nothing of it is to come.
     pub(super) fn is_over(&self) -> bool {
-        self.over || self.body.is_end_stream()
+        self.end.is_some() || self.body.is_end_stream()
+    }
+
+    /// Whether it ended in an error: what comes after it, nobody can tell.
+    pub(super) fn is_broken(&self) -> bool {
+        self.end == Some(End::Broken)
     }
 
     /// Takes in what remains, as long as it keeps coming, at most until then.
@@ -60,7 +71,8 @@ impl RequestBody {
                     let length = frame.data_ref().map_or(0, Bytes::len);
                     self.left = self.left.saturating_sub(length);
                 }
-                Ok(None | Some(Err(_))) => self.over = true,
+                // It is over.
+                Ok(None | Some(Err(_))) => {}
                 Err(_) => return,
             }
         }
@@ -91,7 +103,8 @@ impl Body for RequestBody {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         match &polled {
             Poll::Ready(Some(Ok(_))) => self.began = true,
-            Poll::Ready(None | Some(Err(_))) => self.over = true,
+            Poll::Ready(None) => self.end = Some(End::Whole),
+            Poll::Ready(Some(Err(_))) => self.end = Some(End::Broken),
             Poll::Pending => {}
         }
         polled

@@ -61,6 +61,22 @@ async fn a_webhook_is_ready_and_says_so_once() {
 }
 
 #[tokio::test]
+async fn a_webhook_of_the_longest_name_has_its_events_too() {
+    let world = World::new("long").await;
+    // The Event's name is cut after a dot, which no name may have there.
+    let name = format!("{}z", "a.".repeat(126));
+    assert_eq!(name.len(), 253);
+    world.webhook(&name, json!({})).await;
+    let told = eventually(SOON, "the Event", async || match &world.events("Ready").await[..] {
+        [one] => Ok(one.clone()),
+        others => Err(format!("{others:?}")),
+    });
+    let told = told.await.unwrap();
+    assert_eq!((&told["regarding"]["name"], &told["type"]), (&json!(name), &json!("Normal")));
+    assert_eq!((&told["reportingController"], &told["action"]), (&json!("hookwright"), &json!("RouteLive")));
+}
+
+#[tokio::test]
 async fn a_changed_webhook_is_in_force_within_a_second() {
     let world = World::new("force").await;
     for number in 0..50 {

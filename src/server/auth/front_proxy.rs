@@ -243,6 +243,8 @@ pub struct FrontProxy {
     /// Whether kube-apiserver is a door at all.
     is_door: bool,
     fronts: ArcSwapOption<Trust>,
+    /// Told whenever it is known anew who may ask for others.
+    learned: watch::Sender<()>,
     clock: Clock,
 }
 
@@ -250,7 +252,14 @@ impl FrontProxy {
     /// Trusts nobody before [`Self::run`] has read whom to.
     pub fn new(clock: Clock) -> Self {
         let (kube_apiserver, fronts) = (ArcSwapOption::empty(), ArcSwapOption::empty());
-        Self { kube_apiserver, unknown: ArcSwapOption::empty(), is_door: true, fronts, clock }
+        Self {
+            kube_apiserver,
+            unknown: ArcSwapOption::empty(),
+            is_door: true,
+            fronts,
+            learned: watch::Sender::new(()),
+            clock,
+        }
     }
 
     /// For an installation in which kube-apiserver does not come here.
@@ -280,17 +289,27 @@ impl FrontProxy {
         user.map(|user| Some(Arc::new(user))).map_err(|why| Failure::new(Reason::Unauthorized, why))
     }
 
-    /// Whether somebody shows a certificate by which he may ask for others. While it is not known whose that is, any may
-    /// be it.
+    /// Whether somebody shows a certificate by which he may ask for others. While it is not known whose that is, nobody
+    /// does: anybody can show a certificate.
     pub(super) fn vouches(&self, peer: &Peer) -> bool {
         if peer.certificates.is_empty() {
             return false;
         }
         let now = self.clock.now();
-        let judged =
-            |trust: Option<Arc<Trust>>| trust.map(|trust| trust.judge(&peer.certificates, now).is_ok());
-        let kube_apiserver = judged(self.kube_apiserver.load_full());
-        judged(self.fronts.load_full()) == Some(true) || kube_apiserver.unwrap_or_else(|| !self.is_unknown())
+        [&self.fronts, &self.kube_apiserver]
+            .into_iter()
+            .filter_map(ArcSwapOption::load_full)
+            .any(|trust| trust.judge(&peer.certificates, now).is_ok())
+    }
+
+    /// Returns when somebody shows such a certificate, at once or when it has been learned whose it is.
+    pub(super) async fn comes_to_vouch(&self, peer: &Peer) {
+        let mut learned = self.learned.subscribe();
+        while peer.certificates.is_empty() || !self.vouches(peer) {
+            if peer.certificates.is_empty() || learned.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Whether kube-apiserver does not come here, for sure.
@@ -323,6 +342,7 @@ impl FrontProxy {
             if let Some(bundle) = bundle {
                 if let Ok(trust) = Trust::in_fronts(&bundle) {
                     self.fronts.store(Some(Arc::new(trust)));
+                    self.learned.send_replace(());
                 } else {
                     warn!("no front can be trusted: the CA bundle holds no usable certificate");
                 }
@@ -385,6 +405,7 @@ impl FrontProxy {
         info!(allowed = ?trust.allowed, "kube-apiserver is known by its client certificate");
         self.kube_apiserver.store(Some(Arc::new(trust)));
         self.unknown.store(None);
+        self.learned.send_replace(());
         *version = map.metadata.resource_version;
         Ok(())
     }
@@ -392,6 +413,7 @@ impl FrontProxy {
     #[cfg(test)]
     pub(in crate::server) fn trust(&self, data: &BTreeMap<String, String>) {
         self.kube_apiserver.store(Some(Arc::new(Trust::read(data).unwrap())));
+        self.learned.send_replace(());
     }
 }
 

@@ -126,9 +126,14 @@ impl Gate {
         }
     }
 
-    /// Whether this is somebody who may ask for others, or may turn out to be: whom that is is not known at first.
+    /// Whether this is somebody who may ask for others; nobody is before it is known whom that is.
     pub fn vouches(&self, peer: &Peer) -> bool {
         self.front_proxy.vouches(peer)
+    }
+
+    /// Returns when this has come to be somebody who may ask for others.
+    pub async fn comes_to_vouch(&self, peer: &Peer) {
+        self.front_proxy.comes_to_vouch(peer).await;
     }
 
     /// Lets a user do something, or says that he may not.

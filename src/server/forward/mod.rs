@@ -34,14 +34,17 @@ use super::quiet::Quiet;
 use super::reply::Reply;
 use super::status::{Answer, Failure, Reason};
 use crate::metrics::{Forwarded, Metrics};
+use crate::model::ids::Namespace;
+use crate::per_namespace::PerNamespace;
 pub use link::Link;
 use link::Trouble;
 
 /// Requests at once to the pod with the store, of those that read and of the others, so that who reads much does not
 /// keep others from publishing: together fewer than its listener takes on one connection.
 const AT_ONCE: (usize, usize) = (64, 136);
-/// Answers at once that are passed on as they come: their clients decide how long they take.
+/// Answers at once that are passed on as they come, of all and of one namespace: their clients decide how long they take.
 const LISTING: usize = 32;
+const LISTING_OF_ONE: usize = 2;
 /// How long a request waits for its turn among them.
 const TURN: Duration = Duration::from_secs(2);
 /// For one answer, from sending to its last byte: a little more than the pod with the store takes for anything.
@@ -57,14 +60,37 @@ pub struct Forwarder {
     link: Arc<Link>,
     bodies: Bodies,
     reading: Arc<Semaphore>,
-    listing: Arc<Semaphore>,
+    listing: Arc<Listing>,
     writing: Arc<Semaphore>,
     tasks: TaskTracker,
     metrics: Metrics,
 }
 
+/// Turns of answers that are passed on as they come.
+#[derive(Debug)]
+struct Listing {
+    all: Arc<Semaphore>,
+    of_one: PerNamespace,
+}
+
+impl Listing {
+    /// A turn, unless none is free for too long. Who waits for one of its namespace takes none of all.
+    async fn turn(&self, namespace: &Namespace) -> Option<ListingTurn> {
+        let own = self.of_one.of(namespace);
+        let turn = async {
+            Some((own.acquire_owned().await.ok()?, Arc::clone(&self.all).acquire_owned().await.ok()?))
+        };
+        timeout(TURN, turn).await.ok().flatten()
+    }
+}
+
+/// Of its namespace, and of all.
+type ListingTurn = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
 /// A request as it goes on.
 struct Onward {
+    /// Empty: all of them.
+    namespace: Namespace,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
@@ -94,7 +120,7 @@ impl Forwarder {
             link: Arc::new(link),
             bodies: Bodies::new(max_body_bytes),
             reading: turns(AT_ONCE.0),
-            listing: turns(LISTING),
+            listing: Arc::new(Listing { all: turns(LISTING), of_one: PerNamespace::new(LISTING_OF_ONE) }),
             writing: turns(AT_ONCE.1),
             tasks,
             metrics,
@@ -122,7 +148,8 @@ impl Forwarder {
             _ => Some(self.bodies.read(target.namespace().unwrap_or_default(), &parts.headers, body).await?),
         };
         let body = read.as_ref().map_or_else(Bytes::new, |read| read.bytes.clone());
-        let onward = Onward { method: parts.method.clone(), uri, headers, body };
+        let namespace = target.namespace().unwrap_or_default().into();
+        let onward = Onward { namespace, method: parts.method.clone(), uri, headers, body };
         let turn = self.turn(&onward).await.ok_or_else(|| self.refuse(target, &Trouble::Busy))?;
         let answer = self.asked(onward, turn).await.map_err(|trouble| self.refuse(target, &trouble))?;
         self.count("answered");
@@ -162,7 +189,7 @@ impl Forwarder {
 
 /// Asks, and once more if that can do nothing twice: a connection may have ended without our knowing, or have been made
 /// with a certificate of a CA that is no more.
-async fn ask(link: &Link, onward: &Onward, listing: &Arc<Semaphore>) -> Result<Answer, Trouble> {
+async fn ask(link: &Link, onward: &Onward, listing: &Listing) -> Result<Answer, Trouble> {
     match ask_once(link, onward, listing).await {
         Err(Trouble::NotSent(_) | Trouble::Unknown) => ask_once(link, onward, listing).await,
         Err(Trouble::Lost(_)) if onward.is_safe() => ask_once(link, onward, listing).await,
@@ -170,7 +197,7 @@ async fn ask(link: &Link, onward: &Onward, listing: &Arc<Semaphore>) -> Result<A
     }
 }
 
-async fn ask_once(link: &Link, onward: &Onward, listing: &Arc<Semaphore>) -> Result<Answer, Trouble> {
+async fn ask_once(link: &Link, onward: &Onward, listing: &Listing) -> Result<Answer, Trouble> {
     let (parts, body): (_, Incoming) = link.send(onward.request()).await?.into_parts();
     // The client is known here, so it is this front that is not known there.
     if parts.status == StatusCode::UNAUTHORIZED {
@@ -181,7 +208,7 @@ async fn ask_once(link: &Link, onward: &Onward, listing: &Arc<Semaphore>) -> Res
         let whole = Limited::new(body, LARGEST).collect().await;
         Reply::from(whole.map_err(|error| Trouble::Lost(error.to_string()))?.to_bytes())
     } else {
-        let turn = timeout(TURN, Arc::clone(listing).acquire_owned()).await.ok().and_then(Result::ok);
+        let turn = listing.turn(&onward.namespace).await;
         as_it_comes(body, turn.ok_or(Trouble::Busy)?)
     };
     let mut answer = Response::new(reply);
@@ -191,7 +218,7 @@ async fn ask_once(link: &Link, onward: &Onward, listing: &Arc<Semaphore>) -> Res
 }
 
 /// A body whose parts are asked for as the client takes them.
-fn as_it_comes(body: Incoming, turn: OwnedSemaphorePermit) -> Reply {
+fn as_it_comes(body: Incoming, turn: ListingTurn) -> Reply {
     let parts = stream::try_unfold((body, turn), async |(mut body, turn)| {
         loop {
             let frame = timeout(PATIENCE, body.frame()).await;

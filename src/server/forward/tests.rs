@@ -154,9 +154,14 @@ impl World {
 
     /// Asks for the log, and answers the body before it has come.
     async fn list(&self) -> Reply {
+        self.list_of("team-a").await.unwrap()
+    }
+
+    async fn list_of(&self, namespace: &str) -> Result<Reply, Failure> {
         let user = User::new(UserInfo { username: Some("alice".to_owned()), ..UserInfo::default() }).unwrap();
         let (parts, body) = Request::get(PATH).body(Full::<Bytes>::default()).unwrap().into_parts();
-        self.forwarder.answer(LIST, &user, &parts, body).await.unwrap().into_body()
+        let target = Target::Deliveries { namespace: Some(namespace) };
+        Ok(self.forwarder.answer(target, &user, &parts, body).await?.into_body())
     }
 
     /// Answers the next request with parts that are given one by one.
@@ -295,13 +300,13 @@ async fn an_answer_without_a_known_length_goes_on_as_it_comes() {
     let next = async |body: &mut Reply| body.frame().await.map(|frame| frame.unwrap().into_data().unwrap());
     assert_eq!(next(&mut body).await.as_deref(), Some(&b"[1,"[..]), "though the rest is not there");
     assert_eq!(world.forwarder.reading.available_permits(), AT_ONCE.0, "it keeps no other reader out");
-    assert_eq!(world.forwarder.listing.available_permits(), LISTING - 1);
+    assert_eq!(world.forwarder.listing.all.available_permits(), LISTING - 1);
     parts.send(Ok(Bytes::from_static(b"2]"))).unwrap();
     drop(parts);
     assert_eq!(next(&mut body).await.as_deref(), Some(&b"2]"[..]));
     assert_eq!(next(&mut body).await, None);
     drop(body);
-    assert_eq!(world.forwarder.listing.available_permits(), LISTING);
+    assert_eq!(world.forwarder.listing.all.available_permits(), LISTING);
 
     let parts = world.will_answer_in_parts();
     parts.send(Ok(Bytes::from_static(b"[1,"))).unwrap();
@@ -316,15 +321,33 @@ async fn clients_that_do_not_read_hold_up_nobody_else() {
     let world = World::new().await;
     let _up = world.up().await;
     let mut unread = Vec::new();
-    for _ in 0..LISTING {
+    for number in 0..LISTING {
         let parts = world.will_answer_in_parts();
         for _ in 0..16 {
             parts.send(Ok(Bytes::from(vec![b' '; 64 << 10]))).unwrap();
         }
-        unread.push((world.list().await, parts));
+        unread.push((world.list_of(&format!("team-{}", number / LISTING_OF_ONE)).await.unwrap(), parts));
     }
     assert_eq!(world.ask(PUBLISH, b"").await.0, 200);
     assert_eq!(world.ask(LIST, b"").await.0, 200, "one that is whole");
+}
+
+#[tokio::test]
+async fn lists_that_one_namespace_leaves_lying_keep_no_other_from_its_own() {
+    let world = World::new().await;
+    let _up = world.up().await;
+    let mut unread = Vec::new();
+    let mut list = async |namespace| {
+        let parts = world.will_answer_in_parts();
+        parts.send(Ok(Bytes::from_static(b"[1,"))).unwrap();
+        unread.push((world.list_of(namespace).await?, parts));
+        Ok::<_, Failure>(())
+    };
+    for _ in 0..LISTING_OF_ONE {
+        list("flood").await.unwrap();
+    }
+    assert_eq!(list("flood").await.unwrap_err().reason, Reason::ServiceUnavailable);
+    list("other").await.unwrap();
 }
 
 #[tokio::test]

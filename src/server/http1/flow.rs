@@ -31,6 +31,8 @@ pub(super) struct Look {
 pub(super) enum Then {
     /// Nothing.
     End,
+    /// So many bytes of empty lines before a request, which go no further.
+    Blank(usize),
     /// A head that has not come whole.
     Partial,
     /// A head that is refused.
@@ -69,9 +71,10 @@ impl Flow {
     }
 
     fn head(&mut self, rest: &[u8]) -> Result<usize, Then> {
-        // Empty lines before a request mean nothing (RFC 9112, section 2.2).
-        if rest.starts_with(b"\r\n") {
-            return Ok(2);
+        // Empty lines before a request mean nothing (RFC 9112, section 2.2). The parser counts them to the head.
+        let blank = rest.chunks_exact(2).take_while(|pair| pair == b"\r\n").count();
+        if blank > 0 {
+            return Err(Then::Blank(2 * blank));
         }
         let from = std::mem::take(&mut self.searched).saturating_sub(3);
         let Some(end) = head::end(rest, from) else {
@@ -178,6 +181,8 @@ mod tests {
     fn shown(look: &Look) -> (usize, &'static str) {
         let then = match look.then {
             Then::End => "end",
+            Then::Blank(4) => "two empty lines",
+            Then::Blank(_) => "empty lines",
             Then::Partial => "partial",
             Then::Refused(_) => "refused",
             Then::Broken => "broken",
@@ -200,7 +205,6 @@ mod tests {
             post("GET / HTTP/1.1\n\n"),
             format!("{CHUNKED}5\r\n\n\n\n\n\n\r\n0 ; a=\"b\"\r\nx: y\r\n\r\n"),
             format!("{CHUNKED}00a\r\n0123456789\r\nF;x\r\n0123456789abcde\r\n000\r\n\r\n"),
-            format!("\r\n\r\n{GET}"),
         ];
         let all = good.concat();
         assert_eq!(look(&all), (all.len(), "end"));
@@ -208,6 +212,13 @@ mod tests {
             let bad = format!("{good}GET / HTTP/1.1\r\n\r\n");
             assert_eq!(look(&bad), (good.len(), "refused"), "{good:?}");
         }
+    }
+
+    #[test]
+    fn empty_lines_before_a_request_go_no_further() {
+        assert_eq!(look(&format!("\r\n\r\n{GET}")), (0, "two empty lines"));
+        assert_eq!(look(&format!("{GET}\r\n\r\n\r")), (GET.len(), "two empty lines"));
+        assert_eq!(look("\r"), (0, "partial"));
     }
 
     #[test]

@@ -89,24 +89,42 @@ impl<S> Guard<S> {
             return self.sort_held();
         }
         let Look { passes, then } = self.flow.look(came);
-        if matches!(then, Then::Partial) {
+        if matches!(then, Then::Partial | Then::Blank(_)) {
             self.held.extend_from_slice(came.get(passes..).unwrap_or_default());
         }
         buffer.set_filled(start + passes);
+        if matches!(then, Then::Blank(_)) {
+            return self.sort_held();
+        }
         self.stop(then);
     }
 
     fn sort_held(&mut self) {
-        let Look { passes, then } = self.flow.look(&self.held);
-        let rest = self.held.split_off(passes);
-        self.out = std::mem::replace(&mut self.held, rest).into();
+        let held = std::mem::take(&mut self.held);
+        let (mut rest, mut out) = (&*held, Vec::new());
+        let then = loop {
+            let Look { passes, then } = self.flow.look(rest);
+            let (goes_on, after) = rest.split_at_checked(passes).unwrap_or((rest, &[]));
+            out.extend_from_slice(goes_on);
+            match then {
+                Then::Blank(length) => rest = after.get(length..).unwrap_or_default(),
+                then => {
+                    self.held = after.to_vec();
+                    break then;
+                }
+            }
+        };
+        self.out = out.into();
         self.stop(then);
     }
 
     fn stop(&mut self, then: Then) {
         match then {
-            Then::End | Then::Partial => {}
-            Then::Broken => self.end = End::Broken,
+            Then::End | Then::Partial | Then::Blank(_) => {}
+            Then::Broken => {
+                self.end = End::Broken;
+                self.shared.linger();
+            }
             Then::Refused(failure) => self.refuse(failure),
         }
     }

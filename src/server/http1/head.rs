@@ -30,9 +30,9 @@ impl Heads {
 }
 
 /// Longest name of a header that is read at all.
-const MAX_NAME: usize = 8 << 10;
+pub(in crate::server) const MAX_NAME: usize = 8 << 10;
 /// Longest target of a request: longer ones are no URI for the libraries.
-const MAX_TARGET: usize = 60 << 10;
+pub(in crate::server) const MAX_TARGET: usize = 60 << 10;
 /// Most digits of a length: everything of that size is far beyond all limits.
 const MAX_DIGITS: usize = 18;
 
@@ -73,6 +73,18 @@ pub(super) fn judge(head: &[u8], limits: Heads) -> Result<Framing, Failure> {
         }
         fields.take(line)?;
     }
+}
+
+/// 431 for a target over [`MAX_TARGET`].
+pub(in crate::server) fn long_target() -> Failure {
+    let message = format!("the path must be at most {MAX_TARGET} bytes");
+    Failure::new(Reason::RequestHeaderFieldsTooLarge, message)
+}
+
+/// 431 for a name over [`MAX_NAME`].
+pub(in crate::server) fn long_name() -> Failure {
+    let message = format!("the name of a header must be at most {MAX_NAME} bytes");
+    Failure::new(Reason::RequestHeaderFieldsTooLarge, message)
 }
 
 fn bad(message: &'static str) -> Failure {
@@ -120,10 +132,7 @@ fn request_line(line: &[u8]) -> Result<Version, Failure> {
         _ => return Err(bad("the version must be HTTP/1.1 or HTTP/1.0 on this connection")),
     };
     if target.len() > MAX_TARGET {
-        return Err(Failure::new(
-            Reason::RequestHeaderFieldsTooLarge,
-            format!("the path must be at most {MAX_TARGET} bytes"),
-        ));
+        return Err(long_target());
     }
     if is_target(method, target) { Ok(version) } else { Err(bad("the path of the request is not valid")) }
 }
@@ -171,8 +180,7 @@ impl<'h> Fields<'h> {
             return Err(bad("the name of a header must be a token, with the colon right after it"));
         }
         if name.len() > MAX_NAME {
-            let message = format!("the name of a header must be at most {MAX_NAME} bytes");
-            return Err(Failure::new(Reason::RequestHeaderFieldsTooLarge, message));
+            return Err(long_name());
         }
         let value = value.get(1..).unwrap_or_default();
         let is_control = |byte: &u8| byte.is_ascii_control() && *byte != b'\t';

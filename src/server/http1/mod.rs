@@ -6,3 +6,4 @@ mod head;
 
 pub(super) use guard::{Guard, METHOD, Shared};
 pub use head::Heads;
+pub(super) use head::{MAX_NAME, MAX_TARGET, long_name, long_target};

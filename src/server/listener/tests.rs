@@ -21,6 +21,7 @@ struct Echo {
     entered: Notify,
     go_on: Notify,
     answered: AtomicUsize,
+    trusts: tokio::sync::watch::Sender<bool>,
 }
 
 impl Handler for Echo {
@@ -33,6 +34,14 @@ impl Handler for Echo {
         let length = request.into_body().collect().await.map_or(0, |body| body.to_bytes().len());
         self.answered.fetch_add(1, Ordering::SeqCst);
         Response::new(Bytes::from(length.to_string()).into())
+    }
+
+    fn trusts(&self, _: &Peer) -> bool {
+        *self.trusts.borrow()
+    }
+
+    async fn comes_to_trust(&self, _: &Peer) {
+        self.trusts.subscribe().wait_for(|trusts| *trusts).await.unwrap();
     }
 }
 
@@ -97,8 +106,14 @@ fn is_ok(answer: &str) -> bool {
 
 /// A connection in memory, so that time can be paused.
 fn in_memory(protocol: &'static [u8]) -> (Arc<Echo>, Client<DuplexStream>) {
+    let echo = Arc::default();
+    let client = in_memory_of(protocol, &echo);
+    (echo, client)
+}
+
+fn in_memory_of(protocol: &'static [u8], echo: &Arc<Echo>) -> Client<DuplexStream> {
     let (client, socket) = tokio::io::duplex(64 << 10);
-    let (echo, activity) = (Arc::<Echo>::default(), Arc::new(Activity::new()));
+    let (echo, activity) = (Arc::clone(echo), Arc::new(Activity::new()));
     let server = Server::new(None, Arc::clone(&echo), Limits::default(), CancellationToken::new());
     let peer = Peer { address: ([127, 0, 0, 1], 1).into(), certificates: Arc::new([]) };
     TaskTracker::new().spawn(async move {
@@ -107,7 +122,7 @@ fn in_memory(protocol: &'static [u8]) -> (Arc<Echo>, Client<DuplexStream>) {
             _ => server.http1(socket, peer, &activity).await,
         }
     });
-    (echo, Client(client))
+    Client(client)
 }
 
 #[tokio::test(start_paused = true)]
@@ -147,6 +162,35 @@ async fn between_two_requests_a_connection_may_be_idle_for_2_minutes() {
     }
     assert!(is_ok(&client.ask("/").await));
     assert_eq!(client.closed().await.as_secs(), 120);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_to_be_trusted_has_his_connection_ended_between_two_requests() {
+    for under_way in [false, true] {
+        let (echo, mut client) = in_memory(b"http/1.1");
+        assert!(is_ok(&client.ask("/").await));
+        let large = format!("GET / HTTP/1.1\r\nhost: x\r\na: {}\r\n\r\n", "b".repeat(100_000));
+        if under_way {
+            client.send("GET /wait HTTP/1.1\r\nhost: x\r\n\r\n").await;
+            echo.entered.notified().await;
+        }
+        echo.trusts.send_replace(true);
+        if under_way {
+            echo.go_on.notify_one();
+            assert!(is_ok(&client.answer().await));
+        }
+        assert_eq!(client.closed().await.as_secs(), 0);
+        let mut client = in_memory_of(b"http/1.1", &echo);
+        client.send(&large).await;
+        assert!(is_ok(&client.answer().await));
+        sleep(Duration::from_mins(1)).await;
+        assert!(is_ok(&client.ask("/").await), "and stays then");
+    }
+    let (echo, mut client) = in_memory(b"h2");
+    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+    assert!(!client.answer().await.is_empty(), "the connection is made");
+    echo.trusts.send_replace(true);
+    assert!(client.closed().await.as_secs() < 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout};
 use super::{API_VERSION, Lines, List, Log, RETRY_AFTER, asked};
 use crate::model::ids::DeliveryName;
 use crate::model::time::UnixMillis;
+use crate::per_namespace::PerNamespace;
 use crate::server::apis::negotiate::Form;
 use crate::server::apis::object::Line;
 use crate::server::apis::options::Include;
@@ -36,8 +37,10 @@ const SENT_WITHIN: Duration = Duration::from_mins(5);
 const PART: usize = 100;
 /// Lines that are read at once when they are only counted.
 const COUNTED: usize = 500;
-/// Lists of this kind at once, and how long another one waits for its turn.
+/// Lists of this kind at once, of all and of one namespace, and how long another one waits for its turn. Those of all
+/// namespaces are together as one namespace's.
 const AT_ONCE: usize = 64;
+const OF_ONE: usize = 2;
 const TURN: Duration = Duration::from_secs(2);
 
 /// How many lines and how many lists there may be.
@@ -45,13 +48,28 @@ const TURN: Duration = Duration::from_secs(2);
 pub(super) struct Bounds {
     pub(super) most: u64,
     turns: Arc<Semaphore>,
+    of_one: PerNamespace,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { most: MOST, turns: Arc::new(Semaphore::new(AT_ONCE)) }
+        Self { most: MOST, turns: Arc::new(Semaphore::new(AT_ONCE)), of_one: PerNamespace::new(OF_ONE) }
     }
 }
+
+impl Bounds {
+    /// A turn, unless none is free for too long. Who waits for one of its namespace takes none of all.
+    async fn turn(&self, namespace: Option<&str>) -> Option<Turn> {
+        let own = self.of_one.of(&namespace.unwrap_or_default().into());
+        let turn = async {
+            Some((own.acquire_owned().await.ok()?, Arc::clone(&self.turns).acquire_owned().await.ok()?))
+        };
+        timeout(TURN, turn).await.ok().flatten()
+    }
+}
+
+/// Of its namespace, and of all.
+type Turn = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
 /// What is asked for.
 pub(super) struct Asked<'a> {
@@ -67,8 +85,7 @@ impl Log {
     /// All lines that are wanted.
     pub(super) async fn whole(&self, mut lines: Lines, asked: Asked<'_>) -> Result<Answer, Failure> {
         let Asked { namespace, from, form, include, metadata } = asked;
-        let turn =
-            timeout(TURN, Arc::clone(&self.bounds.turns).acquire_owned()).await.ok().and_then(Result::ok);
+        let turn = self.bounds.turn(namespace).await;
         let busy = "too many lists without limit are under way: try again, or use limit";
         let turn = turn.ok_or_else(|| Failure::later(Reason::ServiceUnavailable, busy, RETRY_AFTER))?;
         let query = if let Some(name) = lines.selection.name().map(ToOwned::to_owned) {
@@ -208,7 +225,7 @@ struct Sending {
     /// No line was written yet.
     is_first: bool,
     is_over: bool,
-    _turn: OwnedSemaphorePermit,
+    _turn: Turn,
 }
 
 impl Sending {

@@ -172,6 +172,27 @@ fn before_it_is_known_whom_to_trust_a_certificate_is_to_come_again() {
     assert!(failure.into_answer().headers().contains_key("retry-after"));
 }
 
+#[tokio::test]
+async fn nobody_vouches_before_it_is_known_who_may_and_who_waits_is_told() {
+    use futures::FutureExt as _;
+    let (kube, ours) = (Authority::new(), Authority::new());
+    let (proxy, _) = front_proxy();
+    let proxy = Arc::new(proxy);
+    let [stranger, front_proxy, front] = [Authority::new().client("p"), kube.client("p"), ours.client(FRONT)]
+        .map(|certificate| peer(&[&certificate]));
+    let mut waiting = [&stranger, &front_proxy, &front].map(|peer| proxy.comes_to_vouch(peer).boxed());
+    let mut told = || waiting.each_mut().map(|waiting| waiting.now_or_never().is_some());
+    let vouch = || [&stranger, &front_proxy, &front].map(|peer| proxy.vouches(peer));
+    assert_eq!((vouch(), told()), ([false; 3], [false; 3]), "anybody can show a certificate");
+    proxy.trust(&data(&kube.0.pem(), "[]"));
+    assert_eq!(vouch(), [false, true, false]);
+    assert_eq!(told(), [false, true, false]);
+    known_by(&proxy, &watch::Sender::new(None), &ours.0.pem()).await;
+    assert_eq!(vouch(), [false, true, true]);
+    assert!(proxy.comes_to_vouch(&front).now_or_never().is_some());
+    assert!(proxy.comes_to_vouch(&peer(&[])).now_or_never().is_none());
+}
+
 /// What is known of a front's certificate after each of these bundles came.
 async fn known_by(proxy: &Arc<FrontProxy>, bundles: &watch::Sender<Option<String>>, bundle: &str) {
     bundles.send_replace(Some(bundle.to_owned()));

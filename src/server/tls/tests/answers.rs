@@ -66,7 +66,7 @@ async fn front(running: &Running) -> (SocketAddr, CancellationToken) {
     let certificates =
         Certificates::new(running.world.api.client(), &service, running.clock.clone()).of_front();
     let link = Link::new(address, name, certificates.client_config().unwrap(), tasks.clone());
-    let forwarder = Forwarder::new(link, 1 << 20, tasks.clone(), Metrics::default());
+    let forwarder = Forwarder::new(link, 4 << 20, tasks.clone(), Metrics::default());
     let gate = Gate::new(&running.world.api.client(), Arc::clone(&running.world.front_proxy));
     let door = Arc::new(Door::front(gate, forwarder, Metrics::default()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -214,12 +214,14 @@ async fn a_body_whose_chunks_are_none_is_answered_with_a_status_and_the_connecti
         "POST {BASE}/cloudevents HTTP/1.1\r\nhost: x\r\nauthorization: Bearer good\r\ntransfer-encoding: chunked\r\n\r\n"
     );
     for body in ["x\r\n", "5\nabcde\r\n0\r\n\r\n", "3\r\nabcd\r\n", "1\r\na\r\n0\r\nx: y\n\r\n"] {
-        let hidden = "GET /hidden HTTP/1.1\r\nhost: x\r\n\r\n";
-        let answer = exchange(address, format!("{head}{body}{hidden}").as_bytes()).await;
+        // What is still to come takes no answer away, and is no request.
+        let after = format!("GET /hidden HTTP/1.1\r\nhost: x\r\n\r\n{}", "z".repeat(1_000_000));
+        let answer = exchange(address, format!("{head}{body}{after}").as_bytes()).await;
         let (line, status) = parts(&answer);
         assert_eq!(line, "HTTP/1.1 400 Bad Request", "{body:?}: {answer}");
         assert_eq!((&status["kind"], &status["message"]), (&json!("Status"), &json!("the body broke off")));
         assert!(!answer.contains("/hidden"), "{answer}");
+        assert!(answer.contains("\r\nconnection: close\r\n"), "{body:?}: {answer}");
     }
 }
 
@@ -320,6 +322,44 @@ async fn one_limit_of_heads_holds_for_both_versions() {
         let many = |n: usize| (0..n).fold(get(1), |request, i| request.header(format!("x-{i}"), "y"));
         assert_eq!(answered(many(15)).await, (404, json!("NotFound")), "{protocols:?}");
         assert_eq!(answered(many(21)).await, too_large, "{protocols:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_limit_of_paths_and_names_holds_for_both_versions() {
+    let running = start(Limits::default()).await;
+    for protocols in [HTTP_1, HTTP_2] {
+        let client = running.client(protocols);
+        let get = |path: usize, name: usize| {
+            let path = "p".repeat(path);
+            let url = format!("https://door.hook.svc:{}/{path}", running.address.port());
+            client.get(url).header("n".repeat(name), "y")
+        };
+        for (path, name, code, says) in [
+            ((60 << 10) - 1, 1, 404, "there is nothing"),
+            (60 << 10, 1, 431, "the path must be at most 61440 bytes"),
+            (1, 8 << 10, 404, "there is nothing"),
+            (1, (8 << 10) + 1, 431, "the name of a header must be at most 8192 bytes"),
+        ] {
+            let answer = get(path, name).send().await.unwrap();
+            let told = answer.status().as_u16();
+            let status: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+            assert_eq!((told, &status["kind"]), (code, &json!("Status")), "{protocols:?}: {path} {name}");
+            assert!(status["message"].as_str().unwrap().starts_with(says), "{protocols:?}: {path} {name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn empty_lines_before_a_request_cost_it_nothing() {
+    let running = start(Limits::default()).await;
+    let (address, _stop) = plain(&running, Limits::default()).await;
+    let get = |path: &str, more: &str| format!("GET {path} HTTP/1.1\r\nhost: x\r\n{more}\r\n");
+    let blank = "\r\n".repeat(100_000);
+    let sent = [&*blank, &get("/a", ""), "\r\n", &get("/b", ""), &blank, &get("/c", "connection: close\r\n")];
+    let answer = exchange(address, sent.concat().as_bytes()).await;
+    for path in ["/a", "/b", "/c"] {
+        assert!(answer.contains(&format!("there is nothing at {path}\"")), "{path}: {answer}");
     }
 }
 

@@ -150,6 +150,28 @@ async fn what_fails_half_way_ends_without_an_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn lists_that_one_namespace_leaves_lying_keep_no_other_from_its_own() {
+    let (_world, log) = log_of(1000);
+    let asked = async |namespace| {
+        let request = Request::get("/").header("accept", "application/json").body(()).unwrap();
+        log.list(namespace, &request.into_parts().0).await
+    };
+    for namespace in [Some("team-a"), None] {
+        let mut held = Vec::new();
+        let failure = loop {
+            match asked(namespace).await {
+                Ok(answer) => held.push(answer),
+                Err(failure) => break failure,
+            }
+        };
+        assert_eq!((failure.reason, held.len()), (Reason::ServiceUnavailable, 2), "{namespace:?}");
+        assert!(asked(Some("team-b")).await.is_ok());
+        held.pop();
+        assert!(asked(namespace).await.is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_takes_it_too_slowly_is_cut_off() {
     let (_world, log) = log_of(1000);
     let mut body = listed(&log, "", "application/json").await.unwrap().into_body();
