@@ -134,10 +134,13 @@ fn fetch(from: &Keyspace, to: &Keyspace, batch: &mut Batch<'_>, key: &[u8]) -> R
     batch.full()
 }
 
+/// Reads a delivery's name out of an entry's key.
+type NameIn = fn(&[u8]) -> Option<DeliveryName>;
+
 /// Lines that an index names.
 fn fetch_lines(old: &Disk, new: &Disk) -> Result<()> {
     let mut batch = Batch::new(new);
-    let names: [(&Keyspace, fn(&[u8]) -> Option<DeliveryName>); 2] =
+    let names: [(&Keyspace, NameIn); 2] =
         [(&old.index, keys::name_in_index), (&old.terms, keys::name_in_terms)];
     for (index, name) in names {
         each(index, |key| match name(&key) {
