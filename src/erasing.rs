@@ -49,7 +49,7 @@ impl Schedule {
 
     /// It failed at `now`. Each failure in a row doubles the wait, up to the whole time: another try writes much, too.
     fn failed(&mut self, now: Instant) -> Duration {
-        let wait = self.rest.map_or(self.look(), |(wait, _)| wait.saturating_mul(2).min(self.within));
+        let wait = self.rest.map_or_else(|| self.look(), |(wait, _)| wait.saturating_mul(2).min(self.within));
         self.rest = Some((wait, now + wait));
         wait
     }
