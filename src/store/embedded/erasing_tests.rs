@@ -233,7 +233,7 @@ async fn publishing_goes_on_while_a_tree_is_rewritten() {
             }
         };
         tokio::task::block_in_place(|| {
-            runtime.block_on(tokio::time::timeout(Duration::from_secs(60), publish))
+            runtime.block_on(tokio::time::timeout(Duration::from_mins(1), publish))
         })
     };
     {
@@ -254,7 +254,7 @@ async fn a_stop_does_not_wait_for_files_that_are_rewritten() {
     let (began, begins) = tokio::sync::oneshot::channel();
     let (end, ends) = std::sync::mpsc::channel::<()>();
     let rewriter = Arc::clone(&store);
-    let rewriting = tokio::spawn(async move {
+    let rewriting = tokio_util::task::TaskTracker::new().spawn(async move {
         let work = move |_: &super::Disk| {
             began.send(()).unwrap();
             ends.recv().unwrap();
