@@ -44,6 +44,14 @@ fn io_error(source: io::Error) -> Error {
 /// It cannot be repaired, or there is no room for two copies. Nothing was changed then.
 pub fn repair(dir: &Path, now: UnixMillis) -> Result<Option<Repaired>> {
     let _lock = lock(dir)?;
+    let Some(ready) = prepare(dir, now)? else { return Ok(None) };
+    exchange(dir, &ready.kept).inspect_err(|_| drop(fs::remove_dir_all(&ready.kept)))?;
+    Ok(Some(ready))
+}
+
+/// Makes the store that is to take the place of the damaged one, with the report, where the damaged one will be kept.
+/// The damaged one stays in its place: after a crash here, a repair begins anew.
+pub(super) fn prepare(dir: &Path, now: UnixMillis) -> Result<Option<Repaired>> {
     let (store, work) = (dir.join("store"), dir.join(WORK));
     if !store.try_exists().map_err(io_error)? {
         return Err(Error::Unusable(format!("there is no store in {}", dir.display())));
@@ -54,20 +62,29 @@ pub fn repair(dir: &Path, now: UnixMillis) -> Result<Option<Repaired>> {
     }
     has_room(dir, &store)?;
     let repaired = save(&store, &work, &found, now).inspect_err(|_| drop(fs::remove_dir_all(&work)))?;
-    let (exchange, kept) = (work.join("store"), dir.join(format!("damaged-{}", stamp(now))));
-    // At once: in between, a start would make an empty store.
-    let here = rustix::fs::CWD;
-    rustix::fs::renameat_with(here, &exchange, here, &store, rustix::fs::RenameFlags::EXCHANGE)
-        .map_err(|error| io_error(error.into()))?;
-    fs::rename(&work, &kept).map_err(io_error)?;
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_error)?;
+    let kept = dir.join(format!("damaged-{}", stamp(now)));
     let report = format!(
         "{repaired}\nThe damaged store is kept in {0}, with this report. It holds whatever was erased since it was\n\
          damaged, too: delete {0} when it is no longer needed.\n",
         kept.display()
     );
-    fs::write(kept.join("REPORT"), &report).map_err(io_error)?;
+    let write = || {
+        fs::write(work.join("REPORT"), &report)?;
+        sync_tree(&work)?;
+        fs::rename(&work, &kept)?;
+        File::open(dir)?.sync_all()
+    };
+    write().map_err(io_error).inspect_err(|_| drop(fs::remove_dir_all(&work)))?;
     Ok(Some(Repaired { kept, report }))
+}
+
+/// Puts the prepared store and the damaged one each in the other's place, at once: in between, a start would make an
+/// empty store.
+fn exchange(dir: &Path, kept: &Path) -> Result<()> {
+    let (here, prepared, store) = (rustix::fs::CWD, kept.join("store"), dir.join("store"));
+    rustix::fs::renameat_with(here, &prepared, here, &store, rustix::fs::RenameFlags::EXCHANGE)
+        .map_err(|error| io_error(error.into()))?;
+    [dir, kept].into_iter().try_for_each(|folder| File::open(folder)?.sync_all()).map_err(io_error)
 }
 
 /// Of a time, in the name of a directory.
@@ -104,9 +121,8 @@ fn size(path: &Path) -> io::Result<u64> {
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
-        let (entry, target) = (entry.as_ref().map(fs::DirEntry::path), to);
-        let Ok(path) = entry else { continue };
-        let target = target.join(path.file_name().unwrap_or_default());
+        let entry = entry?;
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
         if path.is_dir() { copy(&path, &target)? } else { fs::copy(&path, &target).map(drop)? }
     }
     Ok(())

@@ -4,7 +4,7 @@ use std::fs;
 
 use super::damage_tests::{Killed, bytes_of, content, files_of, publish};
 use super::purge::Cursor;
-use super::repair::repair;
+use super::repair::{prepare, repair};
 use super::tests::{NOW, event, options, outcome};
 use super::{Command, Embedded, journal};
 use crate::model::ids::{NamespaceUid, WebhookRef};
@@ -117,6 +117,21 @@ async fn what_can_be_read_of_a_damaged_table_or_file_of_bodies_is_saved() {
 }
 
 /// Changes a byte of the first block of a table of the log.
+#[tokio::test]
+async fn a_repair_that_was_interrupted_is_made_again() {
+    let killed = Killed::new().await;
+    break_table(&killed, 0);
+    let before = bytes_of(&killed.store());
+    let earlier = NOW - std::time::Duration::from_secs(1);
+    let unfinished = prepare(killed.dir.path(), earlier).unwrap().unwrap();
+    assert!(
+        bytes_of(&killed.store()) == before,
+        "the damaged store is in its place until the other is whole"
+    );
+    assert_eq!(fs::read_to_string(unfinished.kept.join("REPORT")).unwrap(), unfinished.report);
+    repaired(&killed).await;
+}
+
 fn break_table(killed: &Killed, number: usize) {
     let path = files_of(&killed.store().join("keyspaces/3/tables")).remove(number);
     let mut bytes = fs::read(&path).unwrap();
